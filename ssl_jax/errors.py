@@ -1,0 +1,29 @@
+"""Errors that are written for the person at the keyboard."""
+
+from collections.abc import Iterable
+import difflib
+
+
+class UserError(Exception):
+    """Something the user can put right.
+
+    The message is one sentence: what is wrong, where it was looked for and what to do. `main` prints it
+    without a traceback and exits with status 2.
+    """
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns a hint for a misspelt name.
+
+    Args:
+      word: what the user wrote.
+      known: the names that would have been accepted.
+
+    Returns:
+      "Did you mean 'x'?" for a close match, otherwise the list of known names.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Known: {', '.join(known)}."

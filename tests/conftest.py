@@ -1,0 +1,29 @@
+"""Shared fixtures: eight simulated devices on the CPU, and the optional reference data."""
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def golden() -> pathlib.Path:
+    """The folder of reference numbers; tests that need it are skipped where it is absent."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip("reference numbers are not on this machine")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photographs() -> pathlib.Path:
+    """The folder of real images; tests that need it are skipped where it is absent."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip("the image archives are not on this machine")
+    return folder
