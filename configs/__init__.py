@@ -1,0 +1,1 @@
+"""One config a method; `common.py` holds what they share."""

@@ -1,0 +1,177 @@
+"""What all configs share: every field with its unit, and the data and model presets.
+
+A config file's argument picks the preset: `--config=configs/simclr.py:cifar10`. Fields of the method itself are those
+of its class in `ssl_jax/methods/`, where each is commented with the paper's section.
+"""
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from ssl_jax import methods
+from ssl_jax.augment.view import View
+from ssl_jax.errors import UserError, nearest
+
+PRESETS = ("digits", "fashion_mnist", "cifar10", "cifar10_small", "imagenet")
+
+
+def get_config(method: str, preset: str) -> ConfigDict:
+    """Returns the config of a method on a data set, its hyper-parameters at the class's defaults.
+
+    Args:
+      method: name of a file in `ssl_jax/methods`.
+      preset: one of `PRESETS`.
+
+    Raises:
+      UserError: for an unknown preset or method, naming the nearest.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"There is no preset '{preset}' for {method}. {nearest(preset, PRESETS)}")
+    config = ConfigDict()
+    config.seed = 0  # of weights, order of images and augmentation
+    config.epochs = 100  # passes over the training images
+    config.batch_size = 256  # images an update, over all devices; views are not counted
+    config.accumulate = 1  # micro-batches an update is split into, to save memory
+    config.mapping = "shard_map"  # how the step is mapped over devices, or 'pmap'
+
+    config.data = ConfigDict()
+    config.data.source = preset  # digits, fashion_mnist, cifar10, folder:PATH or tfds:NAME
+    config.data.path = config_dict.placeholder(str)  # where to look, for cifar10, fashion_mnist and folder
+    config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
+    config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
+    config.data.max_gib = 8.0  # largest split to hold in memory, GiB
+    config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
+
+    config.model = ConfigDict()
+    config.model.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200
+    config.model.width = 64  # channels of the first stage; 128 is "2x"
+    config.model.stem = "small"  # small (3x3, stride 1) or imagenet (7x7 stride 2, max-pool)
+    config.model.norm = "batch"  # batch, group, layer, none
+    config.model.bn_groups = 1  # BatchNorm groups of the global batch; 1: statistics of all of it
+    config.model.zero_init = False  # last scale of each residual block starts at zero
+    config.model.dtype = "float32"  # computed in; or bfloat16. Parameters and losses are float32
+
+    config.method = method_fields(method)
+    config.optim = ConfigDict({"default": optimizer()})
+
+    config.probe = ConfigDict()
+    config.probe.learning_rate = 1e-3  # of the online linear probe (Adam)
+
+    config.eval = ConfigDict()
+    config.eval.knn_k = 200  # neighbours that vote
+    config.eval.knn_temperature = 0.1  # of their weights exp(cosine / T)
+    config.eval.linear_epochs = 90  # of the offline linear probe
+    config.eval.linear_batch = 256  # images an update of the offline linear probe
+    config.eval.draws = 5  # draws of the labelled images in the few-label table
+
+    config.run = ConfigDict()  # these may change when a run is resumed
+    config.run.log_steps = 10  # updates between log entries
+    config.run.eval_epochs = 5.0  # epochs between online evaluations; 0: none
+    config.run.eval_images = 10_000  # most images of each split that they use
+    config.run.save_epochs = 5.0  # epochs between checkpoints; 0: only the last
+    config.run.keep = 3  # newest checkpoints kept
+    _PRESET[preset](config)
+    return config
+
+
+def method_fields(name: str, **changes: Any) -> ConfigDict:
+    """The fields of a method's class with their defaults, as a config.
+
+    Args:
+      name: of the method.
+      **changes: field to another value.
+    """
+    fields = {f.name: f.default for f in dataclasses.fields(methods.find(name)) if f.name != "backbone"}
+    return update(ConfigDict({"name": name}), **(fields | changes))
+
+
+def update(config: ConfigDict, **changes: Any) -> ConfigDict:
+    """Sets fields of a config in place; a `View` becomes a nested config, whose fields the command line can change."""
+    for name, value in changes.items():
+        if isinstance(value, View):
+            config[name] = update(config.get(name, ConfigDict()), **dataclasses.asdict(value))
+        else:
+            config[name] = value
+    return config
+
+
+def optimizer(**changes: Any) -> ConfigDict:
+    """One group's optimiser. Groups are what the method's `groups` names; most have only 'default'."""
+    config = ConfigDict()
+    config.name = "sgd"  # sgd, adamw, lars
+    config.learning_rate = 0.1  # peak, before scaling
+    config.scaling = "linear"  # linear: times batch / 256; sqrt: times sqrt(batch); none
+    config.schedule = "cosine"  # cosine, constant, steps
+    config.per_epoch = False  # move the rate once an epoch, not once an update
+    config.final = 0.0  # last rate of the cosine, share of the peak
+    config.milestones = ()  # epochs at which schedule='steps' multiplies by `factor`
+    config.factor = 0.1
+    config.warmup_epochs = 0.0  # linear from 0
+    config.momentum = 0.9  # of sgd and lars
+    config.nesterov = False  # of sgd
+    config.b1 = 0.9  # of adamw
+    config.b2 = 0.999  # of adamw
+    config.weight_decay = 0.0  # coupled for sgd and lars, decoupled for adamw
+    config.exclude = "none"  # from decay and trust ratio; 1d: biases and everything in a norm
+    config.trust = 0.001  # LARS trust coefficient
+    config.lars_order = "inside"  # learning rate inside the momentum (SimCLR) or outside (BYOL)
+    config.clip = 0.0  # largest norm of the group's gradient; 0: off
+    config.frozen_epochs = 0.0  # epochs for which the group does not move
+    return update(config, **changes)
+
+
+def _digits(config: ConfigDict) -> None:
+    """8x8 digits of scikit-learn: a small convnet, seconds an epoch on a CPU."""
+    config.epochs = 100
+    config.model.name, config.model.width = "convnet", 32
+    config.eval.knn_k = 20
+    config.run.eval_epochs = 10.0
+    config.run.save_epochs = 25.0
+
+
+def _fashion_mnist(config: ConfigDict) -> None:
+    """28x28 clothes in gray: a ResNet-18 of 16 channels."""
+    config.epochs = 20
+    config.model.width = 16
+
+
+def _cifar10(config: ConfigDict) -> None:
+    """32x32 photographs: the ResNet-18 of the literature."""
+    config.epochs = 1000
+    config.batch_size = 512
+    config.run.eval_epochs = 10.0
+    config.run.save_epochs = 10.0
+
+
+def _cifar10_small(config: ConfigDict) -> None:
+    """10,000 images, a ResNet-18 of 16 channels, 20 epochs: half an hour on two CPU cores."""
+    config.data.source = "cifar10"
+    config.data.per_class = 1000
+    config.epochs = 20
+    config.model.width = 16
+    config.eval.knn_k = 20
+    config.run.save_epochs = 1.0
+    config.optim.default = optimizer(
+        learning_rate=0.12, scaling="none", weight_decay=5e-4, per_epoch=True
+    )  # SGD on all parameters, cosine stepped per epoch
+
+
+def _imagenet(config: ConfigDict) -> None:
+    """ILSVRC 2012 with a ResNet-50 at 224 pixels."""
+    config.data.source = "tfds:imagenet2012"
+    config.data.size = 256
+    config.data.eval_centre = 0.875
+    config.model.name, config.model.stem = "resnet50", "imagenet"
+    config.batch_size = 4096
+    config.eval.knn_temperature = 0.07
+    config.eval.knn_k = 20
+
+
+_PRESET = {
+    "digits": _digits,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar10,
+    "cifar10_small": _cifar10_small,
+    "imagenet": _imagenet,
+}

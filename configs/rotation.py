@@ -1,0 +1,37 @@
+"""RotNet. `python -m ssl_jax.main --config=configs/rotation.py:cifar10 --workdir=runs/rotation`."""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import common
+from ssl_jax.augment import presets
+
+
+def get_config(preset: str = "cifar10") -> ConfigDict:
+    """Returns the config; `preset` is one of `common.PRESETS`."""
+    config = common.get_config("rotation", preset)
+    # The authors' SGD for CIFAR; they give the rate for 128 images, each in four rotations.
+    sgd = common.optimizer(
+        learning_rate=0.1, scaling="none", nesterov=True, weight_decay=5e-4, schedule="steps", factor=0.2
+    )
+    if preset == "digits":
+        view = dataclasses.replace(presets.DIGITS, degrees=0.0, shear=0.0)  # a turned digit has no upright
+        common.update(config.method, view=view)
+        config.optim.default = common.optimizer(learning_rate=0.1, weight_decay=5e-4)
+    elif preset == "fashion_mnist":
+        common.update(config.method, view=presets.FASHION)
+        config.optim.default = common.optimizer(learning_rate=0.1, weight_decay=5e-4)
+    elif preset == "cifar10":
+        common.update(config.method, view=presets.ROTNET_CIFAR)
+        config.epochs, config.batch_size = 200, 128
+        config.optim.default = common.update(sgd, milestones=(60, 120, 160))
+    elif preset == "cifar10_small":
+        common.update(config.method, view=presets.ROTNET_CIFAR)
+    elif preset == "imagenet":
+        # VISSL's ResNet-50: one epoch more than 100, the rate times 0.1 at 30, 60, 90 and 100.
+        config.epochs, config.batch_size = 105, 256
+        config.optim.default = common.optimizer(
+            learning_rate=0.1, weight_decay=1e-4, nesterov=True, schedule="steps", milestones=(30, 60, 90, 100)
+        )
+    return config

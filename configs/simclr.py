@@ -1,0 +1,39 @@
+"""SimCLR. `python -m ssl_jax.main --config=configs/simclr.py:cifar10 --workdir=runs/simclr`."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+from ssl_jax.augment import presets
+
+
+def get_config(preset: str = "cifar10") -> ConfigDict:
+    """Returns the config; `preset` is one of `common.PRESETS`."""
+    config = common.get_config("simclr", preset)
+    # The authors' LARS, learning rate inside the momentum, biases and norms left out.
+    lars = common.optimizer(
+        name="lars", learning_rate=0.3, weight_decay=1e-4, exclude="1d", lars_order="inside", warmup_epochs=10.0
+    )
+    if preset == "digits":
+        common.update(config.method, view1=presets.DIGITS, view2=presets.DIGITS, hidden=(128,), out=64)
+        common.update(config.method, temperature=0.2, dense_std=0.0, scale=1.0)
+        config.optim.default = common.optimizer(learning_rate=0.3, weight_decay=1e-4)
+    elif preset == "fashion_mnist":
+        common.update(config.method, view1=presets.FASHION, view2=presets.FASHION, hidden=(128,))
+        common.update(config.method, temperature=0.2, dense_std=0.0, scale=1.0)
+        config.optim.default = common.optimizer(learning_rate=0.12, weight_decay=5e-4)
+    elif preset == "cifar10":
+        # README of google-research/simclr: ResNet-18, N = 512, 1000 epochs, about 91 % linear accuracy.
+        common.update(config.method, view1=presets.SIMCLR_CIFAR, view2=presets.SIMCLR_CIFAR)
+        common.update(config.method, temperature=0.5, hidden=(512,))
+        config.optim.default = common.update(lars, learning_rate=1.0)
+        config.model.zero_init = True
+    elif preset == "cifar10_small":
+        # The recipe of lightly's CIFAR-10 benchmark, made small: kNN .395, .418, .434, .440 after 5, 10, 15, 20 epochs.
+        common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(128,))
+        common.update(config.method, temperature=0.5, concat_views=False, scale=1.0, dense_std=0.0)
+    elif preset == "imagenet":
+        # Paper, sec. 2.2 and 4.2: N = 4096, LARS 4.8, 100 epochs: 64.5 % linear accuracy.
+        config.epochs = 100
+        config.model.zero_init = True
+        config.optim.default = common.update(lars, weight_decay=1e-6)
+    return config

@@ -1,0 +1,229 @@
+"""Augmentation of one image [H, W, C] with values in [0, 1]; `vmap` makes it a batch.
+
+Each function is the deterministic op with its parameters given; what is drawn at random is in `view.py`. On the same
+parameters the ops agree with torchvision's `transforms.v2.functional` on float images unless a docstring says
+otherwise. Float32 or float64 in, the same out.
+"""
+
+import jax
+import jax.numpy as jnp
+
+# ITU-R 601 luma, as torchvision, TensorFlow and BYOL round it.
+LUMA = (0.2989, 0.5870, 0.1140)
+
+
+def resize_matrix(
+    start: jax.Array, length: jax.Array, size: int, out: int, *, interpolation: str, flip: jax.Array | bool = False
+) -> jax.Array:
+    """Weights that crop and resample one axis, antialiased as Pillow and torchvision do it.
+
+    Args:
+      start: first pixel of the crop.
+      length: pixels of the crop; nothing outside it is seen.
+      size: pixels of the input axis.
+      out: pixels of the output axis.
+      interpolation: 'bilinear' or 'bicubic' (a = -0.5).
+      flip: reverse the output.
+
+    Returns:
+      matrix [out, size] whose rows sum to one.
+    """
+    scale = length / out
+    support = jnp.maximum(scale, 1.0)
+    index = jnp.arange(out)
+    index = jnp.where(flip, out - 1 - index, index)
+    centre = start + (index + 0.5) * scale
+    pixel = jnp.arange(size)
+    distance = jnp.abs((pixel + 0.5 - centre[:, None]) / support)
+    weights = _triangle(distance) if interpolation == "bilinear" else _cubic(distance)
+    weights = jnp.where((pixel >= start) & (pixel < start + length), weights, 0.0)
+    return weights / weights.sum(1, keepdims=True)
+
+
+def _triangle(x: jax.Array) -> jax.Array:
+    return jnp.maximum(1.0 - x, 0.0)
+
+
+def _cubic(x: jax.Array, a: float = -0.5) -> jax.Array:
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
+
+
+def resized_crop(
+    image: jax.Array,
+    box: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    size: int,
+    *,
+    interpolation: str = "bilinear",
+    flip: jax.Array | bool = False,
+) -> jax.Array:
+    """Crops a box and resizes it to a square, as two matrix products.
+
+    Args:
+      image: [H, W, C].
+      box: top, left, height and width, pixels.
+      size: side of the output, pixels.
+      interpolation: 'bilinear' or 'bicubic'; bicubic overshoot is clipped to [0, 1] as the authors do.
+      flip: mirror the output left to right.
+
+    Returns:
+      [size, size, C].
+    """
+    top, left, height, width = box
+    rows = resize_matrix(top, height, image.shape[0], size, interpolation=interpolation)
+    columns = resize_matrix(left, width, image.shape[1], size, interpolation=interpolation, flip=flip)
+    out = jnp.einsum("hy,yxc,wx->hwc", rows.astype(image.dtype), image, columns.astype(image.dtype), precision="highest")
+    return jnp.clip(out, 0.0, 1.0) if interpolation == "bicubic" else out
+
+
+def shifted_crop(image: jax.Array, top: jax.Array, left: jax.Array, size: int, pad: int) -> jax.Array:
+    """Pads with zeros and cuts out a square: the classic CIFAR crop.
+
+    Args:
+      image: [H, W, C].
+      top: first row of the crop in the padded image.
+      left: first column of the crop in the padded image.
+      size: side of the output, pixels.
+      pad: zeros added on each side, pixels.
+
+    Returns:
+      [size, size, C].
+    """
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, image.shape[-1]))
+
+
+def gray(image: jax.Array) -> jax.Array:
+    """Luma [H, W, 1] of an RGB image [H, W, 3]."""
+    return jnp.sum(image * jnp.asarray(LUMA, image.dtype), -1, keepdims=True)
+
+
+def _luma_or_self(image: jax.Array) -> jax.Array:
+    return gray(image) if image.shape[-1] == 3 else image
+
+
+def brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Multiplies by `factor` and clips (torchvision; SimCLR v2)."""
+    return blend(image, 0.0, factor)
+
+
+def contrast(image: jax.Array, factor: jax.Array, *, per_channel: bool = False) -> jax.Array:
+    """Blends with the mean of the luma (torchvision), or with each channel's own mean (TensorFlow, BYOL)."""
+    return blend(image, contrast_reference(image, per_channel), factor)
+
+
+def saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with the luma of each pixel."""
+    return blend(image, gray(image), factor)
+
+
+def contrast_reference(image: jax.Array, per_channel: bool) -> jax.Array:
+    """What contrast blends with: [1, 1, 1] or, per channel, [1, 1, C]."""
+    return jnp.mean(image if per_channel else _luma_or_self(image), (0, 1), keepdims=True)
+
+
+def blend(image: jax.Array, reference: jax.Array | float, factor: jax.Array) -> jax.Array:
+    """`factor` of the image and the rest of the reference, clipped to [0, 1]."""
+    return jnp.clip(factor * image + (1 - factor) * reference, 0.0, 1.0)
+
+
+def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
+    """Turns the hue of an RGB image by `shift` turns of the colour circle."""
+    r, g, b = image[..., 0], image[..., 1], image[..., 2]
+    value = jnp.max(image, -1)
+    chroma = value - jnp.min(image, -1)
+    safe = jnp.where(chroma > 0, chroma, 1.0)
+    sector = jnp.where(
+        value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0)
+    )
+    sector = jnp.where(chroma > 0, sector, 0.0) + 6.0 * shift
+    # Each channel is the value less a share of the chroma that depends on its distance from the hue.
+    k = jnp.mod(jnp.stack([sector + 5.0, sector + 3.0, sector + 1.0], -1), 6.0)
+    share = jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+    return jnp.clip(value[..., None] - chroma[..., None] * share, 0.0, 1.0)
+
+
+def grayscale(image: jax.Array) -> jax.Array:
+    """The luma of an RGB image in all three channels."""
+    return jnp.broadcast_to(gray(image), image.shape)
+
+
+def gaussian_blur(image: jax.Array, sigma: jax.Array, taps: int, *, padding: str = "reflect") -> jax.Array:
+    """Blurs with a separable, normalised Gaussian.
+
+    Args:
+      image: [H, W, C].
+      sigma: standard deviation, pixels.
+      taps: odd length of the kernel, pixels.
+      padding: 'reflect' (torchvision; near Pillow) or 'zero' (SimCLR's TensorFlow code and BYOL: darker borders).
+
+    Returns:
+      [H, W, C].
+    """
+    radius = taps // 2
+    offsets = jnp.arange(-radius, radius + 1)
+    kernel = jnp.exp(-0.5 * jnp.square(offsets / sigma)).astype(image.dtype)
+    kernel = kernel / kernel.sum()
+    for axis in (0, 1):
+        widths = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
+        padded = jnp.pad(image, widths, mode="reflect" if padding == "reflect" else "constant")
+        size = image.shape[axis]
+        # Shifted copies fuse into one loop on every backend; a convolution with a kernel per image does not.
+        image = sum(
+            kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(offsets))
+        )
+    return image
+
+
+def solarize(image: jax.Array, threshold: float = 0.5) -> jax.Array:
+    """Inverts what is at or above the threshold (BYOL; Pillow's 128 on bytes)."""
+    return jnp.where(image >= threshold, 1.0 - image, image)
+
+
+def posterize(image: jax.Array, bits: jax.Array) -> jax.Array:
+    """Keeps the highest `bits` bits of each byte."""
+    step = 2.0 ** (8 - bits)
+    return jnp.floor(jnp.round(image * 255.0) / step) * step / 255.0
+
+
+def autocontrast(image: jax.Array) -> jax.Array:
+    """Stretches each channel to [0, 1]; a constant channel stays as it is."""
+    low, high = image.min((0, 1), keepdims=True), image.max((0, 1), keepdims=True)
+    return jnp.where(high > low, (image - low) / jnp.where(high > low, high - low, 1.0), image)
+
+
+def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Blends with a 3x3 smoothing (centre 5, neighbours 1, over 13); the outermost pixels stay as they are."""
+    h, w = image.shape[:2]
+    shifted = [image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)]
+    smooth = (sum(shifted) + 4 * image[1:-1, 1:-1]) / 13.0
+    return blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
+
+
+def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
+    """Samples the image at affinely moved places, bilinearly, with zeros outside.
+
+    Args:
+      image: [H, W, C].
+      matrix: [2, 2], takes an output offset (y, x) from the centre to an input offset.
+      shift: [2], added to the input offset, pixels.
+
+    Returns:
+      [H, W, C].
+    """
+    h, w = image.shape[:2]
+    centre = jnp.array([(h - 1) / 2, (w - 1) / 2], image.dtype)
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).astype(image.dtype) - centre
+    place = jnp.einsum("ij,hwj->hwi", matrix, grid, precision="highest") + shift + centre
+    corner = jnp.floor(place)
+    out = jnp.zeros_like(image)
+    for dy in (0, 1):
+        for dx in (0, 1):
+            at = corner + jnp.array([dy, dx], image.dtype)
+            weight = jnp.prod(1.0 - jnp.abs(place - at), -1)
+            y, x = at[..., 0].astype(int), at[..., 1].astype(int)
+            inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
+            pixel = image[jnp.clip(y, 0, h - 1), jnp.clip(x, 0, w - 1)]
+            out += jnp.where(inside, weight, 0.0)[..., None] * pixel
+    return out

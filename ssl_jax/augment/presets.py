@@ -1,0 +1,169 @@
+"""The augmentation recipes of the papers, as data.
+
+Names follow the authors; ImageNet recipes have 224-pixel views, those ending in `_cifar` 32. A recipe of two views is
+a pair. Sources: the authors' code, as named beside each recipe.
+"""
+
+import dataclasses
+
+from ssl_jax.augment.view import View
+
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+_UNIT = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's TensorFlow code feeds [0, 1] as it is
+
+
+def _colour(b: float, c: float, s: float, h: float, jitter: float = 0.8, gray: float = 0.2) -> dict[str, float]:
+    return {"brightness": b, "contrast": c, "saturation": s, "hue": h, "jitter": jitter, "gray": gray}
+
+
+replace = dataclasses.replace
+
+# google-research/simclr data_util.py: additive brightness is its v1 default, contrast is TensorFlow's.
+SIMCLR = View(
+    crop="tf",
+    interpolation="bicubic",
+    flip=0.5,
+    **_colour(0.8, 0.8, 0.8, 0.2),
+    additive_brightness=True,
+    channel_contrast=True,
+    blur=0.5,
+    blur_padding="zero",
+    **_UNIT,
+)
+SIMCLR_CIFAR = replace(SIMCLR, size=32, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.0)
+
+# facebookresearch/moco: v1 turns gray before it jitters, always jitters; v2 adds blur. SimSiam uses v2's.
+MOCO_V1 = View(
+    area=(0.2, 1.0),
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.4, 0.4, jitter=1.0),
+    order=("crop", "gray", "jitter", "flip"),
+)
+MOCO_V2 = View(
+    area=(0.2, 1.0),
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.4, 0.1),
+    blur=0.5,
+    order=("crop", "jitter", "gray", "blur", "flip"),
+)
+SIMSIAM = MOCO_V2
+NPID = replace(MOCO_V1)
+NPID_CIFAR = replace(NPID, size=32, flip=0.0)
+MOCO_CIFAR = View(
+    size=32,
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.4, 0.1),
+    mean=CIFAR10_MEAN,
+    std=(0.2023, 0.1994, 0.2010),
+    order=("crop", "flip", "jitter", "gray"),
+)
+SIMSIAM_CIFAR = replace(SIMSIAM, size=32, blur=0.0, mean=CIFAR10_MEAN, std=CIFAR10_STD)
+
+# deepmind-research/byol utils/augmentations.py.
+_byol = View(
+    crop="byol",
+    interpolation="bicubic",
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.2, 0.1),
+    additive_brightness=True,
+    channel_contrast=True,
+    blur_padding="zero",
+)
+BYOL = (replace(_byol, blur=1.0), replace(_byol, blur=0.1, solarize=0.2))
+
+# facebookresearch/barlowtwins and vicreg; moco-v3 has the same ops, its flip last.
+_barlow = View(interpolation="bicubic", flip=0.5, **_colour(0.4, 0.4, 0.2, 0.1))
+BARLOW_TWINS = (replace(_barlow, blur=1.0), replace(_barlow, blur=0.1, solarize=0.2))
+VICREG = BARLOW_TWINS
+_moco_v3 = replace(_barlow, interpolation="bilinear", order=("crop", "jitter", "gray", "blur", "solarize", "flip"))
+MOCO_V3_VIT = (replace(_moco_v3, blur=1.0), replace(_moco_v3, blur=0.1, solarize=0.2))
+MOCO_V3_RESNET = tuple(replace(v, area=(0.2, 1.0)) for v in MOCO_V3_VIT)
+
+# facebookresearch/swav: two large and six small crops; the 0.228 is in the released code and models.
+_swav = View(flip=0.5, **_colour(0.8, 0.8, 0.8, 0.2), blur=0.5, std=(0.228, 0.224, 0.225))
+SWAV_LARGE = replace(_swav, area=(0.14, 1.0))
+SWAV_SMALL = replace(_swav, size=96, area=(0.05, 0.14))
+
+# facebookresearch/dino (ViT; its ResNet-50 has areas .14-1 and .05-.14).
+_dino = View(interpolation="bicubic", flip=0.5, **_colour(0.4, 0.4, 0.2, 0.1))
+DINO_GLOBAL = (
+    replace(_dino, area=(0.4, 1.0), blur=1.0),
+    replace(_dino, area=(0.4, 1.0), blur=0.1, solarize=0.2),
+)
+DINO_LOCAL = replace(_dino, size=96, area=(0.05, 0.4), blur=0.5)
+
+MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5)
+
+# VISSL's PIRL image branch.
+PIRL = View(
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.4, 0.2),
+    photometric=0.66,
+    order=("crop", "flip", "photometric", "jitter", "gray"),
+)
+
+# W-MSE's repository jitters before it crops.
+WMSE_CIFAR = View(
+    size=32,
+    area=(0.2, 1.0),
+    interpolation="bicubic",
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.4, 0.1, gray=0.1),
+    order=("jitter", "gray", "crop", "flip"),
+    mean=CIFAR10_MEAN,
+    std=(0.2023, 0.1994, 0.2010),
+)
+
+# solo-learn's CIFAR recipes: bicubic, multiplicative brightness, flip last; 5 taps are 1/10 of 32 pixels made odd.
+_solo = View(
+    size=32,
+    interpolation="bicubic",
+    flip=0.5,
+    taps=5,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
+    order=("crop", "jitter", "gray", "blur", "solarize", "flip"),
+)
+SOLO_SYMMETRIC = replace(_solo, **_colour(0.8, 0.8, 0.8, 0.2), blur=0.5)
+SOLO_WEAK = replace(_solo, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.5)
+_solo_asymmetric = replace(_solo, **_colour(0.4, 0.4, 0.2, 0.1))
+SOLO_ASYMMETRIC = (_solo_asymmetric, replace(_solo_asymmetric, solarize=0.2))
+SOLO_VICREG = replace(_solo_asymmetric, area=(0.2, 1.0), solarize=0.1)
+SOLO_RECONSTRUCTION = replace(_solo, order=("crop", "flip"))
+
+# lightly's CIFAR benchmark: no blur, jitter at half strength, ImageNet normalisation.
+LIGHTLY_SIMCLR = View(size=32, flip=0.5, **_colour(0.4, 0.4, 0.4, 0.1))
+_lightly_byol = View(size=32, flip=0.5, **_colour(0.4, 0.4, 0.2, 0.1))
+LIGHTLY_BYOL = (_lightly_byol, replace(_lightly_byol, solarize=0.2))
+
+# gidariss/FeatureLearningRotNet: CIFAR pads and shifts, ImageNet takes resized crops.
+ROTNET = View(flip=0.5)
+ROTNET_CIFAR = View(size=32, crop="shift", pad=4, flip=0.5, mean=CIFAR10_MEAN, std=CIFAR10_STD)
+
+# Digits have a right way round, so they want small affine maps and no flips.
+DIGITS = View(
+    size=8,
+    crop="centre",
+    affine=1.0,
+    degrees=20.0,
+    translate=0.15,
+    scale=(0.8, 1.25),
+    shear=15.0,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    order=("affine", "crop", "jitter"),
+    mean=(0.3,),
+    std=(0.37,),
+)
+# Clothes as Fashion-MNIST has them: crops and flips in gray.
+FASHION = View(
+    size=28,
+    area=(0.3, 1.0),
+    flip=0.5,
+    jitter=0.8,
+    brightness=0.4,
+    contrast=0.4,
+    mean=(0.2860,),
+    std=(0.3530,),
+)

@@ -1,0 +1,293 @@
+"""A view is data: what is drawn at random for one image, in which order it is applied, and its output size."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.augment import ops
+from ssl_jax.errors import UserError, nearest
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STEPS = ("affine", "crop", "flip", "photometric", "jitter", "gray", "blur", "solarize")
+CROPS = ("torch", "byol", "tf", "shift", "centre")
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One way to look at an image. Probabilities are per image; a zero switches the op off.
+
+    The recipes of the papers are values of this class, in `presets.py`.
+    """
+
+    size: int = 224  # side of the square output, pixels
+    crop: str = "torch"  # 'torch', 'byol' or 'tf' (how a resized crop is drawn), 'shift' (pad, cut) or 'centre'
+    area: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a resized crop covers
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a resized crop
+    interpolation: str = "bilinear"  # or 'bicubic'; antialiased both
+    pad: int = 4  # zeros around the image for crop='shift', pixels
+    centre: float = 1.0  # share of the short side that crop='centre' keeps
+    flip: float = 0.0  # probability of a left-right flip
+    jitter: float = 0.0  # probability of colour jitter, all four ops or none
+    brightness: float = 0.0  # strength b: factor in [max(0, 1 - b), 1 + b]
+    contrast: float = 0.0  # strength, likewise
+    saturation: float = 0.0  # strength, likewise
+    hue: float = 0.0  # shift in [-hue, hue], turns of the colour circle
+    additive_brightness: bool = False  # add U(-b, b) instead (SimCLR v1, BYOL): another distribution
+    channel_contrast: bool = False  # blend with each channel's mean, not the luma's (TensorFlow, BYOL)
+    gray: float = 0.0  # probability of grayscale
+    blur: float = 0.0  # probability of Gaussian blur
+    sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels
+    taps: int = 23  # length of the blur kernel, pixels, odd
+    blur_padding: str = "reflect"  # or 'zero' (SimCLR's TensorFlow code, BYOL)
+    solarize: float = 0.0  # probability of solarization above 0.5
+    photometric: float = 0.0  # probability of one of posterize, sharpness, solarize, autocontrast (PIRL)
+    affine: float = 0.0  # probability of a random affine map
+    degrees: float = 0.0  # of its rotation, U(-degrees, degrees)
+    translate: float = 0.0  # of its shift, share of the side, U(-translate, translate)
+    scale: tuple[float, float] = (1.0, 1.0)  # of its magnification, log-uniform
+    shear: float = 0.0  # of its shear, degrees, U(-shear, shear)
+    order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
+    mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
+    std: tuple[float, ...] = IMAGENET_STD  # divided by at the end, per channel
+
+    def check(self, name: str, height: int, width: int, channels: int) -> None:
+        """Refuses what has no meaning for images of this size.
+
+        Args:
+          name: of the view, for the message.
+          height: of the images, pixels.
+          width: of the images, pixels.
+          channels: of the images.
+
+        Raises:
+          UserError: with the field to change.
+        """
+        where = f"config.method.{name}"
+        for step in self.order:
+            if step not in STEPS:
+                raise UserError(f"{where}.order has '{step}', which is no step of a view. {nearest(step, STEPS)}")
+        if self.crop not in CROPS:
+            raise UserError(f"{where}.crop is '{self.crop}', which is not known. {nearest(self.crop, CROPS)}")
+        if self.interpolation not in ("bilinear", "bicubic"):
+            raise UserError(f"{where}.interpolation is '{self.interpolation}': use 'bilinear' or 'bicubic'.")
+        colour = [f for f in ("saturation", "hue") if self.jitter and getattr(self, f)]
+        colour += ["gray"] if self.gray else []
+        if channels != 3 and colour:
+            raise UserError(
+                f"{where} changes colour ({', '.join(colour)}), which has no meaning on images of {channels} "
+                f"channel(s): set {' and '.join(f'{where}.{f}' for f in colour)} to 0."
+            )
+        if len(self.mean) not in (1, channels) or len(self.std) not in (1, channels):
+            raise UserError(
+                f"{where}.mean and .std have {len(self.mean)} and {len(self.std)} values, but the images have "
+                f"{channels} channel(s): give one value, or one a channel."
+            )
+        if self.crop == "shift" and self.size > min(height, width) + 2 * self.pad:
+            raise UserError(
+                f"{where}.size is {self.size}, more than the {height}x{width} images with {self.pad} pixels of "
+                f"padding: lower it or raise {where}.pad."
+            )
+        if self.blur and self.blur_padding == "reflect" and self.taps // 2 >= self.size:
+            raise UserError(f"{where}.taps is {self.taps}, too long for a {self.size}-pixel view: use a shorter one.")
+
+
+def evaluation(view: View, centre: float) -> View:
+    """The view that evaluation uses: a centre crop of `centre` of the short side, normalised like `view`."""
+    return View(
+        size=view.size,
+        crop="centre",
+        centre=centre,
+        interpolation=view.interpolation,
+        order=("crop",),
+        mean=view.mean,
+        std=view.std,
+    )
+
+
+def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    """Draws one view of one image.
+
+    Args:
+      view: the recipe.
+      key: the example's own key.
+      image: uint8 [H, W, C], or float in [0, 1].
+
+    Returns:
+      float32 [size, size, C], normalised.
+    """
+    if image.dtype == jnp.uint8:
+        image = image.astype(jnp.float32) / 255.0
+    keys = dict(zip(STEPS, jax.random.split(key, len(STEPS)), strict=True))
+    flip = (view.flip > 0) & ("flip" in view.order) and jax.random.bernoulli(keys["flip"], view.flip)
+    for step in view.order:
+        key = keys[step]
+        if step == "affine" and view.affine:
+            image = _random_affine(view, key, image)
+        elif step == "crop":
+            # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
+            image = _crop(view, key, image, flip)
+        elif step == "jitter" and view.jitter:
+            image = _sometimes(view.jitter, key, image, lambda k, x: _jitter(view, k, x))
+        elif step == "gray" and view.gray:
+            image = _sometimes(view.gray, key, image, lambda _, x: ops.grayscale(x))
+        elif step == "blur" and view.blur:
+            image = _sometimes(view.blur, key, image, lambda k, x: _blur(view, k, x))
+        elif step == "solarize" and view.solarize:
+            image = _sometimes(view.solarize, key, image, lambda _, x: ops.solarize(x))
+        elif step == "photometric" and view.photometric:
+            image = _sometimes(view.photometric, key, image, _photometric)
+    mean, std = jnp.asarray(view.mean, image.dtype), jnp.asarray(view.std, image.dtype)
+    return (image - mean) / std
+
+
+def render_batch(view: View, keys: jax.Array, images: jax.Array) -> jax.Array:
+    """`render` over a batch: keys [B], images [B, H, W, C] to [B, size, size, C]."""
+    return jax.vmap(lambda key, image: render(view, key, image))(keys, images)
+
+
+def _sometimes(probability, key, image, op):
+    apply, inner = jax.random.split(key)
+    changed = op(inner, image)
+    if probability >= 1:
+        return changed
+    return jnp.where(jax.random.bernoulli(apply, probability), changed, image)
+
+
+def _crop(view: View, key: jax.Array, image: jax.Array, flip: jax.Array | bool) -> jax.Array:
+    height, width, _ = image.shape
+    if view.crop == "shift":
+        y, x = jax.random.split(key)
+        top = jax.random.randint(y, (), 0, height + 2 * view.pad - view.size + 1)
+        left = jax.random.randint(x, (), 0, width + 2 * view.pad - view.size + 1)
+        image = ops.shifted_crop(image, top, left, view.size, view.pad)
+        return jnp.where(flip, image[:, ::-1], image)
+    if view.crop == "centre":
+        side = round(min(height, width) * view.centre)
+        if side == view.size == height == width:
+            return image
+        box = ((height - side) // 2, (width - side) // 2, side, side)
+        return ops.resized_crop(image, box, view.size, interpolation=view.interpolation)
+    box = crop_box(view, key, height, width)
+    return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip)
+
+
+def crop_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
+    """Draws top, left, height and width of a resized crop, in pixels, the way `view.crop` names.
+
+    'torch': torchvision's ten tries (uniform area, log-uniform ratio), then a centred crop within the ratio limits.
+    'byol': no tries; what is too large is clipped to the image (byol/utils/augmentations.py).
+    'tf': TensorFlow's sample_distorted_bounding_box over the whole image, up to 100 tries (uniform ratio, uniform
+    height within the area limits), then the whole image, as SimCLR's data_util.py uses it.
+    """
+    if view.crop == "tf":
+        return _tf_box(view, key, height, width)
+    tries = 10 if view.crop == "torch" else 1
+    area_key, ratio_key, y_key, x_key = jax.random.split(key, 4)
+    area = height * width * jax.random.uniform(area_key, (tries,), minval=view.area[0], maxval=view.area[1])
+    low, high = jnp.log(jnp.array(view.ratio))
+    ratio = jnp.exp(jax.random.uniform(ratio_key, (tries,), minval=low, maxval=high))
+    w, h = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    if view.crop == "byol":
+        w, h = jnp.clip(w[0], 1, width), jnp.clip(h[0], 1, height)
+    else:
+        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+        first = jnp.argmax(fits)
+        fallback_h, fallback_w = _fallback(view.ratio, height, width)
+        w = jnp.where(fits.any(), w[first], fallback_w)
+        h = jnp.where(fits.any(), h[first], fallback_h)
+    top, left = _place(y_key, height - h), _place(x_key, width - w)
+    if view.crop == "torch":
+        top = jnp.where(fits.any(), top, (height - fallback_h) // 2)
+        left = jnp.where(fits.any(), left, (width - fallback_w) // 2)
+    return top, left, h, w
+
+
+def _fallback(ratio: tuple[float, float], height: int, width: int) -> tuple[int, int]:
+    if width / height < ratio[0]:
+        return round(width / ratio[0]), width
+    if width / height > ratio[1]:
+        return height, round(height * ratio[1])
+    return height, width
+
+
+def _place(key: jax.Array, room: jax.Array) -> jax.Array:
+    """A whole number of pixels, uniform over 0..room."""
+    return jnp.floor(jax.random.uniform(key) * (room + 1))
+
+
+def _tf_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
+    ratio_key, height_key, y_key, x_key = jax.random.split(key, 4)
+    ratio = jax.random.uniform(ratio_key, (100,), minval=view.ratio[0], maxval=view.ratio[1])
+    low, high = (jnp.round(jnp.sqrt(a * height * width / ratio)) for a in view.area)
+    high = jnp.minimum(jnp.where(jnp.round(high * ratio) > width, jnp.floor(width / ratio), high), height)
+    low = jnp.minimum(low, high)
+    h = low + jnp.floor(jax.random.uniform(height_key, (100,)) * (high - low + 1))
+    w = jnp.round(h * ratio)
+    share = h * w / (height * width)
+    fits = (share >= view.area[0]) & (share <= view.area[1]) & (w <= width) & (w > 0)
+    first = jnp.argmax(fits)
+    h, w = jnp.where(fits.any(), h[first], height), jnp.where(fits.any(), w[first], width)
+    return _place(y_key, height - h), _place(x_key, width - w), h, w
+
+
+def _strength(key: jax.Array, strength: float) -> jax.Array:
+    return jax.random.uniform(key, minval=max(0.0, 1.0 - strength), maxval=1.0 + strength)
+
+
+def _jitter(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    """Brightness, contrast, saturation and hue in a fresh random order, clipped after each."""
+    order_key, b, c, s, h = jax.random.split(key, 5)
+    shift = jax.random.uniform(b, minval=-view.brightness, maxval=view.brightness)
+    factor = {"b": _strength(b, view.brightness), "c": _strength(c, view.contrast), "s": _strength(s, view.saturation)}
+    turn = jax.random.uniform(h, minval=-view.hue, maxval=view.hue)
+
+    def one(image, name):
+        if name == "b" and view.additive_brightness:
+            return jnp.clip(image + shift, 0.0, 1.0)
+        if name == "b":
+            return ops.brightness(image, factor["b"])
+        if name == "c":
+            return ops.contrast(image, factor["c"], per_channel=view.channel_contrast)
+        return ops.saturation(image, factor["s"]) if name == "s" else ops.hue(image, turn)
+
+    names = [n for n, on in zip("bcsh", (view.brightness, view.contrast, view.saturation, view.hue), strict=True) if on]
+    order = jax.random.permutation(order_key, len(names))
+    for slot in range(len(names)):
+        options = jnp.stack([one(image, name) for name in names])
+        image = jnp.take(options, order[slot], axis=0)
+    return image
+
+
+def _blur(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    sigma = jax.random.uniform(key, minval=view.sigma[0], maxval=view.sigma[1])
+    return ops.gaussian_blur(image, sigma, view.taps, padding=view.blur_padding)
+
+
+def _photometric(key: jax.Array, image: jax.Array) -> jax.Array:
+    """One of PIRL's four photometric ops (VISSL's image branch), its strength drawn from the middle of its range."""
+    which, strength = jax.random.split(key)
+    u = jax.random.uniform(strength)
+    options = jnp.stack(
+        [
+            ops.posterize(image, jnp.floor(4 + 4 * u)),
+            ops.sharpness(image, 0.1 + 1.8 * u),
+            ops.solarize(image),
+            ops.autocontrast(image),
+        ]
+    )
+    return jnp.take(options, jax.random.randint(which, (), 0, len(options)), axis=0)
+
+
+def _random_affine(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+    apply, turn, move, zoom, tilt = jax.random.split(key, 5)
+    angle = jnp.deg2rad(jax.random.uniform(turn, minval=-view.degrees, maxval=view.degrees))
+    low, high = jnp.log(jnp.array(view.scale))
+    scale = jnp.exp(jax.random.uniform(zoom, minval=low, maxval=high))
+    shear = jnp.tan(jnp.deg2rad(jax.random.uniform(tilt, minval=-view.shear, maxval=view.shear)))
+    rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+    matrix = rotation @ jnp.array([[1.0, 0.0], [shear, 1.0]]) / scale
+    side = jnp.array(image.shape[:2], image.dtype)
+    shift = side * jax.random.uniform(move, (2,), minval=-view.translate, maxval=view.translate)
+    moved = ops.affine(image, matrix.astype(image.dtype), shift)
+    return jnp.where(jax.random.bernoulli(apply, view.affine), moved, image)

@@ -1,0 +1,76 @@
+"""Checkpoints: Orbax behind the four things that the loop needs of it."""
+
+from collections.abc import Sequence
+import logging
+from typing import Any
+
+from etils import epath
+import jax
+import orbax.checkpoint as ocp
+
+logger = logging.getLogger("ssl_jax")
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `workdir/checkpoints`.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest to keep.
+    """
+
+    def __init__(self, workdir: str | epath.Path, keep: int) -> None:
+        self._folder = epath.Path(workdir).resolve() / "checkpoints"
+        self._keep = keep
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=self._keep))
+
+    def steps(self) -> Sequence[int]:
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, config: dict[str, Any]) -> None:
+        """Starts to write `state`; returns before it is on disk. A step that is there already is left alone."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
+        self._manager.save(step, args=args)
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """Restores the newest checkpoint that can be read.
+
+        A damaged one is reported and moved to `workdir/damaged`, and the one before it is used.
+
+        Args:
+          like: a tree of arrays whose shapes, types and shardings are wanted.
+
+        Returns:
+          step and state, or None where there is no checkpoint.
+        """
+        abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
+        for step in reversed(self.steps()):
+            try:
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                return step, self._manager.restore(step, args=args)["state"]
+            except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
+                self._set_aside(step, error)
+        return None
+
+    def _set_aside(self, step: int, error: Exception) -> None:
+        damaged = self._folder.parent / "damaged"
+        damaged.mkdir(exist_ok=True)
+        (self._folder / str(step)).rename(damaged / str(step))
+        reason = str(error).strip().split("\n")[0][:200]
+        logger.warning(
+            "The checkpoint of step %d cannot be read (%s: %s); it was moved to %s and the one before it is used.",
+            step, type(error).__name__, reason, damaged / str(step),
+        )  # fmt: skip
+        self._manager.close()
+        self._manager = self._open()
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()

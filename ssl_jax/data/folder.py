@@ -1,0 +1,450 @@
+"""Folders and tar archives of images."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import itertools
+import json
+import logging
+import os
+import pathlib
+import sys
+import tarfile
+from typing import Any
+import warnings
+import zipfile
+import zlib
+
+import numpy as np
+from PIL import Image, ImageOps
+import tqdm
+
+from ssl_jax.data import Dataset, Request
+from ssl_jax.errors import UserError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+CACHE_VERSION = 1  # raise it when the decoded pixels or the layout of the cache file change
+GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
+
+log = logging.getLogger("ssl_jax")
+
+Reader = Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One image file: its name within the source, what identifies its content, and its label."""
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    label: int = -1
+
+
+def splits(path: str) -> tuple[str, ...]:
+    """Returns the splits of a folder or archive: "train", "test" or both.
+
+    Args:
+      path: a folder, or a .tar, .tar.gz or .tgz file.
+
+    Raises:
+      UserError: there is nothing at `path`, or no image in it.
+    """
+    with _open(path) as source:
+        found = _by_split(source.entries, path)
+    return tuple(split for split in ("train", "test") if found.get(split))
+
+
+def load(path: str, request: Request) -> Dataset:
+    """Loads one split of a folder or archive of images.
+
+    Top-level folders `train/` and `test/` (or `val/`) are the splits; without them everything is training
+    data. The first level below is the class, and names in sorted order give the labels; images that lie
+    directly in the split have label -1. A single folder that wraps a whole archive is looked through. Images
+    come in the order of class, then file name. Unreadable ones are left out, with one warning.
+
+    Args:
+      path: a folder, or a .tar, .tar.gz or .tgz file.
+      request: which split, how large, and where decoded images are cached.
+
+    Raises:
+      UserError: nothing there, no such split, a test class that training lacks, images of several sizes
+        without `size`, more memory than `max_gib`, or no readable image.
+    """
+    with _open(path) as source:
+
+        def make() -> tuple[Dataset, list[str]]:
+            entries, classes = _select(source.entries, request, path)
+            items = source.read(entries)
+            images, rows, skipped = decode_all(items, len(entries), request, path)
+            labels = np.array([entry.label for entry in entries], np.int32)[rows]
+            return Dataset(f"folder:{path}", images, labels, classes), skipped
+
+        return cached(source.identity(), request, path, make)
+
+
+# --- where the files are
+
+
+class _Folder:
+    """The images below a folder."""
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.entries = sorted(self._walk(), key=lambda entry: entry.name)
+
+    def _walk(self) -> Iterator[Entry]:
+        for folder, _, files in os.walk(self.root, followlinks=True):
+            below = pathlib.Path(folder).relative_to(self.root)
+            for name in ((below / file).as_posix() for file in files):
+                if _is_image(name):
+                    with contextlib.suppress(FileNotFoundError):  # a dangling link
+                        stat = (self.root / name).stat()
+                        yield Entry(name, stat.st_size, stat.st_mtime_ns)
+
+    def identity(self) -> object:
+        return [
+            str(self.root.resolve()),
+            [(entry.name, entry.bytes, entry.mtime_ns) for entry in self.entries],
+        ]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        for row, entry in enumerate(entries):
+            yield row, entry.name, (self.root / entry.name).read_bytes
+
+
+class _Archive:
+    """The images in a tar file, listed when first needed."""
+
+    def __init__(self, file: pathlib.Path, tar: tarfile.TarFile):
+        self.file, self.tar = file, tar
+
+    @functools.cached_property
+    def members(self) -> dict[str, tarfile.TarInfo]:
+        try:
+            files = [member for member in self.tar if member.isfile()]
+        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{self.file} is damaged or incomplete ({error}): fetch it again.") from error
+        named = {pathlib.PurePosixPath(member.name).as_posix(): member for member in files}
+        return _unwrap({name: member for name, member in named.items() if _is_image(name)})
+
+    @property
+    def entries(self) -> list[Entry]:
+        return [Entry(name, member.size, int(member.mtime)) for name, member in self.members.items()]
+
+    def identity(self) -> object:
+        stat = self.file.stat()
+        return [str(self.file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        """Yields the files in the archive's order: a compressed tar can only be read forwards."""
+        rows = sorted(range(len(entries)), key=lambda row: self.members[entries[row].name].offset)
+        for row in rows:
+            stream = self.tar.extractfile(self.members[entries[row].name])
+            data = stream.read() if stream else b""
+            yield row, entries[row].name, functools.partial(bytes, data)
+
+
+@contextlib.contextmanager
+def _open(path: str) -> Iterator[_Folder | _Archive]:
+    place = pathlib.Path(path).expanduser()
+    if place.is_dir():
+        yield _Folder(place)
+    elif place.is_file() and place.name.lower().endswith(ARCHIVES):
+        with _open_tar(place) as tar:
+            yield _Archive(place, tar)
+    elif place.exists():
+        raise UserError(f"{place} is neither a folder nor a {', '.join(ARCHIVES)} file.")
+    else:
+        raise UserError(f"There are no images at {place.absolute()}: no such folder or archive.")
+
+
+def _open_tar(file: pathlib.Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(file)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} is not a readable tar file ({error}): fetch it again.") from error
+
+
+def _is_image(name: str) -> bool:
+    file = pathlib.PurePosixPath(name)
+    return file.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in file.parts)
+
+
+def _unwrap(members: dict[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+    """Drops a single folder around everything in an archive, unless it is a split."""
+    tops = {name.partition("/")[0] for name in members if "/" in name}
+    if len(tops) != 1 or tops & {"train", "test", "val"} or any("/" not in name for name in members):
+        return members
+    return {name.partition("/")[2]: member for name, member in members.items()}
+
+
+# --- which files belong to a split, and with which labels
+
+
+def _by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry]]]:
+    """Returns split -> (name below the split, entry)."""
+    if not entries:
+        place = pathlib.Path(path).expanduser().absolute()
+        raise UserError(f"There are no images in {place}: looked for {' '.join(EXTENSIONS)}.")
+    found: dict[str, list[tuple[str, Entry]]] = {}
+    for entry in entries:
+        top, slash, rest = entry.name.partition("/")
+        if slash and top in ("train", "test", "val"):
+            found.setdefault(top, []).append((rest, entry))
+    if not found:
+        return {"train": [(entry.name, entry) for entry in entries]}
+    validation = found.pop("val", [])
+    return {"test": validation} | found
+
+
+def _select(entries: list[Entry], request: Request, path: str) -> tuple[list[Entry], tuple[str, ...]]:
+    """Returns the labelled entries of a split in their final order, and the names of the classes."""
+    found, split = _by_split(entries, path), request.split
+    if not found.get(split):
+        raise UserError(f"{path} has no {split} images: put them in its folder {split}/.")
+    classes = {name: _classes(found.get(name, [])) for name in ("train", "test")}
+    known = classes["train"] or classes["test"]
+    if strangers := classes[split] - known:
+        raise UserError(f"{path} has a test class that train/ lacks: '{min(strangers)}'.")
+    label = {name: index for index, name in enumerate(sorted(known))}
+    chosen = sorted(
+        ((label.get(_class(rest), -1), rest, entry) for rest, entry in found[split]),
+        key=lambda item: item[:2],
+    )
+    if request.per_class is not None:
+        labels = np.array([index for index, _, _ in chosen])
+        chosen = [chosen[row] for row in first_per_class(labels, request.per_class, path)]
+    labelled = [dataclasses.replace(entry, label=index) for index, _, entry in chosen]
+    return labelled, tuple(sorted(known))
+
+
+def _class(rest: str) -> str:
+    folder, slash, _ = rest.partition("/")
+    return folder if slash else ""
+
+
+def _classes(items: list[tuple[str, Entry]]) -> set[str]:
+    return {_class(rest) for rest, _ in items} - {""}
+
+
+def first_per_class(labels: np.ndarray, count: int, where: str) -> np.ndarray:
+    """Returns the rows of the first `count` images of each class, in their order; -1 is no class.
+
+    Args:
+      labels: int `[N]`.
+      count: how many of each class.
+      where: the source, for the message.
+
+    Raises:
+      UserError: no image has a class.
+    """
+    if not np.any(labels >= 0):
+        raise UserError(
+            f"The images of {where} have no classes: leave --config.data.per_class unset, or sort them into "
+            "class folders."
+        )
+    rows = [np.flatnonzero(labels == label)[:count] for label in np.unique(labels) if label >= 0]
+    return np.sort(np.concatenate(rows))
+
+
+# --- decoding
+
+
+def decode(data: bytes, size: int | None = None) -> np.ndarray:
+    """Decodes one image file, upright as its EXIF orientation says.
+
+    Args:
+      data: the bytes of the file.
+      size: side in pixels of the result; None keeps the image's own size.
+
+    Returns:
+      uint8 `[H, W, 1]` for a grey image, else `[H, W, 3]`. Transparency is dropped; 16 bits become 8.
+
+    Raises:
+      Exception: whatever Pillow meets in a damaged file.
+    """
+    with Image.open(io.BytesIO(data)) as opened:
+        image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode in GREY_16:
+        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    pixels = np.asarray(fit(image, size) if size else image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Resizes the short side to `size` pixels (bicubic, antialiased) and crops the centre square."""
+    width, height = image.size
+    short = min(width, height)
+    width, height = size * width // short, size * height // short
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def decode_all(
+    items: Iterable[tuple[int, str, Reader]], count: int, request: Request, where: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Decodes images in parallel into one array.
+
+    Args:
+      items: row in the result, name, and a function that gives the bytes of the file.
+      count: how many items there are.
+      request: the size and the memory limit.
+      where: the source, for messages.
+
+    Returns:
+      images uint8 `[M, H, W, C]` in the order of their rows, the rows int `[M]` that could be read, and the
+      names of the others.
+
+    Raises:
+      UserError: several sizes without `size`, too much memory, or nothing that can be read.
+    """
+    images, first = np.zeros((0, 0, 0, 0), np.uint8), ""
+    good, skipped = np.zeros(count, bool), {}
+    for row, name, pixels in tqdm.tqdm(
+        _decoded(items, request.size),
+        total=count,
+        desc=f"decoding {where}",
+        unit="img",
+        disable=count < PROGRESS_FROM or not sys.stderr.isatty(),
+    ):
+        if pixels is None:
+            skipped[row] = name
+            continue
+        if not first:
+            check_memory((count, *pixels.shape), request.max_gib, where)
+            images, first = np.zeros((count, *pixels.shape), np.uint8), name
+        if pixels.shape[:2] != images.shape[1:3]:
+            raise UserError(
+                f"The images of {where} differ in size ({first}: {_size(images[0])}, {name}: "
+                f"{_size(pixels)}): set --config.data.size=... to resize and crop them."
+            )
+        if pixels.shape[2] > images.shape[3]:  # the first colour image after grey ones
+            check_memory((count, *pixels.shape), request.max_gib, where)
+            images = np.repeat(images, 3, axis=3)
+        images[row], good[row] = pixels, True
+    if not first:
+        raise UserError(f"None of the {count} images in {where} can be read.")
+    rows = np.flatnonzero(good)
+    return images if good.all() else images[rows], rows, [skipped[row] for row in sorted(skipped)]
+
+
+def _decoded(
+    items: Iterable[tuple[int, str, Reader]], size: int | None
+) -> Iterator[tuple[int, str, np.ndarray | None]]:
+    """Decodes in threads (Pillow releases the interpreter), a bounded number of images ahead."""
+
+    def one(item: tuple[int, str, Reader]) -> tuple[int, str, np.ndarray | None]:
+        row, name, read = item
+        try:
+            return row, name, decode(read(), size)
+        except MemoryError:
+            raise
+        except Exception:  # Pillow's readers raise anything at all on damaged files
+            return row, name, None
+
+    workers = os.cpu_count() or 1
+    items = iter(items)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        # Remarks on odd metadata; what cannot be read is counted and named by the caller.
+        warnings.filterwarnings("ignore", module="PIL")
+        while batch := list(itertools.islice(items, 32 * workers)):
+            yield from pool.map(one, batch)
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"
+
+
+def check_memory(shape: tuple[int, ...], max_gib: float, where: str) -> None:
+    """Raises UserError where a uint8 array of `shape` exceeds `max_gib` GiB."""
+    gib = np.prod([float(n) for n in shape]) / 2**30
+    if gib > max_gib:
+        raise UserError(
+            f"The images of {where} need {gib:.3g} GiB ({' x '.join(map(str, shape))}), more than "
+            f"max_gib = {max_gib:g}: set --config.data.size=... smaller, or raise --config.data.max_gib."
+        )
+
+
+# --- the cache of decoded images
+
+
+def cached(
+    identity: object, request: Request, where: str, make: Callable[[], tuple[Dataset, list[str]]]
+) -> Dataset:
+    """Returns what `make` gave for the same files and request before, or makes and stores it.
+
+    Args:
+      identity: what changes when the files do; JSON.
+      request: what is wanted of them.
+      where: the source, for messages.
+      make: gives the data set and the names of unreadable images, which are reported either way.
+
+    Raises:
+      UserError: the stored images exceed `max_gib`, or what `make` raises.
+    """
+    key = json.dumps([CACHE_VERSION, identity, request.split, request.size, request.per_class])
+    file = cache_folder(request.cache) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    stored = _read_cache(file, request.max_gib, where)
+    if stored is None:
+        stored = make()
+        _write_cache(file, *stored)
+    dataset, skipped = stored
+    if skipped:
+        named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        log.warning("left out %d unreadable images of %s: %s", len(skipped), where, named)
+    return dataset
+
+
+def cache_folder(cache: str | None) -> pathlib.Path:
+    """Returns the folder for downloads and decoded images; it need not exist."""
+    return pathlib.Path(cache or os.environ.get("SSL_JAX_CACHE") or "~/.cache/ssl_jax").expanduser()
+
+
+def _read_cache(file: pathlib.Path, max_gib: float, where: str) -> tuple[Dataset, list[str]] | None:
+    """Returns what was stored, or None where there is nothing or it is damaged (zip checks a CRC)."""
+    try:
+        # Opened here because np.load leaves a truncated file open.
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
+            check_memory(tuple(data["shape"].tolist()), max_gib, where)
+            dataset = Dataset(
+                str(data["name"]), data["images"], data["labels"], tuple(data["classes"].tolist())
+            )
+            return dataset, data["skipped"].tolist()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        log.info("rebuilding the damaged cache file %s (%s)", file, error)
+        return None
+
+
+def _write_cache(file: pathlib.Path, dataset: Dataset, skipped: list[str]) -> None:
+    """Writes to a temporary file and renames it, so that a reader never sees half a file."""
+    arrays: dict[str, Any] = {
+        "name": np.array(dataset.name),
+        "shape": np.array(dataset.images.shape),
+        "images": dataset.images,
+        "labels": dataset.labels,
+        "classes": np.array(dataset.classes, np.str_),
+        "skipped": np.array(skipped, np.str_),
+    }
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as stream:
+            np.savez(stream, **arrays)
+        os.replace(temporary, file)
+    except OSError as error:
+        log.warning("decoded images are not cached in %s (%s)", file.parent, error)
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -1,0 +1,139 @@
+"""Data sets that TensorFlow Datasets has prepared as ArrayRecord files, read without TensorFlow."""
+
+from collections.abc import Iterator
+import functools
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+from ssl_jax.data import Dataset, Request
+from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class
+from ssl_jax.errors import UserError
+
+
+def load(name: str, request: Request, path: str | None = None) -> Dataset:
+    """Loads one split of a prepared data set; "test" is its test split or, lacking one, its validation split.
+
+    Args:
+      name: as in tfds: "NAME", "NAME/CONFIG", either with ":VERSION" (the newest one otherwise).
+      request: which split, how large, and where decoded images are cached. The first `per_class` images are
+        those first in the files.
+      path: the folder of prepared data sets; None is $TFDS_DATA_DIR, then ~/tensorflow_datasets.
+
+    Raises:
+      UserError: the package is missing, the data set is not prepared, has no such split or no images.
+    """
+    place = _find_or_explain(name, path)
+    info = (place / "dataset_info.json").read_text()
+    split = _splits(info).get(request.split)
+    if split is None:
+        raise UserError(
+            f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}."
+        )
+
+    def make() -> tuple[Dataset, list[str]]:
+        examples, image_key, classes = _examples(place, split)
+        known = [examples[row]["label"] for row in range(len(examples))] if classes else -1
+        labels = np.full(len(examples), known, np.int32)
+        rows = np.arange(len(labels))
+        if request.per_class is not None:
+            rows = first_per_class(labels, request.per_class, f"tfds:{name}")
+        items = _read(examples, image_key, rows)
+        images, kept, skipped = decode_all(items, len(rows), request, f"tfds:{name}")
+        return Dataset(f"tfds:{name}", images, labels[rows[kept]], classes), skipped
+
+    return cached([str(place.resolve()), info], request, f"tfds:{name}", make)
+
+
+def splits(name: str, path: str | None = None) -> tuple[str, ...]:
+    """Returns which of "train" and "test" a prepared data set has.
+
+    Args:
+      name: as for `load`.
+      path: as for `load`.
+
+    Raises:
+      UserError: the data set is not prepared.
+    """
+    return tuple(_splits((_find_or_explain(name, path) / "dataset_info.json").read_text()))
+
+
+def roots(path: str | None) -> list[pathlib.Path]:
+    """Returns the folders in which prepared data sets are looked for."""
+    places = [path, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
+    return [pathlib.Path(place).expanduser() for place in places if place]
+
+
+def find(name: str, path: str | None = None) -> pathlib.Path | None:
+    """Returns the folder of a data set's newest version in ArrayRecord format, or None.
+
+    Args:
+      name: as for `load`.
+      path: as for `load`.
+    """
+    for root in roots(path):
+        folder = root / name.replace(":", "/")
+        prepared = [place for place in [folder, *folder.glob("*")] if _is_array_record(place)]
+        if prepared:
+            return max(prepared, key=lambda place: [int(n) for n in re.findall(r"\d+", place.name)])
+    return None
+
+
+def _is_array_record(folder: pathlib.Path) -> bool:
+    info = folder / "dataset_info.json"
+    return info.is_file() and json.loads(info.read_text()).get("fileFormat") == "array_record"
+
+
+def _find_or_explain(name: str, path: str | None) -> pathlib.Path:
+    place = find(name, path)
+    if place is None:
+        looked = ", ".join(str(root / name.replace(":", "/")) for root in roots(path))
+        raise UserError(
+            f"tfds:{name} is not prepared as ArrayRecord (looked in {looked}): run 'tfds build {name} "
+            "--file_format=array_record' where TensorFlow is installed, and set --config.data.path=... or "
+            "$TFDS_DATA_DIR to the folder it writes to."
+        )
+    return place
+
+
+def _names(info: str) -> list[str]:
+    return [split["name"] for split in json.loads(info)["splits"]]
+
+
+def _splits(info: str) -> dict[str, str]:
+    """Returns our name -> their name of the splits in a dataset_info.json."""
+    ours = {"train": ("train",), "test": ("test", "validation")}
+    held = {
+        name: [theirs for theirs in candidates if theirs in _names(info)] for name, candidates in ours.items()
+    }
+    return {name: theirs[0] for name, theirs in held.items() if theirs}
+
+
+def _examples(place: pathlib.Path, split: str) -> tuple[Any, str, tuple[str, ...]]:
+    """Returns the examples (images still encoded), the key of the image, and the names of the classes."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"Reading {place} needs tensorflow_datasets ({error}): pip install -e .[tfds]."
+        ) from error
+    # From its folder: by name, tfds would try to download and prepare what it lacks.
+    builder = tfds.builder_from_directory(place)
+    features = dict(builder.info.features.items())
+    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    if not images:
+        raise UserError(f"The data set in {place} has no image feature, only {', '.join(features)}.")
+    label = features.get("label")
+    classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+    decoders = {key: tfds.decode.SkipDecoding() for key in images}
+    return builder.as_data_source(split, decoders=decoders), images[0], classes
+
+
+def _read(examples: Any, image_key: str, rows: np.ndarray) -> Iterator[tuple[int, str, Reader]]:
+    # Read here and not in the decoding threads, for which its readers make no promise.
+    for position, row in enumerate(rows.tolist()):
+        yield position, f"example {row}", functools.partial(bytes, examples[row][image_key])

@@ -1,0 +1,135 @@
+"""The one named axis of the training step, and how a step is mapped over devices.
+
+Everything that a method needs from the other replicas goes through the few functions here. Inside a mapped
+function each replica sees its own rows of the global batch; replica r of W holds rows r*n to (r+1)*n.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "data"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Returns a one-dimensional mesh over `devices` (default: all), whose only axis is `AXIS`."""
+    devices = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+
+
+def mean(tree: Any) -> Any:
+    """Averages every leaf over the replicas; the result is the same on all of them."""
+    return jax.lax.pmean(tree, AXIS)
+
+
+def total(tree: Any) -> Any:
+    """Sums every leaf over the replicas; the result is the same on all of them."""
+    return jax.lax.psum(tree, AXIS)
+
+
+def all_gather(x: jax.Array) -> jax.Array:
+    """Concatenates [n, ...] over the replicas to [N, ...]; differentiable (its transpose sums and scatters)."""
+    return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
+def vary_like(x: jax.Array, other: jax.Array) -> jax.Array:
+    """Marks `x` as varying over the axes that `other` varies over; the transpose sums over them.
+
+    Only shard_map's replication checking asks for it: a derivative of one's own must be told that weights meet
+    values that differ between replicas, and the carry of a scan must start with the type it ends with.
+    """
+    axes = tuple(jax.typeof(other).manual_axis_type.varying - jax.typeof(x).manual_axis_type.varying)
+    return jax.lax.pcast(x, axes, to="varying") if axes else x
+
+
+def positions(n: int) -> jax.Array:
+    """Positions [n] of this replica's rows in the global batch."""
+    return jax.lax.axis_index(AXIS) * n + jax.numpy.arange(n)
+
+
+def example_keys(rng: jax.Array, positions: jax.Array) -> jax.Array:
+    """One key an example, from its position in the global batch: independent of the number of devices.
+
+    Args:
+      rng: a key that all replicas share.
+      positions: positions [n] in the global batch.
+
+    Returns:
+      keys [n].
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(rng, positions)
+
+
+def map_replicas(
+    fn: Callable[..., Any],
+    mesh: Mesh,
+    in_specs: tuple[Any, ...],
+    out_specs: Any,
+    *,
+    mapping: str = "shard_map",
+    donate: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Maps `fn` over the replicas of `mesh` and compiles it.
+
+    This is the only place that knows `jax.shard_map` from `jax.pmap`; arguments and results have global shapes
+    under both. With shard_map, JAX proves while tracing that whatever `out_specs` calls replicated is so.
+
+    Args:
+      fn: the per-replica function; `AXIS` is bound inside it.
+      mesh: from `make_mesh`.
+      in_specs: one pytree prefix of `PartitionSpec` an argument.
+      out_specs: a pytree prefix of `PartitionSpec` for the result.
+      mapping: 'shard_map' or 'pmap'.
+      donate: positions of arguments whose buffers the result may reuse.
+
+    Returns:
+      the compiled function.
+    """
+    if mapping == "shard_map":
+        mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+        return jax.jit(mapped, donate_argnums=donate)
+    # pmap wants the replicas as an axis of their own: split the sharded axis going in, merge it coming out.
+    replicas = mesh.devices.size
+    mapped = jax.pmap(
+        fn,
+        AXIS,
+        in_axes=jax.tree.map(_sharded_axis, in_specs, is_leaf=_is_spec),
+        out_axes=jax.tree.map(_sharded_axis, out_specs, is_leaf=_is_spec),
+        devices=list(mesh.devices.flat),
+    )
+
+    def split(spec: P, tree: Any) -> Any:
+        axis = _sharded_axis(spec)
+        if axis is None:
+            return tree
+        return jax.tree.map(
+            lambda x: x.reshape(*x.shape[:axis], replicas, x.shape[axis] // replicas, *x.shape[axis + 1 :]), tree
+        )
+
+    def merge(spec: P, tree: Any) -> Any:
+        axis = _sharded_axis(spec)
+        if axis is None:
+            return tree
+        return jax.tree.map(lambda x: x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), tree)
+
+    def call(*args: Any) -> Any:
+        args = jax.tree.map(split, in_specs, args, is_leaf=_is_spec)
+        return jax.tree.map(merge, out_specs, mapped(*args), is_leaf=_is_spec)
+
+    return call
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a copy of every leaf on every device of `mesh`."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def _is_spec(x: Any) -> bool:
+    return isinstance(x, P)
+
+
+def _sharded_axis(spec: P) -> int | None:
+    return tuple(spec).index(AXIS) if AXIS in tuple(spec) else None

@@ -1,0 +1,105 @@
+"""What a run tells: a progress bar on a terminal, plain lines elsewhere, JSON lines and TensorBoard in the workdir."""
+
+import json
+import pathlib
+import sys
+import time
+from typing import Any
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class Log:
+    """The log of one run.
+
+    Args:
+      workdir: folder of the run.
+      start: updates done before this start; later entries of an earlier start are dropped.
+      total: updates of the run.
+      batch_size: images an update.
+      steps_per_epoch: updates an epoch.
+    """
+
+    def __init__(self, workdir: str, start: int, total: int, batch_size: int, steps_per_epoch: int) -> None:
+        folder = pathlib.Path(workdir)
+        self._path = folder / "metrics.jsonl"
+        self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
+        self._keep_until(start)
+        self._file = self._path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total * batch_size,
+            initial=start * batch_size,
+            unit="img",
+            unit_scale=True,
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._last = (time.time(), start)
+        self._shown: dict[str, str] = {}
+
+    def _keep_until(self, start: int) -> None:
+        """Drops entries after the step that is resumed from, and a line that a kill cut short."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry["step"] <= start:
+                kept.append(line + "\n")
+        self._path.write_text("".join(kept))
+
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the progress bar to `step` updates done."""
+        self._shown["loss"] = f"{loss:.4f}"
+        if self._terminal:
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update(step * self._batch - self._bar.n)
+
+    def write(self, step: int, values: dict[str, float], *, show: dict[str, str] | None = None) -> None:
+        """Records values after `step` updates.
+
+        Args:
+          step: updates done.
+          values: name to number.
+          show: further things for people, such as the kNN accuracy, kept on the progress bar.
+        """
+        self._shown.update(show or {})
+        entry: dict[str, Any] = {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if not self._terminal:
+            self._line(step)
+
+    def rate(self, step: int) -> float:
+        """Images a second since the last call."""
+        now = time.time()
+        then, before = self._last
+        self._last = (now, step)
+        return (step - before) * self._batch / max(now - then, 1e-9)
+
+    def skip_time(self, seconds: float) -> None:
+        """Leaves the time of an evaluation or a checkpoint out of the rate."""
+        self._last = (self._last[0] + seconds, self._last[1])
+
+    def _line(self, step: int) -> None:
+        shown = "  ".join(f"{k} {v}" for k, v in self._shown.items())
+        print(f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the progress bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Closes all files."""
+        self._bar.close()
+        self._board.close()
+        self._file.close()

@@ -1,0 +1,185 @@
+"""The contract of a method. One file a method in this package; a name is a path.
+
+`config.method.name = 'byol'` is `ssl_jax/methods/byol.py`, which defines one subclass of `Method`. Nothing else has
+to know it.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
+
+from ssl_jax.augment.view import View, evaluation
+from ssl_jax.errors import UserError, nearest
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a method may know of the run: banks are sized and schedules computed from it."""
+
+    num_examples: int  # training images
+    batch_size: int  # global batch of images (views not counted) that one update sees
+    steps_per_epoch: int  # updates
+    total_steps: int  # updates
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A self-supervised method; its fields are the hyper-parameters, with the paper's values as defaults.
+
+    `params` are what the optimiser moves and `state` is everything else that changes (running statistics, targets,
+    queues). `params['backbone']` holds the backbone and nothing else. `loss` runs on each replica's share of the
+    batch; what it needs of the others goes through `ssl_jax.dist`.
+    """
+
+    backbone: nn.Module
+
+    uses_labels = False
+
+    def views(self) -> dict[str, View]:
+        """View name to recipe; by default every field that is a `View`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, View)}
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        """Refuses, with a `UserError`, images on which the method has no meaning."""
+        for name, view in self.views().items():
+            view.check(name, height, width, channels)
+
+    def eval_view(self, centre: float) -> View:
+        """How evaluation sees an image: centre crop of that share of the short side, normalised as in training."""
+        return evaluation(next(iter(self.views().values())), centre)
+
+    def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        """Returns fresh `(params, state)` for a batch of views."""
+        raise NotImplementedError
+
+    def loss(
+        self, params: Any, state: Any, batch: Batch, *, rng: jax.Array, step: jax.Array, info: Info, train: bool = True
+    ) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+        """The loss on this replica's rows.
+
+        Args:
+          params: what is differentiated.
+          state: everything else.
+          batch: `{view name: [B, H, W, C], 'index': [B], 'label': [B] (-1 unknown), 'position': [B]}`.
+          rng: the step's key, the same on all replicas; for randomness of an example use `dist.example_keys`.
+          step: updates done so far.
+          info: of the run.
+          train: use the batch's statistics.
+
+        Returns:
+          `(loss, (state, aux))`: the mean over this replica's rows; aux has 'metrics' (means over the rows) and
+          'features' (the stopped backbone output [B, D] of one view, for the online probe).
+        """
+        raise NotImplementedError
+
+    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+        """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""
+        variables = {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
+        return self.backbone.apply(variables, images, train=False, stage=stage).astype(jnp.float32)
+
+    def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> Any:
+        """State after the optimiser moved the parameters; `step` counts the updates before it."""
+        del params, step, info
+        return state
+
+    def groups(self, params: Any) -> Any:
+        """A tree of labels like `params`; `config.optim.<label>` is the optimiser of each group."""
+        return jax.tree.map(lambda _: "default", params)
+
+    def specs(self) -> Any:
+        """How `state` lies over the devices: a pytree prefix of `PartitionSpec`; by default each has all of it."""
+        return P()
+
+    def chance(self, info: Info) -> float:
+        """The loss of an answer that knows nothing."""
+        raise NotImplementedError
+
+
+def names() -> list[str]:
+    """Names of all methods: the files beside this one."""
+    return sorted(p.stem for p in pathlib.Path(__file__).parent.glob("*.py") if p.stem != "__init__")
+
+
+def find(name: str) -> type[Method]:
+    """Returns the class of the method called `name`.
+
+    Raises:
+      UserError: if there is no such method, naming the nearest.
+    """
+    if name not in names():
+        raise UserError(f"There is no method '{name}' in ssl_jax/methods. {nearest(name, names())}")
+    module = importlib.import_module(f"ssl_jax.methods.{name}")
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    return next(c for c in own if issubclass(c, Method))
+
+
+def build(config: Any, backbone: nn.Module) -> Method:
+    """Makes the method that `config` (the config's `method` part) describes, around a backbone.
+
+    Raises:
+      UserError: for an unknown method or field.
+    """
+    fields = {k: v for k, v in config.items() if k != "name"}
+    cls = find(config["name"])
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    for name, value in fields.items():
+        if name not in known:
+            raise UserError(f"config.method.{name} is no field of {config['name']}. {nearest(name, known)}")
+        if isinstance(known[name].default, View):
+            fields[name] = View(**{k: _tuples(v) for k, v in value.items()})
+        else:
+            fields[name] = _tuples(value)
+    return cls(backbone=backbone, **fields)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists to tuples: a config that was stored as JSON has lists, and fields must be hashable."""
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def apply(module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool) -> tuple[jax.Array, Any]:
+    """Runs one part of a network and moves its running statistics.
+
+    Args:
+      module: the part.
+      name: its place in `params` and `stats`.
+      params: parameters of all parts, by name.
+      stats: running statistics of all parts, by name.
+      x: input.
+      train: use the statistics of the batch.
+
+    Returns:
+      output, and `stats` with this part's entry moved on.
+    """
+    variables = {"params": params[name], "batch_stats": stats.get(name, {})}
+    if not train:
+        return module.apply(variables, x, train=False), stats
+    out, moved = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    return out, {**stats, name: moved.get("batch_stats", {})}
+
+
+def initialise(parts: dict[str, nn.Module], rng: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+    """Initialises a chain of parts, each fed with the output of the one before.
+
+    Args:
+      parts: name to module, in order; the first takes `x`.
+      rng: a key.
+      x: input of the first part.
+
+    Returns:
+      parameters and running statistics, each a dict by part name.
+    """
+    params, stats = {}, {}
+    for i, (name, module) in enumerate(parts.items()):
+        x, variables = module.init_with_output(jax.random.fold_in(rng, i), x, train=True)
+        params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
+    return params, stats

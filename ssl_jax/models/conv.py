@@ -1,0 +1,155 @@
+"""Convolution whose weight gradient is quick on a CPU as well.
+
+XLA's CPU backend computes the weight gradient of a convolution at a small part of the machine's rate (4 of 60
+GFLOP/s for 3x3 at 32x32x16 on two cores). Here it is a sum over small blocks of images of one matrix product
+each, whose unfolded operand stays in the cache. Accelerators keep XLA's own gradient.
+"""
+
+from collections.abc import Callable
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from ssl_jax import dist
+
+# The unfolded block that was fastest over the layers of a ResNet-18 of 16 to 128 channels: about the L2 cache.
+_BLOCK_BYTES = 2_400_000
+
+# torchvision's ResNet initialisation: Kaiming normal, fan out.
+kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Conv(nn.Module):
+    """2-D convolution of NHWC images with square kernel and symmetric zero padding of (kernel - 1) // 2.
+
+    Attributes:
+      features: output channels.
+      kernel: side of the kernel, pixels.
+      stride: step of the kernel, pixels.
+      use_bias: whether to add a bias per channel.
+      dtype: type that is computed in; parameters stay float32.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+    kernel_init: Callable[..., Any] = kaiming_normal
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:  # [N, H, W, C] -> [N, H', W', features]
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        w = self.param("kernel", self.kernel_init, shape)
+        y = conv2d(x.astype(self.dtype), w.astype(self.dtype), self.stride, (self.kernel - 1) // 2)
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
+
+
+def conv2d(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+    """Cross-correlates images with a kernel.
+
+    Args:
+      x: images [N, H, W, C].
+      w: kernel [k, k, C, K].
+      stride: step in both directions, pixels.
+      padding: zeros added on each side, pixels.
+
+    Returns:
+      [N, H', W', K] with H' = (H + 2 padding - k) // stride + 1.
+    """
+    return _conv(x, dist.vary_like(w, x), stride, padding)
+
+
+def _xla_conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+    return _xla_conv(x, w, stride, padding)
+
+
+def _conv_forward(x, w, stride, padding):
+    return _xla_conv(x, w, stride, padding), (x, w)
+
+
+def _conv_backward(stride, padding, residuals, g):
+    x, w = residuals
+    _, input_gradient = jax.vjp(lambda x: _xla_conv(x, w, stride, padding), x)
+    dw = lax.platform_dependent(
+        x,
+        g,
+        cpu=lambda x, g: blocked_weight_gradient(x, g, w.shape[0], stride, padding).astype(w.dtype),
+        default=lambda x, g: jax.vjp(lambda w: _xla_conv(x, w, stride, padding), w)[1](g)[0],
+    )
+    return input_gradient(g)[0], dw
+
+
+_conv.defvjp(_conv_forward, _conv_backward)
+
+
+def blocked_weight_gradient(x: jax.Array, g: jax.Array, kernel: int, stride: int, padding: int) -> jax.Array:
+    """Weight gradient of `conv2d` as a sum of cache-sized matrix products.
+
+    Args:
+      x: images [N, H, W, C].
+      g: gradient of the output [N, H', W', K].
+      kernel: side k of the kernel.
+      stride: of the convolution.
+      padding: of the convolution.
+
+    Returns:
+      gradient [k, k, C, K] in float32 (float64 for float64 input).
+    """
+    c, k = x.shape[-1], g.shape[-1]
+    # Unfold whichever side is the narrower; the gradient side only lines up with the input at stride 1.
+    unfold_g = stride == 1 and k <= c
+    taps = [(i, j) for i in range(kernel) for j in range(kernel)]
+    if unfold_g:
+        wide, narrow = _pad(g, kernel - 1 - padding), x
+        starts = [(kernel - 1 - i, kernel - 1 - j) for i, j in taps]
+    else:
+        wide, narrow, starts = _pad(x, padding), g, taps
+    n, h, w = narrow.shape[:3]
+    block = _block_size(n, h * w * len(taps) * wide.shape[-1] * 4)
+    accumulator = jnp.promote_types(x.dtype, jnp.float32)
+
+    def add_block(total, pair):
+        wide, narrow = pair
+        columns = jnp.concatenate(
+            [
+                wide[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
+                for i, j in starts
+            ],
+            axis=-1,
+        ).reshape(block * h * w, -1)
+        rows = narrow.reshape(block * h * w, -1)
+        return total + jnp.matmul(rows.T, columns, preferred_element_type=accumulator), None
+
+    start = dist.vary_like(jnp.zeros((narrow.shape[-1], len(taps) * wide.shape[-1]), accumulator), g)
+    blocks = [a.reshape(n // block, block, *a.shape[1:]) for a in (wide, narrow)]
+    dw, _ = lax.scan(add_block, start, blocks)
+    if unfold_g:
+        return dw.reshape(c, kernel, kernel, k).transpose(1, 2, 0, 3)
+    return dw.reshape(k, kernel, kernel, c).transpose(1, 2, 3, 0)
+
+
+def _block_size(n: int, bytes_per_image: int) -> int:
+    """The largest divisor of n that is a power of two and whose block fits the cache; at least 1."""
+    largest = math.gcd(n, 1 << 20)
+    while largest > 1 and largest * bytes_per_image > _BLOCK_BYTES:
+        largest //= 2
+    return largest
+
+
+def _pad(x: jax.Array, padding: int) -> jax.Array:
+    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))

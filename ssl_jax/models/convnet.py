@@ -1,0 +1,51 @@
+"""A small convolutional backbone for tiny images such as 8x8 digits."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax.models.conv import Conv
+from ssl_jax.models.norm import Norm
+
+
+class ConvNet(nn.Module):
+    """Three 3x3 convolutions, the last two with stride 2, each followed by a norm and a ReLU.
+
+    Attributes:
+      width: channels of the first layer, doubled by each further one.
+      norm: 'batch', 'group', 'layer' or 'none'.
+      bn_groups: BatchNorm groups of the global batch.
+      dtype: type that is computed in.
+    """
+
+    width: int = 32
+    norm: str = "batch"
+    bn_groups: int = 1
+    dtype: Any = jnp.float32
+
+    @property
+    def stages(self) -> int:
+        """Number of layers whose output can be asked for."""
+        return 3
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None) -> jax.Array:
+        """Encodes images.
+
+        Args:
+          x: normalised images [B, H, W, C].
+          train: use the statistics of the batch, and update the running ones.
+          stage: layer (1 to 3) whose output is wanted; default the last.
+
+        Returns:
+          globally average-pooled features [B, D].
+        """
+        x = x.astype(self.dtype)
+        for i in range(stage or self.stages):
+            x = Conv(self.width * 2**i, stride=1 if i == 0 else 2, dtype=self.dtype, name=f"stage{i + 1}")(x)
+            x = nn.relu(
+                Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")(x, train)
+            )
+        return x.mean((1, 2))

@@ -1,0 +1,110 @@
+"""Normalisation layers, with BatchNorm groups that do not depend on the number of devices."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from ssl_jax import dist
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over groups of the global batch, with torch's conventions.
+
+    With `groups` = 1 the statistics are those of the global batch ("SyncBN"). Otherwise group g is rows
+    g N / G to (g + 1) N / G of the global batch, and the number of replicas must divide G. The batch is normalised
+    with the biased variance; the running variance is the unbiased one, as in torch. Statistics are float32.
+
+    Attributes:
+      groups: number G of groups of the global batch.
+      momentum: weight of the old running value (0.9 is torch's 0.1).
+      epsilon: added to the variance.
+      use_scale: whether to learn a scale.
+      use_bias: whether to learn an offset.
+      zero_scale: start the scale at zero (last layer of a residual block).
+      dtype: type of the output.
+    """
+
+    groups: int = 1
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
+    zero_scale: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # [N, ..., C] -> [N, ..., C]
+        channels = x.shape[-1]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        scale = self._parameter("scale", self.use_scale, float(not self.zero_scale), channels)
+        bias = self._parameter("bias", self.use_bias, 0.0, channels)
+
+        # On a single replica outside a mapped axis there is no group to see: initialisation only makes shapes.
+        if not train or self.is_initializing():
+            return self._normalise(x, running_mean.value, running_var.value, scale, bias)
+        replicas = lax.axis_size(dist.AXIS)
+        local_groups = 1 if self.groups == 1 else self._local_groups(len(x), replicas)
+        grouped = x.reshape(local_groups, -1, channels)
+        wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
+        moments = jnp.stack([wide.mean(1), jnp.square(wide).mean(1)])  # [2, groups, C]
+        if self.groups == 1:
+            moments = dist.mean(moments)
+        mean, var = moments[0], jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)
+        count = grouped.shape[1] * (replicas if self.groups == 1 else 1)
+        self._update(running_mean, dist.mean(mean.mean(0)))
+        self._update(running_var, dist.mean(var.mean(0)) * (count / max(count - 1, 1)))
+        y = self._normalise(grouped, mean[:, None], var[:, None], scale, bias)
+        return y.reshape(x.shape)
+
+    def _parameter(self, name: str, wanted: bool, value: float, channels: int) -> jax.Array | float:
+        if not wanted:
+            return 1.0 if name == "scale" else 0.0
+        return self.param(name, nn.initializers.constant(value), (channels,))
+
+    def _local_groups(self, rows: int, replicas: int) -> int:
+        local, rest = divmod(self.groups, replicas)
+        if rest or rows % max(local, 1):
+            raise ValueError(
+                f"{self.groups} BatchNorm groups cannot be laid over {replicas} devices of {rows} rows each; "
+                "set config.model.bn_groups to 1 or to a multiple of the number of devices that divides the batch"
+            )
+        return local
+
+    def _update(self, running: nn.Variable, value: jax.Array) -> None:
+        running.value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(value)
+
+    def _normalise(self, x, mean, var, scale, bias):
+        factor = lax.rsqrt(var + self.epsilon) * scale
+        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+
+
+class Norm(nn.Module):
+    """The normalisation that a backbone is asked for by name.
+
+    Attributes:
+      kind: 'batch', 'group' (32 groups of channels, fewer where there are fewer channels), 'layer' or 'none'.
+      groups: BatchNorm groups of the global batch.
+      zero_scale: start the scale at zero.
+      dtype: type of the output.
+    """
+
+    kind: str = "batch"
+    groups: int = 1
+    zero_scale: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        scale_init = nn.initializers.constant(float(not self.zero_scale))
+        if self.kind == "batch":
+            return BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")(x, train)
+        if self.kind == "group":
+            groups = min(32, x.shape[-1])
+            return nn.GroupNorm(groups, dtype=self.dtype, scale_init=scale_init, name="group")(x)
+        if self.kind == "layer":
+            return nn.LayerNorm(dtype=self.dtype, scale_init=scale_init, name="layer")(x)
+        return x

@@ -1,0 +1,188 @@
+"""Optimisers, schedules and parameter groups, built from optax.
+
+Every group of parameters that a method names has its own entry in `config.optim`; the fields are in
+`configs/common.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssl_jax.errors import UserError, nearest
+
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def decayed(params: Any, exclude: str) -> Any:
+    """Which parameters take weight decay (and LARS's trust ratio).
+
+    Args:
+      params: a tree of parameters.
+      exclude: '1d' leaves out biases and everything in a norm, the rule of SimCLR, BYOL, MoCo v3, Barlow Twins and
+        VICReg; 'none' leaves out nothing (MoCo, SimSiam, SwAV).
+
+    Returns:
+      a tree of bool.
+    """
+    if exclude not in ("1d", "none"):
+        raise UserError(f"config.optim.*.exclude is '{exclude}': use '1d' or 'none'.")
+    return jax.tree.map(lambda p: exclude == "none" or p.ndim > 1, params)
+
+
+def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_steps: int) -> Schedule:
+    """The learning rate as a function of the number of updates done.
+
+    Args:
+      config: one group of `config.optim`.
+      batch_size: N, images an update.
+      steps_per_epoch: updates an epoch.
+      total_steps: updates of the run.
+
+    Returns:
+      a schedule: linear warm-up from 0, then cosine, steps or constant; with `per_epoch` it moves once an epoch.
+    """
+    scales = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}
+    if config.scaling not in scales:
+        raise UserError(f"config.optim.*.scaling is '{config.scaling}'. {nearest(config.scaling, scales)}")
+    peak = config.learning_rate * scales[config.scaling]
+    warmup = config.warmup_epochs * steps_per_epoch
+
+    def schedule(step: jax.Array) -> jax.Array:
+        if config.per_epoch:
+            step = step // steps_per_epoch * steps_per_epoch
+        value = peak * _decay(config, step, warmup, steps_per_epoch, total_steps)
+        return jnp.where(step < warmup, peak * step / max(warmup, 1), value) if warmup else value
+
+    return schedule
+
+
+def _decay(config: Any, step: jax.Array, warmup: float, steps_per_epoch: int, total_steps: int) -> jax.Array:
+    if config.schedule == "constant":
+        return jnp.ones(())
+    if config.schedule == "steps":
+        passed = [step >= e * steps_per_epoch for e in config.milestones]
+        return config.factor ** jnp.sum(jnp.array(passed))
+    if config.schedule != "cosine":
+        known = ("cosine", "constant", "steps")
+        raise UserError(f"config.optim.*.schedule is '{config.schedule}'. {nearest(config.schedule, known)}")
+    progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+    return config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+
+def lars(schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, order: str, mask: Callable) -> Any:
+    """LARS in either order of momentum and learning rate (they differ while the rate changes).
+
+    Args:
+      schedule: learning rate by update.
+      momentum: m.
+      weight_decay: lambda, added to the gradient where `mask` says so.
+      trust: eta; the local ratio is eta |w| / |g + lambda w|, or 1 where either is zero or the mask is False.
+      order: 'inside': v <- m v + lr r g', w <- w - v (SimCLR's TensorFlow code); 'outside': v <- m v + r g',
+        w <- w - lr v (BYOL, MoCo v3, Barlow Twins, VICReg).
+      mask: params -> tree of bool.
+
+    Returns:
+      an optax transformation.
+    """
+    rate = optax.scale_by_learning_rate(schedule)
+    trace = optax.trace(momentum)
+    if order not in ("inside", "outside"):
+        raise UserError(f"config.optim.*.lars_order is '{order}': use 'inside' or 'outside'.")
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay, mask),
+        optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust), mask),
+        *((rate, trace) if order == "inside" else (trace, rate)),
+    )
+
+
+class _Frozen(NamedTuple):
+    count: jax.Array
+    inner: Any
+
+
+def frozen_until(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
+    """Holds parameters still for the first `steps` updates: no update, no decay, no momentum gathered."""
+
+    def init(params):
+        return _Frozen(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params=None):
+        moved, inner_state = inner.update(updates, state.inner, params)
+        active = state.count >= steps
+        moved = jax.tree.map(lambda u: jnp.where(active, u, jnp.zeros_like(u)), moved)
+        inner_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), inner_state, state.inner)
+        return moved, _Frozen(state.count + 1, inner_state)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.GradientTransformation:
+    def mask(params):
+        return decayed(params, config.exclude)
+
+    decay = optax.add_decayed_weights(config.weight_decay, mask)
+    momentum = optax.trace(config.momentum, nesterov=config.nesterov)
+    kinds = {
+        "sgd": lambda: optax.chain(decay, momentum, optax.scale_by_learning_rate(schedule)),
+        "adamw": lambda: optax.adamw(
+            schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask
+        ),
+        "lars": lambda: lars(
+            schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust=config.trust,
+            order=config.lars_order,
+            mask=mask,
+        ),
+    }
+    if config.name not in kinds:
+        raise UserError(f"config.optim.*.name is '{config.name}'. {nearest(config.name, kinds)}")
+    optimizer = kinds[config.name]()
+    if config.clip:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
+    if config.frozen_epochs:
+        optimizer = frozen_until(optimizer, round(config.frozen_epochs * steps_per_epoch))
+    return optimizer
+
+
+def build(
+    config: Any, labels: Any, batch_size: int, steps_per_epoch: int, total_steps: int
+) -> tuple[optax.GradientTransformation, dict[str, Schedule]]:
+    """Makes the optimiser of all groups.
+
+    Args:
+      config: the config's `optim` part: one entry a group.
+      labels: the method's tree of group labels.
+      batch_size: images an update.
+      steps_per_epoch: updates an epoch.
+      total_steps: updates of the run.
+
+    Returns:
+      the transformation, and each group's learning-rate schedule.
+
+    Raises:
+      UserError: for a group without an entry, or an unknown name in one.
+    """
+    used = sorted(set(jax.tree.leaves(labels)))
+    missing = [label for label in used if label not in config]
+    if missing:
+        raise UserError(f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}.")
+    schedules = {g: learning_rate(config[g], batch_size, steps_per_epoch, total_steps) for g in used}
+    groups = {g: _group(config[g], schedules[g], steps_per_epoch) for g in used}
+    return optax.multi_transform(groups, labels), schedules
+
+
+def describe(config: Any, labels: Any, params: Any) -> list[str]:
+    """One line a parameter: name, shape, group, and whether it is decayed (and, under LARS, adapted)."""
+    lines = []
+    for (path, value), label in zip(
+        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True
+    ):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        included = decayed(value, config[label].exclude)
+        lines.append(f"{name} {tuple(value.shape)} {label} {'decayed' if included else 'excluded'}")
+    return lines

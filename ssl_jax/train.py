@@ -1,0 +1,457 @@
+"""The training state, the training step and the only training loop."""
+
+from collections.abc import Callable
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+import signal
+import time
+from typing import Any
+
+import flax
+import jax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ssl_jax import data, dist, methods, models, optim
+from ssl_jax.augment.view import View, render_batch
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.data.resident import batch_indices
+from ssl_jax.errors import UserError
+from ssl_jax.evals import health, knn
+from ssl_jax.evals.features import extractor
+from ssl_jax.log import Log
+from ssl_jax.methods import Info, Method
+
+logger = logging.getLogger("ssl_jax")
+
+# Parts of the config that may differ between the starts of one run.
+_FREE = ("run", "mapping")
+
+
+class NotFinite(Exception):
+    """The loss became NaN or infinite."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; it can be resumed."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that changes while training, in one tree."""
+
+    step: jax.Array  # updates done, int32
+    rng: jax.Array  # the run's key as raw data, constant
+    params: Any  # what the optimiser moves
+    state: Any  # the method's other state
+    opt_state: Any
+    probe: Any  # the online probe's parameters and optimiser state; empty without labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config amounts to: everything that the loop and the evaluation share."""
+
+    config: Any
+    train: data.Dataset
+    test: data.Dataset | None
+    method: Method
+    mesh: Mesh
+    info: Info
+    optimizer: optax.GradientTransformation
+    schedules: dict[str, optim.Schedule]
+    init: Callable[[], TrainState]
+
+    @property
+    def eval_view(self) -> View:
+        """How evaluation sees an image."""
+        return self.method.eval_view(self.config.data.eval_centre)
+
+
+def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
+    """Loads the data and builds the method, optimiser and initialiser of a config.
+
+    Args:
+      config: as `configs/common.py` describes.
+      devices: to train on; default all.
+
+    Raises:
+      UserError: for anything in the config that cannot be.
+    """
+    mesh = dist.make_mesh(devices)
+    method = methods.build(config.method, models.backbone(config.model))
+    train, test = load_data(config)
+    method.check(*train.images.shape[1:])
+    info = _info(config, len(train.images), mesh)
+    shapes = jax.eval_shape(lambda: _init_method(method, config, train.images[:2], info))
+    labels = method.groups(shapes[0])
+    optimizer, schedules = optim.build(
+        config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps
+    )
+    probe = optax.adam(config.probe.learning_rate)
+
+    def init() -> TrainState:
+        params, state = _init_method(method, config, train.images[:2], info)
+        head = {}
+        if train.classes:
+            width = _feature_width(method, params, state, train.images[:1], config)
+            head = {"kernel": jnp.zeros((width, len(train.classes))), "bias": jnp.zeros(len(train.classes))}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            rng=jax.random.key_data(jax.random.key(config.seed)),
+            params=params,
+            state=state,
+            opt_state=optimizer.init(params),
+            probe={"params": head, "opt_state": probe.init(head)} if head else {},
+        )
+
+    # One compiled function for the whole state, so that no two leaves share a buffer (donation would fail).
+    compiled = jax.jit(init, out_shardings=NamedSharding(mesh, P()))
+    return Run(config, train, test, method, mesh, info, optimizer, schedules, compiled)
+
+
+def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
+    """Loads the training split, and the test split where the source has one."""
+    c = config.data
+    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib}
+    train = data.load(c.source, "train", per_class=c.per_class, **options)
+    has_test = "test" in data.splits(c.source, c.path)
+    return train, data.load(c.source, "test", **options) if has_test else None
+
+
+def _info(config: Any, num_examples: int, mesh: Mesh) -> Info:
+    batch, devices = config.batch_size, mesh.devices.size
+    if batch < 1 or config.accumulate < 1 or config.epochs < 1:
+        raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
+    if batch > num_examples:
+        raise UserError(
+            f"config.batch_size is {batch}, more than the {num_examples} training images of "
+            f"{config.data.source}: lower it."
+        )
+    if batch % (devices * config.accumulate):
+        raise UserError(
+            f"config.batch_size is {batch}, which does not divide over {devices} device(s) times "
+            f"{config.accumulate} micro-batch(es): make it a multiple of {devices * config.accumulate}."
+        )
+    steps = num_examples // batch
+    return Info(num_examples, batch, steps, steps * config.epochs)
+
+
+def _init_method(method: Method, config: Any, images: np.ndarray, info: Info) -> tuple[Any, Any]:
+    keys = jax.random.split(jax.random.key(0), len(images))
+    batch = {name: render_batch(view, keys, jnp.asarray(images)) for name, view in method.views().items()}
+    # The run's key goes to the steps; the weights take another stream of the same seed.
+    return method.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), batch, info)
+
+
+def _feature_width(method: Method, params: Any, state: Any, images: np.ndarray, config: Any) -> int:
+    view = method.eval_view(config.data.eval_centre)
+    x = render_batch(view, jax.random.split(jax.random.key(0), 1), jnp.asarray(images))
+    return method.features(params, state, x).shape[-1]
+
+
+def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """The training step as each replica runs it: a pure function over the axis `dist.AXIS`.
+
+    Args:
+      run: from `prepare`.
+
+    Returns:
+      a function `(train state, images uint8 [M, H, W, C], labels [M], index [K, n]) -> (train state, metrics)`,
+      where images and labels are the whole data set, `index` are this replica's rows of each of K micro-batches,
+      and metrics are means over the global batch.
+    """
+    method, info, config = run.method, run.info, run.config
+    probe_optimizer = optax.adam(config.probe.learning_rate)
+    views = method.views()
+
+    def micro_batch(ts: TrainState, images, labels, rng, state, number, rows):
+        position = number * (info.batch_size // config.accumulate) + dist.positions(len(rows))
+        chosen = images[rows]
+        # A batch is known by the example: position in the global batch and stream, whatever the devices.
+        batch = {
+            name: render_batch(view, dist.example_keys(jax.random.fold_in(rng, stream), position), chosen)
+            for stream, (name, view) in enumerate(views.items())
+        }
+        batch |= {"index": rows, "position": position, "label": labels[rows]}
+
+        def loss_of(params):
+            key = jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
+            loss, extra = method.loss(params, state, batch, rng=key, step=ts.step, info=info)
+            return dist.mean(loss), extra
+
+        (loss, (state, aux)), grads = jax.value_and_grad(loss_of, has_aux=True)(ts.params)
+        # Exact under shard_map already; under pmap this is where the replicas meet.
+        grads = dist.mean(grads)
+        metrics = {"loss": loss, **dist.mean(aux["metrics"])}
+        probe_grads = {}
+        if ts.probe:
+            probe_grads, metrics["probe_top1"] = _probe(ts.probe["params"], aux["features"], batch["label"])
+        return state, (grads, probe_grads, metrics)
+
+    def step(ts: TrainState, images, labels, index):
+        rng = jax.random.fold_in(jax.random.wrap_key_data(ts.rng), ts.step)
+
+        def one(state, number, rows):
+            return micro_batch(ts, images, labels, rng, state, number, rows)
+
+        state, (grads, probe_grads, metrics) = _accumulate(one, ts.state, index)
+        updates, opt_state = run.optimizer.update(grads, ts.opt_state, ts.params)
+        params = optax.apply_updates(ts.params, updates)
+        state = method.after_update(params, state, ts.step, info)
+        probe = ts.probe
+        if probe:
+            moves, probe_state = probe_optimizer.update(probe_grads, probe["opt_state"])
+            probe = {"params": optax.apply_updates(probe["params"], moves), "opt_state": probe_state}
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return TrainState(ts.step + 1, ts.rng, params, state, opt_state, probe), metrics
+
+    return step
+
+
+def _accumulate(one: Callable[..., Any], state: Any, index: jax.Array) -> tuple[Any, Any]:
+    """Runs `one(state, number, rows)` over micro-batches; state changes once each, results are averaged."""
+    count = len(index)
+    if count == 1:
+        return one(state, 0, index[0])
+
+    def body(carry, x):
+        state, total = carry
+        state, out = one(state, *x)
+        return (state, jax.tree.map(jnp.add, total, out)), None
+
+    _, shapes = jax.eval_shape(one, state, 0, index[0])
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (state, total), _ = jax.lax.scan(body, (state, zeros), (jnp.arange(count), index))
+    return state, jax.tree.map(lambda x: x / count, total)
+
+
+def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:
+    """Gradient and accuracy of the online linear probe over the labelled rows of the global batch."""
+    known = labels >= 0
+    count = jnp.maximum(dist.total(known.sum()), 1)
+
+    def loss_of(params):
+        logits = features.astype(jnp.float32) @ params["kernel"] + params["bias"]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
+        correct = jnp.argmax(logits, -1) == labels
+        share = dist.total(jnp.sum(correct, where=known)) / count
+        return dist.total(jnp.sum(losses, where=known)) / count, share
+
+    (_, top1), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
+    return dist.mean(grads), top1
+
+
+def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
+    specs = TrainState(P(), P(), P(), run.method.specs(), P(), P())
+    in_specs = (specs, P(), P(), P(None, dist.AXIS))
+    mapping = run.config.mapping
+    if mapping not in ("shard_map", "pmap"):
+        raise UserError(f"config.mapping is '{mapping}': use 'shard_map' or 'pmap'.")
+    return dist.map_replicas(
+        replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,)
+    )
+
+
+def batch_index(run: Run, step: int) -> jax.Array:
+    """The images of one update, [micro-batches, images], laid over the devices."""
+    rows = batch_indices(run.config.seed, step, run.info.num_examples, run.info.batch_size)
+    rows = rows.reshape(run.config.accumulate, -1)
+    return jax.device_put(rows, NamedSharding(run.mesh, P(None, dist.AXIS)))
+
+
+def train(config: Any, workdir: str) -> None:
+    """Trains until the config's last epoch, or resumes what `workdir` holds.
+
+    Args:
+      config: as `configs/common.py` describes.
+      workdir: folder for checkpoints, logs and the config; made if absent.
+
+    Raises:
+      UserError: for anything the user can put right.
+      NotFinite: when the loss stopped being a number; names the step.
+      Stopped: on SIGTERM or SIGINT, after a checkpoint.
+    """
+    claim(workdir, config)
+    run = prepare(config)
+    stop = _catch_signals()
+    checkpoints = Checkpoints(workdir, config.run.keep)
+    fresh = run.init()
+    start, ts = checkpoints.restore(fresh) or (0, fresh)
+    del fresh
+    log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
+    _introduce(run, workdir, start, log)
+    try:
+        _loop(run, ts, start, checkpoints, log, stop)
+    finally:
+        log.close()
+        checkpoints.close()
+
+
+def claim(workdir: str, config: Any) -> None:
+    """Writes the config into the workdir, or checks that the one there is the same.
+
+    Raises:
+      UserError: if the workdir holds a run with another config; names the fields.
+    """
+    folder = pathlib.Path(workdir)
+    path = folder / "config.json"
+    wanted = json.loads(json.dumps(config.to_dict()))
+    if path.exists():
+        found = json.loads(path.read_text())
+        differences = [d for d in _differences(found, wanted) if d.split(".")[0].split(":")[0] not in _FREE]
+        if differences:
+            raise UserError(
+                f"{workdir} holds a run with another config ({'; '.join(differences[:5])}): choose another "
+                "--workdir, or repeat the command of that run to resume it."
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "config.json.new"
+    temporary.write_text(json.dumps(wanted, indent=2) + "\n")
+    temporary.replace(path)
+
+
+def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted(set(found) | set(wanted))
+        parts = [_differences(found.get(k), wanted.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
+        return [d for part in parts for d in part]
+    return [] if found == wanted else [f"{prefix}: {found} there, {wanted} now"]
+
+
+def _catch_signals() -> list[int]:
+    """Notes SIGTERM and SIGINT in a list that the loop reads between steps; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def note(number, frame):
+        del frame
+        if caught and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return caught
+
+
+def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
+    shapes = jax.eval_shape(run.init)
+    lines = optim.describe(run.config.optim, run.method.groups(shapes.params), shapes.params)
+    (pathlib.Path(workdir) / "parameters.txt").write_text("\n".join(lines) + "\n")
+    excluded = sum(line.endswith("excluded") for line in lines)
+    count = sum(x.size for x in jax.tree.leaves(shapes.params))
+    devices = run.mesh.devices
+    log.say(
+        f"{run.config.method.name} on {run.config.data.source}: {run.info.num_examples} images, "
+        f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
+        f"{devices.size} {devices.flat[0].device_kind} device(s)."
+    )
+    log.say(f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them.")
+    if start:
+        log.say(f"Resuming after update {start}.")
+
+
+def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: Log, stop: list[int]) -> None:
+    config, info = run.config.run, run.info
+    stored_config = json.loads(json.dumps(run.config.to_dict()))
+    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    step_fn = mapped_step(run)
+    watch = Watch(run)
+    eval_steps, save_steps = (round(e * info.steps_per_epoch) for e in (config.eval_epochs, config.save_epochs))
+    pending: dict[str, jax.Array] | None = None
+    if start == 0 and eval_steps:
+        watch(ts, 0, log)
+    for step in range(start, info.total_steps):
+        ts, metrics = step_fn(ts, images, labels, batch_index(run, step))
+        if pending is not None:  # the loop reads the step before while this one runs
+            _read(run, pending, step, log)
+        pending = metrics
+        done = step + 1
+        last = done == info.total_steps
+        save = last or stop or (save_steps and done % save_steps == 0)
+        evaluate = eval_steps and (done % eval_steps == 0 or last) and not stop
+        if save or evaluate:
+            _read(run, pending, done, log)  # a checkpoint is written only of a step whose loss is a number
+            pending = None
+            paused = time.time()
+            if save:
+                checkpoints.save(done, ts, stored_config)
+            if evaluate:
+                watch(ts, done, log)
+            log.skip_time(time.time() - paused)
+        if stop and not last:
+            if not save:  # the signal came after the decision
+                checkpoints.save(done, ts, stored_config)
+            raise Stopped(f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes.")
+
+
+def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:
+    """Reads the metrics of the step that made `done` updates; raises on a loss that is no number."""
+    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    if not math.isfinite(values["loss"]):
+        raise NotFinite(
+            f"The loss of update {done} is {values['loss']}. No checkpoint was written of it; lower the learning "
+            "rate (config.optim.*.learning_rate), lengthen its warm-up, or clip the gradient (config.optim.*.clip)."
+        )
+    log.advance(done, values["loss"])
+    if done % run.config.run.log_steps == 0 or done == run.info.total_steps:
+        rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
+        log.write(done, {**values, **rates, "images_per_second": log.rate(done)})
+
+
+class Watch:
+    """Measures the frozen backbone as the run goes: kNN accuracy where there are labels, and health.
+
+    Queries are the test split; without one, every tenth training image is a query and the rest the bank.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._extract = extractor(run.method, run.eval_view, run.mesh)
+        limit = run.config.run.eval_images
+        bank, queries = run.train, run.test
+        # Evenly spaced, since images come sorted by class.
+        rows = np.arange(len(bank.images))
+        if queries is None:
+            queries, query_rows = run.train, rows[::10]
+            rows = np.setdiff1d(rows, query_rows)
+        else:
+            query_rows = np.arange(len(queries.images))
+        rows, query_rows = _spread(rows, limit), _spread(query_rows, limit)
+        self._bank = bank.images[rows], bank.labels[rows]
+        self._queries = queries.images[query_rows], queries.labels[query_rows]
+        self._classes = len(run.train.classes)
+
+    def __call__(self, ts: TrainState, done: int, log: Log) -> dict[str, float]:
+        """Measures, records and returns the values after `done` updates."""
+        bank = self._extract(ts.params, ts.state, self._bank[0])
+        values = health.summary(bank)
+        show = {"std": f"{values['feature_std']:.3f}"}
+        if self._classes:
+            k = min(self._run.config.eval.knn_k, int((self._bank[1] >= 0).sum()))
+            values["knn/top1"] = knn.top1(
+                bank,
+                self._bank[1],
+                self._extract(ts.params, ts.state, self._queries[0]),
+                self._queries[1],
+                num_classes=self._classes,
+                k=k,
+                temperature=self._run.config.eval.knn_temperature,
+            )
+            show = {"kNN": f"{100 * values['knn/top1']:.1f}%", **show}
+        log.write(done, values, show=show)
+        trouble = health.diagnose(values)
+        if trouble and done:
+            log.say(trouble)
+        return values
+
+
+def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]

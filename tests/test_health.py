@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from ssl_jax.errors import UserError
+from ssl_jax.evals import health
+
+
+def generator(n, d, s):
+    """The input generator A(n, d, s) of the specification sheet, section 10."""
+    i, j = np.mgrid[:n, :d]
+    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
+
+
+def gaussian(n, d, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+@pytest.mark.fast
+def test_reference_numbers(golden):
+    ref = np.load(golden / "rankme.npz")
+    assert health.rankme(ref["embeddings"]) == pytest.approx(float(ref["rankme"]), rel=1e-7)
+    ref = np.load(golden / "alignment_uniformity.npz")
+    assert health.alignment(ref["x"], ref["y"]) == pytest.approx(float(ref["alignment"]), rel=1e-7)
+    assert health.uniformity(ref["x"]) == pytest.approx(float(ref["uniformity"]), rel=1e-7)
+
+
+@pytest.mark.fast
+def test_values_of_the_specification():
+    a, b = generator(4, 3, 0.1), generator(4, 3, 0.9)
+    assert health.alignment(a, b) == pytest.approx(0.552111, abs=1e-6)
+    assert health.uniformity(a) == pytest.approx(-1.512084, abs=1e-6)
+    assert health.rankme(a) == pytest.approx(2.271255, abs=1e-6)
+    assert health.feature_std(a) == pytest.approx(0.383166, abs=1e-6)
+
+
+@pytest.mark.fast
+def test_rank_of_known_matrices():
+    columns, _ = np.linalg.qr(gaussian(100, 8))
+    assert health.rankme(columns) == pytest.approx(8, abs=1e-4)
+    assert health.rankme(gaussian(100, 1) @ gaussian(1, 8)) == pytest.approx(1, abs=1e-4)
+    assert health.rankme(1e6 * gaussian(100, 8)) == pytest.approx(health.rankme(gaussian(100, 8)))
+    assert health.rankme(np.zeros((5, 3))) == 1
+
+
+@pytest.mark.fast
+def test_spread_of_known_features():
+    assert health.feature_std(gaussian(2000, 64)) == pytest.approx(1 / 8, rel=0.02)
+    assert health.feature_std(np.arange(1, 6)[:, None] * np.ones(64)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.fast
+def test_alignment_of_known_pairs():
+    x = gaussian(50, 8)
+    assert health.alignment(x, 3 * x) == pytest.approx(0, abs=1e-12)
+    assert health.alignment(x, -x) == pytest.approx(4)
+    assert health.alignment(x, -x, alpha=1) == pytest.approx(2)
+    assert health.alignment([[1.0, 0]], [[0, 2.0]]) == pytest.approx(2)
+
+
+@pytest.mark.fast
+def test_uniformity_of_known_features():
+    assert health.uniformity(np.ones((20, 4))) == pytest.approx(0, abs=1e-12)
+    assert health.uniformity(np.eye(5)) == pytest.approx(-4)
+    assert health.uniformity(np.eye(5), t=3) == pytest.approx(-6)
+    # Pairs (distance 0, 2, 2) squared: the mean is over distinct pairs, not including each with itself.
+    expected = np.log((1 + 2 * np.exp(-4)) / 3)
+    assert health.uniformity([[1.0, 0], [1, 0], [0, 1]]) == pytest.approx(expected)
+
+
+@pytest.mark.fast
+def test_summary_and_diagnosis():
+    healthy = health.summary(gaussian(500, 64))
+    assert healthy == {
+        "feature_std": health.feature_std(gaussian(500, 64)),
+        "feature_std_healthy": 1 / 8,
+        "rankme": health.rankme(gaussian(500, 64)),
+    }
+    assert health.diagnose(healthy) is None
+
+
+@pytest.mark.fast
+def test_diagnosis_of_a_point():
+    words = health.diagnose(health.summary(1 + 1e-3 * gaussian(500, 64)))
+    assert words is not None
+    assert "collapsed" in words
+    assert "stop-gradient" in words
+
+
+@pytest.mark.fast
+def test_diagnosis_of_a_line():
+    # Both signs of one direction: the spread looks healthy, the rank does not.
+    line = gaussian(500, 1) * np.ones(64)
+    found = health.summary(line)
+    assert found["feature_std"] > 0.9 * found["feature_std_healthy"]
+    assert "effective rank is 1.00" in (health.diagnose(found) or "")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: health.rankme(np.zeros(4)), "matrix"),
+        (lambda: health.summary(np.zeros((0, 4))), "non-empty"),
+        (lambda: health.feature_std([[np.nan, 1.0]]), "NaN"),
+        (lambda: health.alignment(np.ones((3, 2)), np.ones((4, 2))), "pairs"),
+        (lambda: health.uniformity(np.ones((1, 2))), "single"),
+    ],
+)
+def test_mistakes_are_explained(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
