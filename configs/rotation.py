@@ -32,6 +32,10 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # VISSL's ResNet-50: one epoch more than 100, the rate times 0.1 at 30, 60, 90 and 100.
         config.epochs, config.batch_size = 105, 256
         config.optim.default = common.optimizer(
-            learning_rate=0.1, weight_decay=1e-4, nesterov=True, schedule="steps", milestones=(30, 60, 90, 100)
+            learning_rate=0.1,
+            weight_decay=1e-4,
+            nesterov=True,
+            schedule="steps",
+            milestones=(30, 60, 90, 100),
         )
     return config

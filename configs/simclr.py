@@ -11,7 +11,12 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     config = common.get_config("simclr", preset)
     # The authors' LARS, learning rate inside the momentum, biases and norms left out.
     lars = common.optimizer(
-        name="lars", learning_rate=0.3, weight_decay=1e-4, exclude="1d", lars_order="inside", warmup_epochs=10.0
+        name="lars",
+        learning_rate=0.3,
+        weight_decay=1e-4,
+        exclude="1d",
+        lars_order="inside",
+        warmup_epochs=10.0,
     )
     if preset == "digits":
         common.update(config.method, view1=presets.DIGITS, view2=presets.DIGITS, hidden=(128,), out=64)
@@ -29,7 +34,9 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.model.zero_init = True
     elif preset == "cifar10_small":
         # The recipe of lightly's CIFAR-10 benchmark, made small: kNN .395, .418, .434, .440 after 5, 10, 15, 20 epochs.
-        common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(128,))
+        common.update(
+            config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(128,)
+        )
         common.update(config.method, temperature=0.5, concat_views=False, scale=1.0, dense_std=0.0)
     elif preset == "imagenet":
         # Paper, sec. 2.2 and 4.2: N = 4096, LARS 4.8, 100 epochs: 64.5 % linear accuracy.

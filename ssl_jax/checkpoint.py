@@ -16,16 +16,20 @@ class Checkpoints:
 
     Args:
       workdir: of the run.
-      keep: how many of the newest to keep.
+      keep: how many of the newest to keep; None to read only and leave all files as they are.
     """
 
-    def __init__(self, workdir: str | epath.Path, keep: int) -> None:
+    def __init__(self, workdir: str | epath.Path, keep: int | None = None) -> None:
         self._folder = epath.Path(workdir).resolve() / "checkpoints"
         self._keep = keep
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
-        return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(max_to_keep=self._keep))
+        if self._keep is None:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
+        return ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> Sequence[int]:
         """Steps that have a complete checkpoint, oldest first."""
@@ -60,13 +64,19 @@ class Checkpoints:
 
     def _set_aside(self, step: int, error: Exception) -> None:
         damaged = self._folder.parent / "damaged"
+        reason = (
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            if str(error)
+            else repr(error)
+        )
+        moved = f" and was moved to {damaged / str(step)}" if self._keep is not None else ""
+        logger.warning(
+            "The checkpoint of step %d cannot be read (%s)%s; the one before it is used.", step, reason, moved
+        )
+        if self._keep is None:
+            return
         damaged.mkdir(exist_ok=True)
         (self._folder / str(step)).rename(damaged / str(step))
-        reason = str(error).strip().split("\n")[0][:200]
-        logger.warning(
-            "The checkpoint of step %d cannot be read (%s: %s); it was moved to %s and the one before it is used.",
-            step, type(error).__name__, reason, damaged / str(step),
-        )  # fmt: skip
         self._manager.close()
         self._manager = self._open()
 

@@ -106,7 +106,8 @@ def map_replicas(
         if axis is None:
             return tree
         return jax.tree.map(
-            lambda x: x.reshape(*x.shape[:axis], replicas, x.shape[axis] // replicas, *x.shape[axis + 1 :]), tree
+            lambda x: x.reshape(*x.shape[:axis], replicas, x.shape[axis] // replicas, *x.shape[axis + 1 :]),
+            tree,
         )
 
     def merge(spec: P, tree: Any) -> Any:

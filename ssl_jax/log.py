@@ -92,7 +92,11 @@ class Log:
 
     def _line(self, step: int) -> None:
         shown = "  ".join(f"{k} {v}" for k, v in self._shown.items())
-        print(f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}", file=sys.stderr, flush=True)
+        print(
+            f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the progress bar."""

@@ -72,7 +72,9 @@ def _decay(config: Any, step: jax.Array, warmup: float, steps_per_epoch: int, to
     return config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-def lars(schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, order: str, mask: Callable) -> Any:
+def lars(
+    schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, order: str, mask: Callable
+) -> Any:
     """LARS in either order of momentum and learning rate (they differ while the rate changes).
 
     Args:
@@ -170,7 +172,9 @@ def build(
     used = sorted(set(jax.tree.leaves(labels)))
     missing = [label for label in used if label not in config]
     if missing:
-        raise UserError(f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}.")
+        raise UserError(
+            f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}."
+        )
     schedules = {g: learning_rate(config[g], batch_size, steps_per_epoch, total_steps) for g in used}
     groups = {g: _group(config[g], schedules[g], steps_per_epoch) for g in used}
     return optax.multi_transform(groups, labels), schedules

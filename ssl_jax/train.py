@@ -12,9 +12,9 @@ from typing import Any
 
 import flax
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -353,7 +353,9 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
         f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
         f"{devices.size} {devices.flat[0].device_kind} device(s)."
     )
-    log.say(f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them.")
+    log.say(
+        f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them."
+    )
     if start:
         log.say(f"Resuming after update {start}.")
 
@@ -364,7 +366,9 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
     images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
     step_fn = mapped_step(run)
     watch = Watch(run)
-    eval_steps, save_steps = (round(e * info.steps_per_epoch) for e in (config.eval_epochs, config.save_epochs))
+    eval_steps, save_steps = (
+        round(e * info.steps_per_epoch) for e in (config.eval_epochs, config.save_epochs)
+    )
     pending: dict[str, jax.Array] | None = None
     if start == 0 and eval_steps:
         watch(ts, 0, log)
@@ -389,7 +393,9 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
         if stop and not last:
             if not save:  # the signal came after the decision
                 checkpoints.save(done, ts, stored_config)
-            raise Stopped(f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes.")
+            raise Stopped(
+                f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes."
+            )
 
 
 def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:

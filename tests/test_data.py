@@ -516,7 +516,8 @@ def test_damaged_and_hostile_cifar10_files_are_refused(tmp_path):
 @pytest.mark.fast
 def test_cifar10_may_be_a_folder_of_images_or_nowhere(tmp_path):
     where = write(tmp_path / "images", TWO_SPLITS)
-    assert shade(data.load("cifar10", "train", path=where)) == [10, 20, 30, 40]
+    train = data.load("cifar10", "train", path=where)
+    assert shade(train) == [10, 20, 30, 40] and train.name == "cifar10"
     assert data.splits("cifar10", where) == ("train", "test")
     with pytest.raises(UserError, match="no_tfds") as error:
         data.load("cifar10", "train")

@@ -87,6 +87,8 @@ def test_ties():
     bank = np.array([[0.0, 1], [1, 0], [1, 0], [1, 0]])
     # k cuts through three equals: the first two in the bank vote.
     assert knn.predict(bank, [0, 2, 2, 1], [[1.0, 0]], num_classes=3, k=1).tolist() == [2]
+    many = np.where(np.arange(5000) < 5, 1, 0)
+    assert knn.predict(np.ones((5000, 2)), many, [[1.0, 1]], num_classes=2, k=5).tolist() == [1]
     # Two classes with equal sums: the lower number wins.
     assert knn.predict(bank, [0, 2, 1, 0], [[1.0, 0]], num_classes=3, k=2).tolist() == [1]
 

@@ -13,7 +13,13 @@ LUMA = (0.2989, 0.5870, 0.1140)
 
 
 def resize_matrix(
-    start: jax.Array, length: jax.Array, size: int, out: int, *, interpolation: str, flip: jax.Array | bool = False
+    start: jax.Array,
+    length: jax.Array,
+    size: int,
+    out: int,
+    *,
+    interpolation: str,
+    flip: jax.Array | bool = False,
 ) -> jax.Array:
     """Weights that crop and resample one axis, antialiased as Pillow and torchvision do it.
 
@@ -73,7 +79,9 @@ def resized_crop(
     top, left, height, width = box
     rows = resize_matrix(top, height, image.shape[0], size, interpolation=interpolation)
     columns = resize_matrix(left, width, image.shape[1], size, interpolation=interpolation, flip=flip)
-    out = jnp.einsum("hy,yxc,wx->hwc", rows.astype(image.dtype), image, columns.astype(image.dtype), precision="highest")
+    out = jnp.einsum(
+        "hy,yxc,wx->hwc", rows.astype(image.dtype), image, columns.astype(image.dtype), precision="highest"
+    )
     return jnp.clip(out, 0.0, 1.0) if interpolation == "bicubic" else out
 
 
@@ -214,7 +222,9 @@ def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     """
     h, w = image.shape[:2]
     centre = jnp.array([(h - 1) / 2, (w - 1) / 2], image.dtype)
-    grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).astype(image.dtype) - centre
+    grid = (
+        jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).astype(image.dtype) - centre
+    )
     place = jnp.einsum("ij,hwj->hwi", matrix, grid, precision="highest") + shift + centre
     corner = jnp.floor(place)
     out = jnp.zeros_like(image)

@@ -71,11 +71,16 @@ def load(
     Raises:
       UserError: the source is unknown, absent, empty or too large, or lacks the split.
     """
-    # Here, so that a source's packages are needed only by those who use it.
-    from ssl_jax.data import builtin, folder, tfds
-
     kind, where = _parse(source, path)
     request = Request(split, size, per_class if split == "train" else None, max_gib, cache)
+    name = f"{kind}:{where}" if kind in ("folder", "tfds") else kind
+    return dataclasses.replace(_load(kind, where, request, path), name=name)
+
+
+def _load(kind: str, where: str, request: Request, path: str | None) -> Dataset:
+    # Imported here because these modules need the classes above.
+    from ssl_jax.data import builtin, folder, tfds
+
     if kind == "digits":
         return builtin.digits(request)
     if kind == "fashion_mnist":

@@ -84,7 +84,7 @@ def load(path: str, request: Request) -> Dataset:
             items = source.read(entries)
             images, rows, skipped = decode_all(items, len(entries), request, path)
             labels = np.array([entry.label for entry in entries], np.int32)[rows]
-            return Dataset(f"folder:{path}", images, labels, classes), skipped
+            return Dataset(path, images, labels, classes), skipped
 
         return cached(source.identity(), request, path, make)
 
@@ -417,9 +417,7 @@ def _read_cache(file: pathlib.Path, max_gib: float, where: str) -> tuple[Dataset
         # Opened here because np.load leaves a truncated file open.
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as data:
             check_memory(tuple(data["shape"].tolist()), max_gib, where)
-            dataset = Dataset(
-                str(data["name"]), data["images"], data["labels"], tuple(data["classes"].tolist())
-            )
+            dataset = Dataset(where, data["images"], data["labels"], tuple(data["classes"].tolist()))
             return dataset, data["skipped"].tolist()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -431,7 +429,6 @@ def _read_cache(file: pathlib.Path, max_gib: float, where: str) -> tuple[Dataset
 def _write_cache(file: pathlib.Path, dataset: Dataset, skipped: list[str]) -> None:
     """Writes to a temporary file and renames it, so that a reader never sees half a file."""
     arrays: dict[str, Any] = {
-        "name": np.array(dataset.name),
         "shape": np.array(dataset.images.shape),
         "images": dataset.images,
         "labels": dataset.labels,

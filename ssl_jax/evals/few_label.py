@@ -183,8 +183,8 @@ def _scaled(
     train, test = _flat(train_x), _flat(test_x)
     if train.shape[1] != test.shape[1] or (len(train), len(test)) != (train_size, test_size):
         raise UserError(
-            f"The representation '{name}' has shapes {train.shape} and {test.shape}, for {train_size} training "
-            f"and {test_size} test labels; give one row for each label, and one width."
+            f"The representation '{name}' has shapes {train.shape} and {test.shape}, for {train_size} "
+            f"training and {test_size} test labels; give one row for each label, and one width."
         )
     mean = train.mean(0, dtype=np.float64).astype(np.float32)
     train, test = train - mean, test - mean  # copies: from here on they may be changed in place

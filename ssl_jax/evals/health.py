@@ -123,6 +123,10 @@ def summary(features: ArrayLike) -> dict[str, float]:
 def diagnose(summary: dict[str, float]) -> str | None:
     """Says in words that a representation has collapsed, and what usually causes that.
 
+    Meant for the embeddings that the loss acts on. Backbone features after a ReLU share a large mean, which
+    lowers their spread: an untrained ResNet-18 in evaluation mode has about a tenth of 1/sqrt(D), so on such
+    features this may speak too early at the start of training.
+
     Args:
       summary: what `summary` returned. Two or more images and two or more channels are assumed: fewer are
         one direction by construction.

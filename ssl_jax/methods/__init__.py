@@ -11,8 +11,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-from jax.sharding import PartitionSpec as P
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.errors import UserError, nearest
@@ -62,7 +62,15 @@ class Method:
         raise NotImplementedError
 
     def loss(
-        self, params: Any, state: Any, batch: Batch, *, rng: jax.Array, step: jax.Array, info: Info, train: bool = True
+        self,
+        params: Any,
+        state: Any,
+        batch: Batch,
+        *,
+        rng: jax.Array,
+        step: jax.Array,
+        info: Info,
+        train: bool = True,
     ) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
         """The loss on this replica's rows.
 
@@ -146,7 +154,9 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def apply(module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool) -> tuple[jax.Array, Any]:
+def apply(
+    module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool
+) -> tuple[jax.Array, Any]:
     """Runs one part of a network and moves its running statistics.
 
     Args:

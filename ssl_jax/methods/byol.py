@@ -89,7 +89,7 @@ class BYOL(Method):
         return {**state, "target": self._moved(params, state["target"], step, info)}
 
     def _moved(self, params: Any, target: Any, step: jax.Array, info: Info) -> Any:
-        """xi <- tau xi + (1 - tau) theta; parameters only."""
+        """Xi <- tau xi + (1 - tau) theta; parameters only."""
         tau = self.tau if self.tau_schedule == "constant" else target_decay(self.tau, step, info.total_steps)
         theta = {name: params[name] for name in target["params"]}
         return {**target, "params": optax.incremental_update(theta, target["params"], 1 - tau)}

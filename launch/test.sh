@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Sets up an environment with the test tools and runs the test suite.
+#   bash launch/test.sh [PYTEST ARGUMENT ...]     for example: bash launch/test.sh -m fast
+# Settings: VENV and PYTHON, as in environment.sh.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. launch/environment.sh
+environment test
+exec "$VENV/bin/python" -m pytest "$@"

@@ -1,0 +1,42 @@
+"""Packaging of ssl_jax."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ssl_jax" / "__init__.py").read_text())[1]
+
+setup(
+    name="ssl_jax",
+    version=VERSION,
+    description="Self-supervised learning of image representations in JAX and Flax",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ssl_jax*", "configs*"]),
+    install_requires=[
+        "absl-py",
+        "chex>=0.1.92",
+        "etils[epath]",
+        "flax>=0.12.8",
+        "jax>=0.10,<0.13",
+        "matplotlib>=3.9",
+        "ml_collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "pillow>=10",
+        "scikit-learn>=1.5",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        # Reads prepared ArrayRecord data sets without TensorFlow; preparing them needs TensorFlow.
+        "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
+        "test": ["mypy>=1.11", "pytest>=8", "ruff>=0.6"],
+    },
+)
