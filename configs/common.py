@@ -38,9 +38,7 @@ def get_config(method: str, preset: str) -> ConfigDict:
     config.data = ConfigDict()
     config.data.source = preset  # digits, fashion_mnist, cifar10, folder:PATH or tfds:NAME
     config.data.path = config_dict.placeholder(str)  # where to look, for cifar10, fashion_mnist and folder
-    config.data.size = config_dict.placeholder(
-        int
-    )  # stored side, pixels: short side to it, centre crop; None: as is
+    config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
     config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)

@@ -34,9 +34,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.model.zero_init = True
     elif preset == "cifar10_small":
         # The recipe of lightly's CIFAR-10 benchmark, made small: kNN .395, .418, .434, .440 after 5, 10, 15, 20 epochs.
-        common.update(
-            config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(128,)
-        )
+        common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(128,))
         common.update(config.method, temperature=0.5, concat_views=False, scale=1.0, dense_std=0.0)
     elif preset == "imagenet":
         # Paper, sec. 2.2 and 4.2: N = 4096, LARS 4.8, 100 epochs: 64.5 % linear accuracy.

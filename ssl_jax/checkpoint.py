@@ -64,11 +64,7 @@ class Checkpoints:
 
     def _set_aside(self, step: int, error: Exception) -> None:
         damaged = self._folder.parent / "damaged"
-        reason = (
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-            if str(error)
-            else repr(error)
-        )
+        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}" if str(error) else repr(error)
         moved = f" and was moved to {damaged / str(step)}" if self._keep is not None else ""
         logger.warning(
             "The checkpoint of step %d cannot be read (%s)%s; the one before it is used.", step, reason, moved

@@ -50,9 +50,7 @@ def load_config(workdir: str) -> ConfigDict:
     """
     path = pathlib.Path(workdir) / "config.json"
     if not path.exists():
-        raise UserError(
-            f"There is no run in {workdir} (no {path}): pretrain with ssl_jax.main --workdir={workdir}."
-        )
+        raise UserError(f"There is no run in {workdir} (no {path}): pretrain with ssl_jax.main --workdir={workdir}.")
     return ConfigDict(json.loads(path.read_text()))
 
 
@@ -85,15 +83,17 @@ def extract(run: train.Run, ts: train.TrainState) -> Features:
         )
     frozen = extractor(run.method, run.eval_view, run.mesh)
     fresh = run.init()
-    images = run.train.images, run.test.images
-    labels = run.train.labels, run.test.labels
-    keep = [y >= 0 for y in labels]
-    images = tuple(x[k] for x, k in zip(images, keep, strict=True))
+    known = [(d.images[d.labels >= 0], d.labels[d.labels >= 0]) for d in (run.train, run.test)]
+    (train_x, train_y), (test_x, test_y) = known
+
+    def pair(state: train.TrainState) -> tuple[np.ndarray, np.ndarray]:
+        return frozen(state.params, state.state, train_x), frozen(state.params, state.state, test_x)
+
     return Features(
-        pretrained=tuple(frozen(ts.params, ts.state, x) for x in images),
-        untrained=tuple(frozen(fresh.params, fresh.state, x) for x in images),
-        pixels=tuple(x.reshape(len(x), -1) for x in images),
-        labels=tuple(y[k] for y, k in zip(labels, keep, strict=True)),
+        pretrained=pair(ts),
+        untrained=pair(fresh),
+        pixels=(train_x.reshape(len(train_x), -1), test_x.reshape(len(test_x), -1)),
+        labels=(train_y, test_y),
         classes=len(run.train.classes),
     )
 
@@ -203,8 +203,7 @@ def evaluate(workdir: str, evals: tuple[str, ...] = EVALS) -> dict[str, Any]:
         "epoch": int(ts.step) / run.info.steps_per_epoch,
         "seed": config.seed,
         "config": config.to_dict(),
-        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "evaluation_seconds": time.time() - began,
     }
@@ -216,9 +215,7 @@ def evaluate(workdir: str, evals: tuple[str, ...] = EVALS) -> dict[str, Any]:
 def _print_row(name: str, values: dict[str, Any]) -> None:
     title = {"knn": "kNN", "linear": "linear probe"}[name]
     pretrained, untrained = values[f"{name}/top1"], values[f"{name}/top1_untrained"]
-    print(
-        f"{title}: {100 * pretrained:.1f} % of the test images (untrained backbone {100 * untrained:.1f} %)"
-    )
+    print(f"{title}: {100 * pretrained:.1f} % of the test images (untrained backbone {100 * untrained:.1f} %)")
 
 
 def main(argv: list[str] | None = None) -> int:

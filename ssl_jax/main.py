@@ -8,7 +8,6 @@ signal and resumable.
 
 import logging
 import sys
-from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -24,7 +23,10 @@ def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     logging.basicConfig(format="%(message)s")
     try:
-        train.train(parse(argv), _WORKDIR.value)
+        flags.FLAGS(argv)
+        if _CONFIG.value is None or not _WORKDIR.value:
+            raise UserError("--config=configs/METHOD.py:PRESET and --workdir=FOLDER are needed; --help explains them.")
+        train.train(_CONFIG.value, _WORKDIR.value)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -35,11 +37,6 @@ def main(argv: list[str]) -> int:
         print(stopped, file=sys.stderr)
         return 75
     return 0
-
-
-def parse(argv: list[str]) -> Any:
-    flags.FLAGS(argv)
-    return _CONFIG.value
 
 
 if __name__ == "__main__":

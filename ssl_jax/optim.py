@@ -72,9 +72,7 @@ def _decay(config: Any, step: jax.Array, warmup: float, steps_per_epoch: int, to
     return config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-def lars(
-    schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, order: str, mask: Callable
-) -> Any:
+def lars(schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, order: str, mask: Callable) -> Any:
     """LARS in either order of momentum and learning rate (they differ while the rate changes).
 
     Args:
@@ -101,7 +99,7 @@ def lars(
 
 
 class _Frozen(NamedTuple):
-    count: jax.Array
+    updates: jax.Array
     inner: Any
 
 
@@ -113,10 +111,10 @@ def frozen_until(inner: optax.GradientTransformation, steps: int) -> optax.Gradi
 
     def update(updates, state, params=None):
         moved, inner_state = inner.update(updates, state.inner, params)
-        active = state.count >= steps
+        active = state.updates >= steps
         moved = jax.tree.map(lambda u: jnp.where(active, u, jnp.zeros_like(u)), moved)
         inner_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), inner_state, state.inner)
-        return moved, _Frozen(state.count + 1, inner_state)
+        return moved, _Frozen(state.updates + 1, inner_state)
 
     return optax.GradientTransformation(init, update)
 
@@ -129,9 +127,7 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.Gradi
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
     kinds = {
         "sgd": lambda: optax.chain(decay, momentum, optax.scale_by_learning_rate(schedule)),
-        "adamw": lambda: optax.adamw(
-            schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask
-        ),
+        "adamw": lambda: optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask),
         "lars": lambda: lars(
             schedule,
             momentum=config.momentum,
@@ -172,9 +168,7 @@ def build(
     used = sorted(set(jax.tree.leaves(labels)))
     missing = [label for label in used if label not in config]
     if missing:
-        raise UserError(
-            f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}."
-        )
+        raise UserError(f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}.")
     schedules = {g: learning_rate(config[g], batch_size, steps_per_epoch, total_steps) for g in used}
     groups = {g: _group(config[g], schedules[g], steps_per_epoch) for g in used}
     return optax.multi_transform(groups, labels), schedules
@@ -183,9 +177,7 @@ def build(
 def describe(config: Any, labels: Any, params: Any) -> list[str]:
     """One line a parameter: name, shape, group, and whether it is decayed (and, under LARS, adapted)."""
     lines = []
-    for (path, value), label in zip(
-        jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True
-    ):
+    for (path, value), label in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         included = decayed(value, config[label].exclude)
         lines.append(f"{name} {tuple(value.shape)} {label} {'decayed' if included else 'excluded'}")

@@ -77,9 +77,7 @@ def report(workdir: str) -> pathlib.Path:
 
 def _summary(config: Any, entries: list[dict[str, Any]], results: dict[str, Any]) -> str:
     last = entries[-1] if entries else {"step": 0, "epoch": 0}
-    parts = [
-        f"{last['step']} updates of {config.batch_size} images, {last['epoch']:.0f} of {config.epochs} epochs"
-    ]
+    parts = [f"{last['step']} updates of {config.batch_size} images, {last['epoch']:.0f} of {config.epochs} epochs"]
     parts.append(f"{config.model.name} of width {config.model.width}")
     parts.append(f"seed {config.seed}")
     if results:
@@ -90,7 +88,7 @@ def _summary(config: Any, entries: list[dict[str, Any]], results: dict[str, Any]
 def _tables(results: dict[str, Any]) -> str:
     if not results:
         return "<p>Not evaluated yet: run python -m ssl_jax.evaluate with the same --workdir.</p>"
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, title in (("knn", "weighted kNN"), ("linear", "linear probe")):
         if f"{name}/top1" in results:
             rows.append(
@@ -102,9 +100,7 @@ def _tables(results: dict[str, Any]) -> str:
             )
     parts = []
     if rows:
-        parts.append(
-            "<h2>Frozen features, test accuracy in %</h2>" + _table(("", "untrained", "pretrained"), rows)
-        )
+        parts.append("<h2>Frozen features, test accuracy in %</h2>" + _table(("", "untrained", "pretrained"), rows))
     counts = [c for c in ("1", "5", "10", "all") if f"few_label/{c}/pretrained" in results]
     if counts:
         cells = [(c, *(_spread(results, f"few_label/{c}/{name}") for name in _COLOURS)) for c in counts]
@@ -126,9 +122,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     def line(cells, tag):
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
-    return (
-        f'<div class="scroll"><table>{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
-    )
+    return f'<div class="scroll"><table>{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
 
 
 def _axes(title: str, x: str, y: str) -> tuple[Figure, Any]:

@@ -91,9 +91,7 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
     info = _info(config, len(train.images), mesh)
     shapes = jax.eval_shape(lambda: _init_method(method, config, train.images[:2], info))
     labels = method.groups(shapes[0])
-    optimizer, schedules = optim.build(
-        config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps
-    )
+    optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
     probe = optax.adam(config.probe.learning_rate)
 
     def init() -> TrainState:
@@ -190,7 +188,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
         # Exact under shard_map already; under pmap this is where the replicas meet.
         grads = dist.mean(grads)
         metrics = {"loss": loss, **dist.mean(aux["metrics"])}
-        probe_grads = {}
+        probe_grads: Any = {}
         if ts.probe:
             probe_grads, metrics["probe_top1"] = _probe(ts.probe["params"], aux["features"], batch["label"])
         return state, (grads, probe_grads, metrics)
@@ -250,14 +248,12 @@ def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, ja
 
 def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
-    specs = TrainState(P(), P(), P(), run.method.specs(), P(), P())
+    specs: Any = TrainState(P(), P(), P(), run.method.specs(), P(), P())  # type: ignore[arg-type]
     in_specs = (specs, P(), P(), P(None, dist.AXIS))
     mapping = run.config.mapping
     if mapping not in ("shard_map", "pmap"):
         raise UserError(f"config.mapping is '{mapping}': use 'shard_map' or 'pmap'.")
-    return dist.map_replicas(
-        replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,)
-    )
+    return dist.map_replicas(replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,))
 
 
 def batch_index(run: Run, step: int) -> jax.Array:
@@ -353,9 +349,7 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
         f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
         f"{devices.size} {devices.flat[0].device_kind} device(s)."
     )
-    log.say(
-        f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them."
-    )
+    log.say(f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them.")
     if start:
         log.say(f"Resuming after update {start}.")
 
@@ -366,9 +360,7 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
     images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
     step_fn = mapped_step(run)
     watch = Watch(run)
-    eval_steps, save_steps = (
-        round(e * info.steps_per_epoch) for e in (config.eval_epochs, config.save_epochs)
-    )
+    eval_steps, save_steps = (round(e * info.steps_per_epoch) for e in (config.eval_epochs, config.save_epochs))
     pending: dict[str, jax.Array] | None = None
     if start == 0 and eval_steps:
         watch(ts, 0, log)
@@ -393,9 +385,7 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
         if stop and not last:
             if not save:  # the signal came after the decision
                 checkpoints.save(done, ts, stored_config)
-            raise Stopped(
-                f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes."
-            )
+            raise Stopped(f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes.")
 
 
 def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:

@@ -190,9 +190,7 @@ def test_every_kind_of_pixel_becomes_rgb(tmp_path):
     expected = [(255, 0, 0), (10, 200, 30), (10, 200, 30), (200,) * 3, (128,) * 3, (255,) * 3]
     assert images.shape == (6, 8, 8, 3)
     # CMYK went through JPEG.
-    np.testing.assert_allclose(
-        images, np.broadcast_to(np.array(expected)[:, None, None], images.shape), atol=2
-    )
+    np.testing.assert_allclose(images, np.broadcast_to(np.array(expected)[:, None, None], images.shape), atol=2)
 
 
 @pytest.mark.fast
@@ -286,10 +284,7 @@ def test_per_class_decodes_only_the_first_of_each_class(tmp_path, monkeypatch, k
     decode, calls = folder.decode, []
     monkeypatch.setattr(folder, "decode", lambda *args: calls.append(args) or decode(*args))
     layout = {
-        f"{split}/{name}/{i}.png": png((i, 0, 0))
-        for split in ("test", "train")
-        for name in "ba"
-        for i in (3, 1, 2)
+        f"{split}/{name}/{i}.png": png((i, 0, 0)) for split in ("test", "train") for name in "ba" for i in (3, 1, 2)
     }
     where = write(tmp_path / "images", layout) if kind == "folder" else pack(tmp_path / "images.tar", layout)
     train = data.load(f"folder:{where}", "train", per_class=2)
@@ -301,11 +296,7 @@ def test_per_class_decodes_only_the_first_of_each_class(tmp_path, monkeypatch, k
 @pytest.mark.fast
 @pytest.mark.parametrize("kind", ["folder", "tar.gz"])
 def test_a_cache_hit_decodes_nothing_and_is_equal(tmp_path, monkeypatch, kind, cache):
-    where = (
-        write(tmp_path / "images", TWO_SPLITS)
-        if kind == "folder"
-        else pack(tmp_path / "images.tar.gz", TWO_SPLITS)
-    )
+    where = write(tmp_path / "images", TWO_SPLITS) if kind == "folder" else pack(tmp_path / "images.tar.gz", TWO_SPLITS)
     first = data.load(f"folder:{where}", "train")
     with monkeypatch.context() as patch:
         patch.setattr(folder, "decode", None)
@@ -577,9 +568,7 @@ def tiny_tfds(tmp_path) -> pathlib.Path:
     serialize = example_serializer.ExampleSerializer(features.get_serialized_info()).serialize_example
     counts = {"train": 5, "validation": 2}
     for split, count in counts.items():
-        records = writer.ArrayRecordWriter(
-            str(place / f"toy-{split}.array_record-00000-of-00001"), "group_size:1"
-        )
+        records = writer.ArrayRecordWriter(str(place / f"toy-{split}.array_record-00000-of-00001"), "group_size:1")
         for i in range(count):
             records.write(serialize({"image": png((10 * i, 0, 0), size=(8, 8 + i)), "label": i % 2}))
         records.close()

@@ -48,9 +48,7 @@ def test_digits(digits):
     )
     for count in results:
         # All principal components are a rotation of the pixels; that must not change what they are worth.
-        assert results[count]["all components"]["mean"] == pytest.approx(
-            results[count]["pixels"]["mean"], abs=0.01
-        )
+        assert results[count]["all components"]["mean"] == pytest.approx(results[count]["pixels"]["mean"], abs=0.01)
     pixels = [results[count]["pixels"]["mean"] for count in ("1", "5", "10", "all")]
     assert pixels == sorted(pixels)
     assert 0.5 < pixels[0] < 0.75
@@ -109,9 +107,7 @@ def test_mean_and_spread_are_over_the_draws():
 @pytest.mark.fast
 def test_scale_of_a_representation_does_not_matter():
     (train_x, train_y), (test_x, test_y) = blobs(distance=2), blobs(seed=1, distance=2)
-    row = few_label(
-        {"a": (train_x, test_x), "b": (1024 * train_x, 1024 * test_x)}, train_y, test_y, counts=(5,)
-    )["5"]
+    row = few_label({"a": (train_x, test_x), "b": (1024 * train_x, 1024 * test_x)}, train_y, test_y, counts=(5,))["5"]
     assert row["a"]["mean"] == pytest.approx(row["b"]["mean"], abs=0.01)
 
 

@@ -106,9 +106,7 @@ def test_training_is_nesterov_with_a_cosine():
     """One batch is the whole set, so that the written-out recipe sees the same gradients."""
     x, y = blobs(n=30, distance=2)
     epochs, rates = 7, [0.1, 2.0]
-    fitted = linear._fit(
-        x, y, np.array(rates), linear.jax.random.key(0), num_classes=3, epochs=epochs, batch_size=30
-    )
+    fitted = linear._fit(x, y, np.array(rates), linear.jax.random.key(0), num_classes=3, epochs=epochs, batch_size=30)
     for i, rate in enumerate(rates):
         head, velocity = np.zeros((7, 3)), np.zeros((7, 3))
         rows = np.hstack([x, np.ones((30, 1))])

@@ -5,6 +5,8 @@ parameters the ops agree with torchvision's `transforms.v2.functional` on float 
 otherwise. Float32 or float64 in, the same out.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +15,8 @@ LUMA = (0.2989, 0.5870, 0.1140)
 
 
 def resize_matrix(
-    start: jax.Array,
-    length: jax.Array,
+    start: jax.Array | int,
+    length: jax.Array | int,
     size: int,
     out: int,
     *,
@@ -58,7 +60,7 @@ def _cubic(x: jax.Array, a: float = -0.5) -> jax.Array:
 
 def resized_crop(
     image: jax.Array,
-    box: tuple[jax.Array, jax.Array, jax.Array, jax.Array],
+    box: tuple[jax.Array | int, ...],
     size: int,
     *,
     interpolation: str = "bilinear",
@@ -142,9 +144,7 @@ def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     value = jnp.max(image, -1)
     chroma = value - jnp.min(image, -1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    sector = jnp.where(
-        value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0)
-    )
+    sector = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0))
     sector = jnp.where(chroma > 0, sector, 0.0) + 6.0 * shift
     # Each channel is the value less a share of the chroma that depends on its distance from the hue.
     k = jnp.mod(jnp.stack([sector + 5.0, sector + 3.0, sector + 1.0], -1), 6.0)
@@ -178,9 +178,8 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, taps: int, *, padding: str
         padded = jnp.pad(image, widths, mode="reflect" if padding == "reflect" else "constant")
         size = image.shape[axis]
         # Shifted copies fuse into one loop on every backend; a convolution with a kernel per image does not.
-        image = sum(
-            kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(len(offsets))
-        )
+        shifted = [jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(taps)]
+        image = functools.reduce(jnp.add, [k * x for k, x in zip(kernel, shifted, strict=True)])
     return image
 
 
@@ -222,9 +221,7 @@ def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     """
     h, w = image.shape[:2]
     centre = jnp.array([(h - 1) / 2, (w - 1) / 2], image.dtype)
-    grid = (
-        jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).astype(image.dtype) - centre
-    )
+    grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).astype(image.dtype) - centre
     place = jnp.einsum("ij,hwj->hwi", matrix, grid, precision="highest") + shift + centre
     corner = jnp.floor(place)
     out = jnp.zeros_like(image)

@@ -5,16 +5,15 @@ a pair. Sources: the authors' code, as named beside each recipe.
 """
 
 import dataclasses
+from typing import Any
 
 from ssl_jax.augment.view import View
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-_UNIT = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's TensorFlow code feeds [0, 1] as it is
+_UNIT: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}  # SimCLR's TensorFlow code feeds [0, 1] as it is
 
 
-def _colour(
-    b: float, c: float, s: float, h: float, jitter: float = 0.8, gray: float = 0.2
-) -> dict[str, float]:
+def _colour(b: float, c: float, s: float, h: float, jitter: float = 0.8, gray: float = 0.2) -> dict[str, Any]:
     return {"brightness": b, "contrast": c, "saturation": s, "hue": h, "jitter": jitter, "gray": gray}
 
 
@@ -77,9 +76,7 @@ BYOL = (replace(_byol, blur=1.0), replace(_byol, blur=0.1, solarize=0.2))
 _barlow = View(interpolation="bicubic", flip=0.5, **_colour(0.4, 0.4, 0.2, 0.1))
 BARLOW_TWINS = (replace(_barlow, blur=1.0), replace(_barlow, blur=0.1, solarize=0.2))
 VICREG = BARLOW_TWINS
-_moco_v3 = replace(
-    _barlow, interpolation="bilinear", order=("crop", "jitter", "gray", "blur", "solarize", "flip")
-)
+_moco_v3 = replace(_barlow, interpolation="bilinear", order=("crop", "jitter", "gray", "blur", "solarize", "flip"))
 MOCO_V3_VIT = (replace(_moco_v3, blur=1.0), replace(_moco_v3, blur=0.1, solarize=0.2))
 MOCO_V3_RESNET = tuple(replace(v, area=(0.2, 1.0)) for v in MOCO_V3_VIT)
 

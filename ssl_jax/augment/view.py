@@ -21,9 +21,7 @@ class View:
     """
 
     size: int = 224  # side of the square output, pixels
-    crop: str = (
-        "torch"  # 'torch', 'byol' or 'tf' (how a resized crop is drawn), 'shift' (pad, cut) or 'centre'
-    )
+    crop: str = "torch"  # 'torch', 'byol' or 'tf' (how a resized crop is drawn), 'shift' (pad, cut) or 'centre'
     area: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a resized crop covers
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a resized crop
     interpolation: str = "bilinear"  # or 'bicubic'; antialiased both
@@ -68,9 +66,7 @@ class View:
         where = f"config.method.{name}"
         for step in self.order:
             if step not in STEPS:
-                raise UserError(
-                    f"{where}.order has '{step}', which is no step of a view. {nearest(step, STEPS)}"
-                )
+                raise UserError(f"{where}.order has '{step}', which is no step of a view. {nearest(step, STEPS)}")
         if self.crop not in CROPS:
             raise UserError(f"{where}.crop is '{self.crop}', which is not known. {nearest(self.crop, CROPS)}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -93,9 +89,7 @@ class View:
                 f"padding: lower it or raise {where}.pad."
             )
         if self.blur and self.blur_padding == "reflect" and self.taps // 2 >= self.size:
-            raise UserError(
-                f"{where}.taps is {self.taps}, too long for a {self.size}-pixel view: use a shorter one."
-            )
+            raise UserError(f"{where}.taps is {self.taps}, too long for a {self.size}-pixel view: use a shorter one.")
 
 
 def evaluation(view: View, centre: float) -> View:
@@ -172,8 +166,8 @@ def _crop(view: View, key: jax.Array, image: jax.Array, flip: jax.Array | bool) 
         side = round(min(height, width) * view.centre)
         if side == view.size == height == width:
             return image
-        box = ((height - side) // 2, (width - side) // 2, side, side)
-        return ops.resized_crop(image, box, view.size, interpolation=view.interpolation)
+        centred = ((height - side) // 2, (width - side) // 2, side, side)
+        return ops.resized_crop(image, centred, view.size, interpolation=view.interpolation)
     box = crop_box(view, key, height, width)
     return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip)
 
@@ -261,11 +255,7 @@ def _jitter(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
             return ops.contrast(image, factor["c"], per_channel=view.channel_contrast)
         return ops.saturation(image, factor["s"]) if name == "s" else ops.hue(image, turn)
 
-    names = [
-        n
-        for n, on in zip("bcsh", (view.brightness, view.contrast, view.saturation, view.hue), strict=True)
-        if on
-    ]
+    names = [n for n, on in zip("bcsh", (view.brightness, view.contrast, view.saturation, view.hue), strict=True) if on]
     order = jax.random.permutation(order_key, len(names))
     for slot in range(len(names)):
         options = jnp.stack([one(image, name) for name in names])

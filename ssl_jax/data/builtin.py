@@ -106,9 +106,7 @@ def fashion_mnist(request: Request, path: str | None = None) -> Dataset:
     images = read_idx(place / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
     labels = read_idx(place / f"{prefix}-labels-idx1-ubyte.gz", dimensions=1)
     if len(images) != len(labels):
-        raise UserError(
-            f"{place} holds {len(images)} {prefix} images but {len(labels)} labels: fetch it again."
-        )
+        raise UserError(f"{place} holds {len(images)} {prefix} images but {len(labels)} labels: fetch it again.")
     dataset = Dataset("fashion_mnist", images[..., None], labels.astype(np.int32), FASHION_CLASSES)
     return _finish(dataset, request)
 
@@ -261,11 +259,7 @@ def _unpickle(read: Callable[[str], IO[bytes]], name: str, path: str) -> tuple[n
         labels = np.array(batch[b"labels"], np.int32)
     except Exception as error:  # a damaged pickle raises anything at all
         raise UserError(f"{name} of {path} is missing or damaged ({error}): fetch it again.") from error
-    if (
-        images.dtype != np.uint8
-        or labels.shape != images.shape[:1]
-        or not np.all((labels >= 0) & (labels < 10))
-    ):
+    if images.dtype != np.uint8 or labels.shape != images.shape[:1] or not np.all((labels >= 0) & (labels < 10)):
         raise UserError(f"{name} of {path} does not hold images with labels of 0 to 9: fetch it again.")
     return images, labels
 

@@ -379,9 +379,7 @@ def check_memory(shape: tuple[int, ...], max_gib: float, where: str) -> None:
 # --- the cache of decoded images
 
 
-def cached(
-    identity: object, request: Request, where: str, make: Callable[[], tuple[Dataset, list[str]]]
-) -> Dataset:
+def cached(identity: object, request: Request, where: str, make: Callable[[], tuple[Dataset, list[str]]]) -> Dataset:
     """Returns what `make` gave for the same files and request before, or makes and stores it.
 
     Args:

@@ -31,9 +31,7 @@ def load(name: str, request: Request, path: str | None = None) -> Dataset:
     info = (place / "dataset_info.json").read_text()
     split = _splits(info).get(request.split)
     if split is None:
-        raise UserError(
-            f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}."
-        )
+        raise UserError(f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}.")
 
     def make() -> tuple[Dataset, list[str]]:
         examples, image_key, classes = _examples(place, split)
@@ -107,9 +105,7 @@ def _names(info: str) -> list[str]:
 def _splits(info: str) -> dict[str, str]:
     """Returns our name -> their name of the splits in a dataset_info.json."""
     ours = {"train": ("train",), "test": ("test", "validation")}
-    held = {
-        name: [theirs for theirs in candidates if theirs in _names(info)] for name, candidates in ours.items()
-    }
+    held = {name: [theirs for theirs in candidates if theirs in _names(info)] for name, candidates in ours.items()}
     return {name: theirs[0] for name, theirs in held.items() if theirs}
 
 
@@ -118,9 +114,7 @@ def _examples(place: pathlib.Path, split: str) -> tuple[Any, str, tuple[str, ...
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
-        raise UserError(
-            f"Reading {place} needs tensorflow_datasets ({error}): pip install -e .[tfds]."
-        ) from error
+        raise UserError(f"Reading {place} needs tensorflow_datasets ({error}): pip install -e .[tfds].") from error
     # From its folder: by name, tfds would try to download and prepare what it lacks.
     builder = tfds.builder_from_directory(place)
     features = dict(builder.info.features.items())

@@ -127,9 +127,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [["labels a class", *names]]
     lines += [[_label(count, row), *(_cell(row[name]) for name in names)] for count, row in done.items()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
-    ]
+    text = [" | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
     text.insert(1, "-|-".join("-" * w for w in widths))
     if any("*" in line for line in text):
         text.append(f"* not every fit converged within {MAX_ITERATIONS} iterations")
@@ -197,9 +195,7 @@ def _scaled(
     return train, test
 
 
-def _fit(
-    train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray
-) -> tuple[float, bool]:
+def _fit(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> tuple[float, bool]:
     """Returns the accuracy on the test set and whether the optimiser converged."""
     model = LogisticRegression(C=_C, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings(record=True) as caught:

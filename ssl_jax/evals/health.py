@@ -153,9 +153,7 @@ def diagnose(summary: dict[str, float]) -> str | None:
 def _matrix(z: ArrayLike) -> np.ndarray:
     z = np.asarray(z, np.float64)
     if z.ndim != 2 or not z.size:
-        raise UserError(
-            f"Features must be a non-empty [N, D] matrix, but have shape {z.shape}; flatten them."
-        )
+        raise UserError(f"Features must be a non-empty [N, D] matrix, but have shape {z.shape}; flatten them.")
     if not np.isfinite(z).all():
         raise UserError("Features contain NaN or infinity; look at the model that extracted them.")
     return z

@@ -111,9 +111,7 @@ def top1(
         )
     known = query_labels >= 0
     if not known.any():
-        raise UserError(
-            "kNN accuracy needs labelled queries, but every query label is -1; label some images."
-        )
+        raise UserError("kNN accuracy needs labelled queries, but every query label is -1; label some images.")
     predicted = predict(
         bank, bank_labels, queries[known], num_classes=num_classes, k=k, temperature=temperature, block=block
     )

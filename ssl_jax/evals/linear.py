@@ -120,9 +120,7 @@ def _labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple
             "largest label plus one."
         )
     if not np.isfinite(x).all():
-        raise UserError(
-            f"The probe's {which} features contain NaN or infinity; look at the model that extracted them."
-        )
+        raise UserError(f"The probe's {which} features contain NaN or infinity; look at the model that extracted them.")
     return x, y
 
 
@@ -142,8 +140,7 @@ def _held_out(labels: np.ndarray, seed: int) -> np.ndarray:
         mask[rows[: min(max(1, round(_HELD_OUT * len(rows))), len(rows) - 1)]] = True
     if not mask.any():
         raise UserError(
-            "The probe holds out training images to choose its learning rate, but no class has two; label "
-            "more images."
+            "The probe holds out training images to choose its learning rate, but no class has two; label more images."
         )
     return mask
 
@@ -185,6 +182,4 @@ def _fit(x, y, rates, key, *, num_classes, epochs, batch_size):
 
 def _accuracy(heads, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Returns [L] accuracies."""
-    return np.stack(
-        [((x @ w + b).argmax(1) == y).mean() for w, b in zip(*map(np.asarray, heads), strict=True)]
-    )
+    return np.stack([((x @ w + b).argmax(1) == y).mean() for w, b in zip(*map(np.asarray, heads), strict=True)])

@@ -92,7 +92,8 @@ class Method:
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""
         variables = {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
-        return self.backbone.apply(variables, images, train=False, stage=stage).astype(jnp.float32)
+        features: Any = self.backbone.apply(variables, images, train=False, stage=stage)
+        return features.astype(jnp.float32)
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> Any:
         """State after the optimiser moved the parameters; `step` counts the updates before it."""
@@ -154,9 +155,7 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def apply(
-    module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool
-) -> tuple[jax.Array, Any]:
+def apply(module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool) -> tuple[jax.Array, Any]:
     """Runs one part of a network and moves its running statistics.
 
     Args:
@@ -171,8 +170,10 @@ def apply(
       output, and `stats` with this part's entry moved on.
     """
     variables = {"params": params[name], "batch_stats": stats.get(name, {})}
+    out: Any
     if not train:
-        return module.apply(variables, x, train=False), stats
+        out = module.apply(variables, x, train=False)
+        return out, stats
     out, moved = module.apply(variables, x, train=True, mutable=["batch_stats"])
     return out, {**stats, name: moved.get("batch_stats", {})}
 

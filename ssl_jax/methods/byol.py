@@ -70,17 +70,16 @@ class BYOL(Method):
         if self.update_target == "before":
             target = self._moved(jax.lax.stop_gradient(params), target, step, info)
         stats, xi_stats = state["stats"], target["stats"]
-        p, z = {}, {}
+        h, p, z = {}, {}, {}
         for v in ("view1", "view2"):
-            h, stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
-            g, stats = apply(self._head(), "projector", params, stats, h, train=train)
+            h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
+            g, stats = apply(self._head(), "projector", params, stats, h[v], train=train)
             p[v], stats = apply(self._head(), "predictor", params, stats, g, train=train)
-            features = jax.lax.stop_gradient(h) if v == "view1" else features
-            h, xi_stats = apply(self.backbone, "backbone", target["params"], xi_stats, batch[v], train=train)
-            z[v], xi_stats = apply(self._head(), "projector", target["params"], xi_stats, h, train=train)
+            y, xi_stats = apply(self.backbone, "backbone", target["params"], xi_stats, batch[v], train=train)
+            z[v], xi_stats = apply(self._head(), "projector", target["params"], xi_stats, y, train=train)
         loss = regression_loss(p["view1"], z["view2"]) + regression_loss(p["view2"], z["view1"])
         state = {"stats": stats, "target": {"params": target["params"], "stats": xi_stats}}
-        aux = {"metrics": {"cosine": 1 - loss / 4}, "features": features}
+        aux = {"metrics": {"cosine": 1 - loss / 4}, "features": jax.lax.stop_gradient(h["view1"])}
         return self.scale * loss, (state, aux)
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> Any:

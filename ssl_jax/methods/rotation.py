@@ -58,9 +58,7 @@ class Rotation(Method):
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         x = rotations(batch["view"])
         labels = jnp.tile(jnp.arange(4), len(x))
-        h, stats = apply(
-            self.backbone, "backbone", params, state["stats"], x.reshape(-1, *x.shape[2:]), train=train
-        )
+        h, stats = apply(self.backbone, "backbone", params, state["stats"], x.reshape(-1, *x.shape[2:]), train=train)
         logits, stats = apply(self._head, "classifier", params, stats, h, train=train)
         metrics = {"rotation_top1": losses.accuracy(logits, labels)}
         aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h[::4])}

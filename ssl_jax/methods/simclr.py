@@ -75,9 +75,7 @@ class SimCLR(Method):
         return MLP(self.hidden, self.out, False, False, "scale", bn_groups, init, dtype)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
-        params, stats = initialise(
-            {"backbone": self.backbone, "projector": self._head()}, rng, batch["view1"]
-        )
+        params, stats = initialise({"backbone": self.backbone, "projector": self._head()}, rng, batch["view1"])
         return params, {"stats": stats}
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):

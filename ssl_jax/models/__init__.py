@@ -29,9 +29,7 @@ def backbone(config: Any) -> nn.Module:
     dtype = jnp.dtype(config.dtype)
     if config.name == "convnet":
         return ConvNet(config.width, config.norm, config.bn_groups, dtype)
-    return ResNet(
-        config.name, config.width, config.stem, config.norm, config.bn_groups, config.zero_init, dtype
-    )
+    return ResNet(config.name, config.width, config.stem, config.norm, config.bn_groups, config.zero_init, dtype)
 
 
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:

@@ -126,10 +126,7 @@ def blocked_weight_gradient(x: jax.Array, g: jax.Array, kernel: int, stride: int
     def add_block(total, pair):
         wide, narrow = pair
         columns = jnp.concatenate(
-            [
-                wide[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride]
-                for i, j in starts
-            ],
+            [wide[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride] for i, j in starts],
             axis=-1,
         ).reshape(block * h * w, -1)
         rows = narrow.reshape(block * h * w, -1)

@@ -45,7 +45,5 @@ class ConvNet(nn.Module):
         x = x.astype(self.dtype)
         for i in range(stage or self.stages):
             x = Conv(self.width * 2**i, stride=1 if i == 0 else 2, dtype=self.dtype, name=f"stage{i + 1}")(x)
-            x = nn.relu(
-                Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")(x, train)
-            )
+            x = nn.relu(Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")(x, train))
         return x.mean((1, 2))

@@ -105,9 +105,7 @@ class Norm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         scale_init = nn.initializers.constant(float(not self.zero_scale))
         if self.kind == "batch":
-            return BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")(
-                x, train
-            )
+            return BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")(x, train)
         if self.kind == "group":
             groups = min(32, x.shape[-1])
             return nn.GroupNorm(groups, dtype=self.dtype, scale_init=scale_init, name="group")(x)
