@@ -10,7 +10,6 @@ from collections.abc import Mapping
 import dataclasses
 import importlib.metadata
 import json
-import logging
 import pathlib
 import platform
 import sys
@@ -21,14 +20,16 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+import ssl_jax
 from ssl_jax import train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import few_label, health, knn, linear
 from ssl_jax.evals.features import extractor
+from ssl_jax.log import speak_plainly
 
 EVALS = ("knn", "linear", "few_label")
-_PACKAGES = ("ssl_jax", "jax", "flax", "optax", "scikit-learn", "numpy")
+_PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,13 +204,18 @@ def evaluate(workdir: str, evals: tuple[str, ...] = EVALS) -> dict[str, Any]:
         "epoch": int(ts.step) / run.info.steps_per_epoch,
         "seed": config.seed,
         "config": config.to_dict(),
-        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES} | {"python": platform.python_version()},
+        "versions": _versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "evaluation_seconds": time.time() - began,
     }
     path.write_text(json.dumps(stored, indent=2) + "\n")
     print(f"Results are in {path}.")
     return stored
+
+
+def _versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"ssl_jax": ssl_jax.__version__, "python": platform.python_version(), **found}
 
 
 def _print_row(name: str, values: dict[str, Any]) -> None:
@@ -220,7 +226,7 @@ def _print_row(name: str, values: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    logging.basicConfig(format="%(message)s")
+    speak_plainly()
     parser = argparse.ArgumentParser(
         prog="python -m ssl_jax.evaluate",
         description=__doc__,

@@ -1,6 +1,7 @@
 """What a run tells: a progress bar on a terminal, plain lines elsewhere, JSON lines and TensorBoard in the workdir."""
 
 import json
+import logging
 import pathlib
 import sys
 import time
@@ -8,6 +9,12 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+
+def speak_plainly() -> None:
+    """Sets up logging for a command line: our own messages as they are, libraries only when something is wrong."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class Log:

@@ -6,7 +6,6 @@ resumes a run that was stopped. Exit status: 0 done, 2 a mistake to put right, 3
 signal and resumable.
 """
 
-import logging
 import sys
 
 from absl import flags
@@ -14,6 +13,7 @@ from ml_collections import config_flags
 
 from ssl_jax import train
 from ssl_jax.errors import UserError
+from ssl_jax.log import speak_plainly
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/METHOD.py:PRESET", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs and results; made if absent.")
@@ -21,7 +21,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs an
 
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    logging.basicConfig(format="%(message)s")
+    speak_plainly()
     try:
         flags.FLAGS(argv)
         if _CONFIG.value is None or not _WORKDIR.value:

@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import json
-import logging
 import pathlib
 import sys
 from typing import Any
@@ -27,6 +26,7 @@ from ssl_jax import train
 from ssl_jax.augment.view import render_batch
 from ssl_jax.errors import UserError
 from ssl_jax.evaluate import load_config
+from ssl_jax.log import speak_plainly
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --paper: #ffffff; --line: #d7dce5; --soft: #5b6577; }
@@ -220,7 +220,7 @@ def _png(pixels: np.ndarray) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    logging.basicConfig(format="%(message)s")
+    speak_plainly()
     parser = argparse.ArgumentParser(
         prog="python -m ssl_jax.report",
         description=__doc__,

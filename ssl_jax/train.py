@@ -207,7 +207,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
         if probe:
             moves, probe_state = probe_optimizer.update(probe_grads, probe["opt_state"])
             probe = {"params": optax.apply_updates(probe["params"], moves), "opt_state": probe_state}
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         return TrainState(ts.step + 1, ts.rng, params, state, opt_state, probe), metrics
 
     return step
