@@ -11,6 +11,22 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), epsilon**2))
 
 
+def spread(z: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Mean over channels of the standard deviation over the batch of normalised embeddings, without gradient.
+
+    About 1 / sqrt(D) when healthy, 0 when collapsed (SimSiam, sec. 4.1).
+
+    Args:
+      z: embeddings [N, D].
+      axis_name: mapped axis over which the batch is spread; None for this replica's rows alone.
+    """
+    u = l2_normalize(jax.lax.stop_gradient(z))
+    moments = jnp.stack([u.mean(0), jnp.square(u).mean(0)])
+    if axis_name is not None:
+        moments = jax.lax.pmean(moments, axis_name)
+    return jnp.sqrt(jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)).mean()
+
+
 def similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     """Inner products [N, M] of rows [N, D] and [M, D] at full precision (the TPU's default is bfloat16)."""
     return jnp.matmul(x, y.T, precision="highest")

@@ -123,13 +123,18 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.Gradi
     def mask(params):
         return decayed(params, config.exclude)
 
+    frozen = round(config.frozen_epochs * steps_per_epoch)
+
+    def rate(count):  # a frozen group counts its own updates only, but its rate is that of the run
+        return schedule(count + frozen)
+
     decay = optax.add_decayed_weights(config.weight_decay, mask)
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
     kinds = {
-        "sgd": lambda: optax.chain(decay, momentum, optax.scale_by_learning_rate(schedule)),
-        "adamw": lambda: optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask),
+        "sgd": lambda: optax.chain(decay, momentum, optax.scale_by_learning_rate(rate)),
+        "adamw": lambda: optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask),
         "lars": lambda: lars(
-            schedule,
+            rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
             trust=config.trust,
@@ -142,8 +147,8 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.Gradi
     optimizer = kinds[config.name]()
     if config.clip:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
-    if config.frozen_epochs:
-        optimizer = frozen_until(optimizer, round(config.frozen_epochs * steps_per_epoch))
+    if frozen:
+        optimizer = frozen_until(optimizer, frozen)
     return optimizer
 
 

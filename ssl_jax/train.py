@@ -89,16 +89,19 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
     train, test = load_data(config)
     method.check(*train.images.shape[1:])
     info = _info(config, len(train.images), mesh)
-    shapes = jax.eval_shape(lambda: _init_method(method, config, train.images[:2], info))
+    channels = train.images.shape[-1]
+    shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
     labels = method.groups(shapes[0])
     optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
     probe = optax.adam(config.probe.learning_rate)
 
     def init() -> TrainState:
-        params, state = _init_method(method, config, train.images[:2], info)
+        params, state = _init_method(method, config, channels, info)
         head = {}
         if train.classes:
-            width = _feature_width(method, params, state, train.images[:1], config)
+            side = next(iter(method.views().values())).size
+            one = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
+            width = jax.eval_shape(method.features, params, state, one).shape[-1]
             head = {"kernel": jnp.zeros((width, len(train.classes))), "bias": jnp.zeros(len(train.classes))}
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -141,17 +144,11 @@ def _info(config: Any, num_examples: int, mesh: Mesh) -> Info:
     return Info(num_examples, batch, steps, steps * config.epochs)
 
 
-def _init_method(method: Method, config: Any, images: np.ndarray, info: Info) -> tuple[Any, Any]:
-    keys = jax.random.split(jax.random.key(0), len(images))
-    batch = {name: render_batch(view, keys, jnp.asarray(images)) for name, view in method.views().items()}
+def _init_method(method: Method, config: Any, channels: int, info: Info) -> tuple[Any, Any]:
+    # Only shapes matter; rendering real views would double the time to compile the initialisation.
+    batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in method.views().items()}
     # The run's key goes to the steps; the weights take another stream of the same seed.
     return method.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), batch, info)
-
-
-def _feature_width(method: Method, params: Any, state: Any, images: np.ndarray, config: Any) -> int:
-    view = method.eval_view(config.data.eval_centre)
-    x = render_batch(view, jax.random.split(jax.random.key(0), 1), jnp.asarray(images))
-    return method.features(params, state, x).shape[-1]
 
 
 def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:

@@ -1,6 +1,12 @@
 """Shared fixtures: eight simulated devices on the CPU, and the optional reference data."""
 
+import os
 import pathlib
+
+# Tests compile far more than they compute. Set before JAX starts; no fast-math, so that results stay what they are.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import jax
 import pytest

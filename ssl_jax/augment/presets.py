@@ -49,7 +49,7 @@ MOCO_V2 = View(
 )
 SIMSIAM = MOCO_V2
 NPID = replace(MOCO_V1)
-NPID_CIFAR = replace(NPID, size=32, flip=0.0)
+NPID_CIFAR = replace(NPID, size=32, flip=0.0, mean=CIFAR10_MEAN, std=(0.2023, 0.1994, 0.2010))
 MOCO_CIFAR = View(
     size=32,
     flip=0.5,

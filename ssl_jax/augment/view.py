@@ -67,6 +67,14 @@ class View:
         for step in self.order:
             if step not in STEPS:
                 raise UserError(f"{where}.order has '{step}', which is no step of a view. {nearest(step, STEPS)}")
+        if "crop" not in self.order:
+            raise UserError(f"{where}.order has no 'crop', the step that gives a view its size: add it.")
+        for step in STEPS:
+            if step not in self.order and getattr(self, step):
+                raise UserError(
+                    f"{where}.{step} is {getattr(self, step)}, but {where}.order has no '{step}': add it there, or "
+                    f"set {where}.{step} to 0."
+                )
         if self.crop not in CROPS:
             raise UserError(f"{where}.crop is '{self.crop}', which is not known. {nearest(self.crop, CROPS)}")
         if self.interpolation not in ("bilinear", "bicubic"):
@@ -160,16 +168,19 @@ def _crop(view: View, key: jax.Array, image: jax.Array, flip: jax.Array | bool) 
         y, x = jax.random.split(key)
         top = jax.random.randint(y, (), 0, height + 2 * view.pad - view.size + 1)
         left = jax.random.randint(x, (), 0, width + 2 * view.pad - view.size + 1)
-        image = ops.shifted_crop(image, top, left, view.size, view.pad)
-        return jnp.where(flip, image[:, ::-1], image)
+        return _mirrored(ops.shifted_crop(image, top, left, view.size, view.pad), flip)
     if view.crop == "centre":
         side = round(min(height, width) * view.centre)
         if side == view.size == height == width:
-            return image
+            return _mirrored(image, flip)
         centred = ((height - side) // 2, (width - side) // 2, side, side)
-        return ops.resized_crop(image, centred, view.size, interpolation=view.interpolation)
+        return ops.resized_crop(image, centred, view.size, interpolation=view.interpolation, flip=flip)
     box = crop_box(view, key, height, width)
     return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip)
+
+
+def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
+    return image if flip is False else jnp.where(flip, image[:, ::-1], image)
 
 
 def crop_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
@@ -178,7 +189,8 @@ def crop_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.A
     'torch': torchvision's ten tries (uniform area, log-uniform ratio), then a centred crop within the ratio limits.
     'byol': no tries; what is too large is clipped to the image (byol/utils/augmentations.py).
     'tf': TensorFlow's sample_distorted_bounding_box over the whole image, up to 100 tries (uniform ratio, uniform
-    height within the area limits), then the whole image, as SimCLR's data_util.py uses it.
+    height within the area limits), then the whole image, as SimCLR's data_util.py uses it. There a crop also has to
+    cover a tenth of the object, which is the whole image: no area below 0.1 is seen.
     """
     if view.crop == "tf":
         return _tf_box(view, key, height, width)
@@ -225,7 +237,7 @@ def _tf_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.Ar
     h = low + jnp.floor(jax.random.uniform(height_key, (100,)) * (high - low + 1))
     w = jnp.round(h * ratio)
     share = h * w / (height * width)
-    fits = (share >= view.area[0]) & (share <= view.area[1]) & (w <= width) & (w > 0)
+    fits = (share >= max(view.area[0], 0.1)) & (share <= view.area[1]) & (w <= width) & (w > 0)
     first = jnp.argmax(fits)
     h, w = jnp.where(fits.any(), h[first], height), jnp.where(fits.any(), w[first], width)
     return _place(y_key, height - h), _place(x_key, width - w), h, w

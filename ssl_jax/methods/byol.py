@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax import losses
+from ssl_jax import dist, losses
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
 from ssl_jax.methods import Batch, Info, Method, apply, initialise
@@ -70,16 +70,19 @@ class BYOL(Method):
         if self.update_target == "before":
             target = self._moved(jax.lax.stop_gradient(params), target, step, info)
         stats, xi_stats = state["stats"], target["stats"]
-        h, p, z = {}, {}, {}
+        h, g, p, z = {}, {}, {}, {}
         for v in ("view1", "view2"):
             h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
-            g, stats = apply(self._head(), "projector", params, stats, h[v], train=train)
-            p[v], stats = apply(self._head(), "predictor", params, stats, g, train=train)
+            g[v], stats = apply(self._head(), "projector", params, stats, h[v], train=train)
+            p[v], stats = apply(self._head(), "predictor", params, stats, g[v], train=train)
             y, xi_stats = apply(self.backbone, "backbone", target["params"], xi_stats, batch[v], train=train)
             z[v], xi_stats = apply(self._head(), "projector", target["params"], xi_stats, y, train=train)
         loss = regression_loss(p["view1"], z["view2"]) + regression_loss(p["view2"], z["view1"])
         state = {"stats": stats, "target": {"params": target["params"], "stats": xi_stats}}
-        aux = {"metrics": {"cosine": 1 - loss / 4}, "features": jax.lax.stop_gradient(h["view1"])}
+        aux = {
+            "metrics": {"cosine": 1 - loss / 4, "projection_std": losses.spread(g["view1"], dist.AXIS)},
+            "features": jax.lax.stop_gradient(h["view1"]),
+        }
         return self.scale * loss, (state, aux)
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> Any:

@@ -94,7 +94,10 @@ class SimCLR(Method):
             h1, z1, stats = embed(batch["view1"], stats)
             _, z2, stats = embed(batch["view2"], stats)
         loss, top1 = nt_xent(z1, z2, temperature=self.temperature, axis_name=dist.AXIS)
-        aux = {"metrics": {"contrastive_top1": top1}, "features": jax.lax.stop_gradient(h1)}
+        aux = {
+            "metrics": {"contrastive_top1": top1, "projection_std": losses.spread(z1, dist.AXIS)},
+            "features": jax.lax.stop_gradient(h1),
+        }
         return self.scale * loss, ({"stats": stats}, aux)
 
     def chance(self, info: Info) -> float:

@@ -1,0 +1,199 @@
+"""The command line from outside: exit statuses, what is written, signals, kills and damaged checkpoints."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from ssl_jax import evaluate, report, train
+from ssl_jax.checkpoint import Checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = ("--config.epochs=4", "--config.batch_size=128", "--config.model.width=4", "--config.run.save_epochs=1")
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """Subprocesses share compiled programs, so that each start takes seconds."""
+    cache = tmp_path_factory.mktemp("compilation_cache")
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "PYTHONWARNINGS": "error::DeprecationWarning:ssl_jax",
+    }
+    return {**os.environ, **settings}
+
+
+def command(workdir, *arguments, config="configs/simclr.py:digits"):
+    return [sys.executable, "-m", "ssl_jax.main", f"--config={config}", f"--workdir={workdir}", *arguments]
+
+
+def call(workdir, environment, *arguments, config="configs/simclr.py:digits"):
+    return subprocess.run(
+        command(workdir, *arguments, config=config), cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+
+
+def final_state(workdir):
+    config = evaluate.load_config(str(workdir))
+    run = train.prepare(config, jax.devices()[:1])
+    checkpoints = Checkpoints(workdir)
+    step, ts = checkpoints.restore(run.init())
+    checkpoints.close()
+    return step, jax.device_get(ts), run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, environment):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    result = call(workdir, environment, *SMALL)
+    assert result.returncode == 0, result.stderr
+    return workdir
+
+
+def entries(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_what_it_should(finished):
+    step, _, run = final_state(finished)
+    assert step == run.info.total_steps == 40
+    names = set().union(*entries(finished))
+    wanted = {"loss", "contrastive_top1", "probe_top1", "grad_norm", "lr/default", "images_per_second"}
+    assert names >= wanted | {"step", "epoch", "knn/top1", "feature_std", "rankme"}
+    assert [e["step"] for e in entries(finished) if "knn/top1" in e] == [0, 40]
+    assert list((finished / "tensorboard").iterdir())
+    listed = (finished / "parameters.txt").read_text().splitlines()
+    assert "backbone/stage1/kernel (3, 3, 1, 4) default decayed" in listed
+
+
+def test_the_loss_falls(finished):
+    losses = [e["loss"] for e in entries(finished) if "loss" in e]
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_a_second_start_of_a_finished_run_does_nothing(finished, environment):
+    before = entries(finished)
+    result = call(finished, environment, *SMALL)
+    assert result.returncode == 0
+    assert entries(finished) == before
+
+
+def wait_for_step(workdir, process, step):
+    """Returns once the run has logged `step` updates."""
+    deadline = time.time() + 240
+    while time.time() < deadline and process.poll() is None:
+        path = workdir / "metrics.jsonl"
+        if path.exists() and any(e.get("step", 0) >= step for e in map(json.loads, path.read_text().splitlines())):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the run did not reach step {step}: {process.poll()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+def test_a_stopped_run_resumes_bitwise(finished, environment, tmp_path, number):
+    workdir = tmp_path / "run"
+    arguments = (*SMALL, "--config.run.log_steps=1")
+    process = subprocess.Popen(
+        command(workdir, *arguments), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    wait_for_step(workdir, process, 22)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=120)
+    if number == signal.SIGTERM and process.returncode == 0:
+        pytest.skip("the run ended before the signal came")
+    assert process.returncode == (75 if number == signal.SIGTERM else -signal.SIGKILL), told
+    if number == signal.SIGTERM:
+        assert "the same command resumes" in told
+    result = call(workdir, environment, *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "Resuming after update" in result.stderr
+    steps = [e["step"] for e in entries(workdir) if "loss" in e]
+    assert steps == list(range(1, 41))  # no entry twice, none lost
+    tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(finished, environment, tmp_path):
+    workdir = tmp_path / "run"
+    subprocess.run(["cp", "-r", str(finished), str(workdir)], check=True)
+    newest = workdir / "checkpoints" / "40"
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    result = call(workdir, environment, *SMALL)
+    assert result.returncode == 0, result.stderr
+    assert "The checkpoint of step 40 cannot be read" in result.stderr
+    assert "Resuming after update 30" in result.stderr
+    assert (workdir / "damaged" / "40").is_dir()  # nothing is lost
+    tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])
+
+
+def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
+    result = call(tmp_path / "run", environment, *SMALL, "--config.optim.default.learning_rate=1e30")
+    assert result.returncode == 3
+    assert "The loss of update" in result.stderr
+    assert "Traceback" not in result.stderr
+    run = train.prepare(evaluate.load_config(str(tmp_path / "run")), jax.devices()[:1])
+    checkpoints = Checkpoints(tmp_path / "run")
+    found = checkpoints.restore(run.init())
+    checkpoints.close()
+    assert found is None or all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(found[1].params)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "words"),
+    [
+        (("--config.batch_sise=3",), "configs/simclr.py:digits", "batch_size"),
+        ((), "configs/simclr.py:digit", "Did you mean 'digits'"),
+        ((), "configs/simclear.py:digits", "configs/simclr.py"),
+        (("--config.epochs=many",), "configs/simclr.py:digits", "epochs"),
+        (("--config.data.source=folder:nowhere",), "configs/simclr.py:digits", "nowhere"),
+        (("--workdri=x",), "configs/simclr.py:digits", "workdir"),
+    ],
+)
+def test_mistakes_on_the_command_line(environment, tmp_path, arguments, config, words):
+    result = call(tmp_path / "run", environment, *arguments, config=config)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_help_is_useful(environment):
+    result = subprocess.run(
+        [sys.executable, "-m", "ssl_jax.main", "--help"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0
+    for words in ("--config", "--workdir", "configs/simclr.py:cifar10", "resumes"):
+        assert words in result.stdout
+
+
+def test_evaluate_and_report(finished, capsys):
+    assert evaluate.main([f"--workdir={finished}"]) == 0
+    printed = capsys.readouterr().out
+    assert "labels a class" in printed and "linear probe" in printed
+    results = json.loads((finished / "results.json").read_text())
+    for name in ("knn/top1", "knn/top1_untrained", "linear/top1", "linear/top1_untrained"):
+        assert 0.2 < results[name] <= 1
+    for count in ("1", "5", "10", "all"):
+        for row in ("pixels", "pca", "untrained", "pretrained"):
+            assert 0.1 < results[f"few_label/{count}/{row}"] <= 1
+    assert results["seed"] == 0 and results["config"]["batch_size"] == 128
+    assert {"versions", "device", "evaluation_seconds", "step"} <= set(results)
+    assert report.main([f"--workdir={finished}"]) == 0
+    page = (finished / "report.html").read_text()
+    assert page.count("<svg") >= 4 and "data:image/png;base64" in page
+    assert "http://" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "")
+
+
+def test_evaluate_says_what_is_missing(tmp_path, capsys):
+    assert evaluate.main([f"--workdir={tmp_path}"]) == 2
+    assert "There is no run in" in capsys.readouterr().err

@@ -1,0 +1,214 @@
+"""The step's own arithmetic: accumulation, order of updates, probe, batches, and that broken variants are caught."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+import tiny
+
+from configs import common
+from ssl_jax import dist, losses, train
+from ssl_jax.data.resident import batch_indices
+from ssl_jax.errors import UserError
+from ssl_jax.methods import byol, simclr
+
+
+@pytest.mark.fast
+def test_batches_are_a_function_of_seed_and_step():
+    epoch = [batch_indices(3, step, 100, 30) for step in range(3)]
+    assert len(set(np.concatenate(epoch))) == 90  # each image at most once, the partial batch dropped
+    assert not np.array_equal(epoch[0], batch_indices(3, 3, 100, 30))  # another epoch, another order
+    assert not np.array_equal(epoch[0], batch_indices(4, 0, 100, 30))
+    np.testing.assert_array_equal(batch_indices(3, 4, 100, 30), batch_indices(3, 4, 100, 30))
+
+
+def test_accumulation_equals_the_whole_batch():
+    """Without BatchNorm, a loss that is a mean over images has the same gradient in four micro-batches."""
+    whole = tiny.run("rotation", **{"model.norm": "none"})
+    parts = tiny.run("rotation", accumulate=4, **{"model.norm": "none"})
+    states = []
+    for run in (whole, parts):
+        step = train.mapped_step(run)
+        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        ts, _ = step(run.init(), images, labels, train.batch_index(run, 0))
+        states.append(jax.device_get(ts))
+    tiny.assert_close(states[1], states[0], 1e-5)
+
+
+def test_accumulation_moves_state_once_a_micro_batch_and_the_target_once_an_update():
+    run = tiny.run("byol", accumulate=2)
+    before = jax.device_get(run.init())
+    step = train.mapped_step(run)
+    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    after, _ = step(run.init(), images, labels, train.batch_index(run, 0))
+    after = jax.device_get(after)
+    # Four forward passes (two micro-batches of two views) at momentum 0.9 leave 0.9^4 of the initial variance 1.
+    var = after.state["stats"]["backbone"]["stage1_norm"]["batch"]["var"]
+    assert np.all(var >= 0.9**4 - 1e-6)
+    assert np.all(var < 0.9**2)
+    tau = float(byol.target_decay(run.method.tau, 0, run.info.total_steps))
+    wanted = jax.tree.map(
+        lambda xi, theta: tau * xi + (1 - tau) * theta,
+        before.state["target"]["params"],
+        {name: after.params[name] for name in ("backbone", "projector")},
+    )
+    tiny.assert_close(after.state["target"]["params"], wanted, 1e-6)
+
+
+def test_byol_target_before_the_forward_pass():
+    """A target that starts as a copy and moves before the forward pass has not moved after the first update."""
+    run = tiny.run("byol", **{"method.update_target": "before", "method.copy_target": True})
+    before = jax.device_get(run.init())
+    step = train.mapped_step(run)
+    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    after, _ = step(run.init(), images, labels, train.batch_index(run, 0))
+    tiny.assert_close(jax.device_get(after).state["target"]["params"], before.state["target"]["params"], 1e-6)
+    assert not np.array_equal(after.params["projector"]["out"]["kernel"], before.params["projector"]["out"]["kernel"])
+
+
+def test_views_of_an_image_differ_and_do_not_depend_on_the_devices():
+    seen = {}
+    for devices in (1, 4):
+        run = tiny.run("simclr", devices)
+        views = {}
+
+        def record(self, params, state, batch, *, rng, step, info, train=True, views=views):
+            views.update({k: dist.all_gather(v) for k, v in batch.items()})
+            raise StopIteration
+
+        patched = type("Recorder", (simclr.SimCLR,), {"loss": record})
+        method = patched(**{f.name: getattr(run.method, f.name) for f in dataclasses.fields(run.method)})
+        seen[devices] = _rendered(dataclasses.replace(run, method=method), views)
+    np.testing.assert_allclose(seen[4]["view1"], seen[1]["view1"], atol=1e-6)
+    np.testing.assert_array_equal(seen[4]["index"], seen[1]["index"])
+    assert not np.allclose(seen[1]["view1"], seen[1]["view2"])
+
+
+def _rendered(run, views):
+    """Runs the step up to the loss, which leaves what it saw in `views`."""
+
+    def replica(ts, images, labels, index):
+        try:
+            train.replica_step(run)(ts, images, labels, index)
+        except StopIteration:
+            return dict(views)
+
+    specs = (P(), P(), P(), P(None, dist.AXIS))
+    mapped = jax.jit(jax.shard_map(replica, mesh=run.mesh, in_specs=specs, out_specs=P(), check_vma=False))
+    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    return jax.device_get(mapped(run.init(), images, labels, train.batch_index(run, 0)))
+
+
+def test_local_negatives_are_caught(monkeypatch):
+    """SimCLR without the gather sees only its own replica's negatives: the replicas no longer agree."""
+    right = simclr.nt_xent
+    monkeypatch.setattr(simclr, "nt_xent", lambda *a, **k: right(*a, **(k | {"axis_name": None})))
+    metrics = []
+    for devices in (1, 2):
+        run = tiny.run("simclr", devices)
+        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        _, m = train.mapped_step(run)(run.init(), images, labels, train.batch_index(run, 0))
+        metrics.append(float(m["loss"]))
+    assert metrics[1] < metrics[0] - 0.3  # ln(2N - 1) falls with N
+
+
+def test_byol_without_stop_gradient_and_predictor_collapses(monkeypatch):
+    """The right one keeps its spread; with the gradient let into the target and no predictor it loses it."""
+
+    def spread(run):
+        step = train.mapped_step(run)
+        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        ts = run.init()
+        for number in range(60):
+            ts, m = step(ts, images, labels, train.batch_index(run, number))
+        return float(m["projection_std"])
+
+    def broken_loss(self, params, state, batch, *, rng, step, info, train=True):
+        stats, z = state["stats"], {}
+        for v in ("view1", "view2"):
+            h, stats = byol.apply(self.backbone, "backbone", params, stats, batch[v], train=train)
+            z[v], stats = byol.apply(self._head(), "projector", params, stats, h, train=train)
+        u = {v: x / jnp.linalg.norm(x, axis=-1, keepdims=True) for v, x in z.items()}
+        loss = 4 * jnp.mean(jnp.sum(jnp.square(u["view1"] - u["view2"]), -1))
+        aux = {
+            "metrics": {"projection_std": losses.spread(z["view1"], dist.AXIS)},
+            "features": jax.lax.stop_gradient(h),
+        }
+        return loss, ({**state, "stats": stats}, aux)
+
+    changes = {"epochs": 4, "optim.default.learning_rate": 0.5}
+    right = spread(tiny.run("byol", **changes))
+    monkeypatch.setattr(byol.BYOL, "loss", broken_loss)
+    broken = spread(tiny.run("byol", **changes))
+    healthy = 1 / np.sqrt(64)
+    assert right > 0.5 * healthy
+    assert broken < 0.2 * healthy
+
+
+def test_rotation_with_shuffled_answers_learns_nothing(monkeypatch):
+    from ssl_jax.methods import rotation
+
+    right = rotation.rotations
+
+    def loss_after(run):
+        step = train.mapped_step(run)
+        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        ts = run.init()
+        for number in range(80):
+            ts, m = step(ts, images, labels, train.batch_index(run, number))
+        return float(m["loss"])
+
+    good = loss_after(tiny.run("rotation"))
+    # All four "rotations" alike: no network can tell them apart.
+    monkeypatch.setattr(rotation, "rotations", lambda x: jnp.repeat(right(x)[:, :1], 4, axis=1))
+    broken = loss_after(tiny.run("rotation"))
+    assert good < np.log(4) - 0.2
+    assert broken > np.log(4) - 0.05
+
+
+def test_unlabelled_rows_do_not_move_the_probe():
+    run, _, _ = tiny.compiled("rotation")
+    nothing, _ = tiny.steps("rotation", 1, labels=np.full_like(run.train.labels, -1))
+    tiny.assert_same(nothing.probe["params"], jax.device_get(run.init().probe["params"]))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"batch_size": 5000}, "more than the 1352 training images"),
+        ({"batch_size": 15}, "does not divide over 2 device"),
+        ({"accumulate": 3}, "3 micro-batch"),
+        ({"mapping": "vmap"}, "config.mapping is 'vmap'"),
+        ({"model.name": "resnet19"}, "Did you mean 'resnet18'"),
+        ({"model.norm": "btach"}, "Did you mean 'batch'"),
+        ({"method.name": "simclear"}, "Did you mean 'simclr'"),
+        ({"method.view1.hue": 0.1}, "has no meaning on images of 1 channel"),
+        ({"method.view1.crop": "torhc"}, "Did you mean 'torch'"),
+        ({"optim.default.name": "lasr"}, "Did you mean 'lars'"),
+        ({"data.source": "digit"}, "Did you mean 'digits'"),
+    ],
+)
+def test_mistakes_are_explained(changes, words):
+    with pytest.raises(UserError, match=words):
+        train.mapped_step(tiny.run("simclr", 2, **changes))
+
+
+@pytest.mark.fast
+def test_unknown_preset_names_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'cifar10'"):
+        common.get_config("simclr", "cifar1O")
+
+
+@pytest.mark.fast
+def test_claim_refuses_another_config(tmp_path):
+    config = tiny.config("simclr")
+    train.claim(str(tmp_path), config)
+    config.run.log_steps = 7
+    train.claim(str(tmp_path), config)  # how it is logged may change
+    config.method.temperature = 0.3
+    with pytest.raises(UserError, match=r"method\.temperature: 0\.2 there, 0\.3 now"):
+        train.claim(str(tmp_path), config)
