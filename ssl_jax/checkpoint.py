@@ -8,6 +8,8 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from ssl_jax.errors import UserError
+
 logger = logging.getLogger("ssl_jax")
 
 
@@ -45,36 +47,47 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Restores the newest checkpoint that can be read.
 
-        A damaged one is reported and moved to `workdir/damaged`, and the one before it is used.
+        A damaged one is reported, and the one before it is used; unless this is read-only, the damaged one is moved
+        to `workdir/damaged` so that its step can be written again.
 
         Args:
           like: a tree of arrays whose shapes, types and shardings are wanted.
 
         Returns:
           step and state, or None where there is no checkpoint.
+
+        Raises:
+          UserError: if there are checkpoints but none can be read; all stay where they are.
         """
         abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps()):
             try:
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-                return step, self._manager.restore(step, args=args)["state"]
+                state = self._manager.restore(step, args=args)["state"]
             except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-                self._set_aside(step, error)
+                damaged[step] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+                continue
+            self._set_aside(damaged)
+            return step, state
+        if damaged:
+            step, reason = next(iter(damaged.items()))
+            raise UserError(
+                f"None of the {len(damaged)} checkpoint(s) in {self._folder} can be read (step {step}: {reason}): if "
+                "the code or the model has changed use the earlier one, else move the folder away to start anew."
+            )
         return None
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        damaged = self._folder.parent / "damaged"
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}" if str(error) else repr(error)
-        moved = f" and was moved to {damaged / str(step)}" if self._keep is not None else ""
-        logger.warning(
-            "The checkpoint of step %d cannot be read (%s)%s; the one before it is used.", step, reason, moved
-        )
-        if self._keep is None:
-            return
-        damaged.mkdir(exist_ok=True)
-        (self._folder / str(step)).rename(damaged / str(step))
-        self._manager.close()
-        self._manager = self._open()
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step, reason in damaged.items():
+            logger.warning("The checkpoint of step %d cannot be read (%s); the one before it is used.", step, reason)
+            if self._keep is not None:
+                target = self._folder.parent / "damaged"
+                target.mkdir(exist_ok=True)
+                (self._folder / str(step)).rename(target / str(step))
+        if damaged and self._keep is not None:
+            self._manager.close()
+            self._manager = self._open()
 
     def close(self) -> None:
         """Waits until everything is on disk."""

@@ -1,5 +1,6 @@
 """What a run tells: a progress bar on a terminal, plain lines elsewhere, JSON lines and TensorBoard in the workdir."""
 
+import datetime
 import json
 import logging
 import pathlib
@@ -47,10 +48,12 @@ class Log:
         )
         self._last = (time.time(), start)
         self._shown: dict[str, str] = {}
+        self._pace = ""
 
     def _keep_until(self, start: int) -> None:
         """Drops entries after the step that is resumed from, and a line that a kill cut short."""
-        if not self._path.exists():
+        if not start or not self._path.exists():
+            self._path.write_text("")
             return
         kept = []
         for line in self._path.read_text().splitlines():
@@ -78,6 +81,10 @@ class Log:
           show: further things for people, such as the kNN accuracy, kept on the progress bar.
         """
         self._shown.update(show or {})
+        if "images_per_second" in values:
+            seconds = (self._total - step) * self._batch / values["images_per_second"]
+            left = datetime.timedelta(seconds=round(seconds))
+            self._pace = f"  {values['images_per_second']:.0f} img/s  {left} left"
         entry: dict[str, Any] = {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
@@ -100,7 +107,7 @@ class Log:
     def _line(self, step: int) -> None:
         shown = "  ".join(f"{k} {v}" for k, v in self._shown.items())
         print(
-            f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}",
+            f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}{self._pace}",
             file=sys.stderr,
             flush=True,
         )

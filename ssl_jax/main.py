@@ -1,4 +1,6 @@
-"""Pretrains a backbone: python -m ssl_jax.main --config=configs/simclr.py:cifar10 --workdir=runs/a
+"""Pretrains a backbone.
+
+  python -m ssl_jax.main --config=configs/simclr.py:cifar10 --workdir=runs/a
 
   --config=configs/METHOD.py:PRESET   METHOD is a file in configs/ (simclr, byol, rotation); PRESET picks data set and
                                       size: digits, fashion_mnist, cifar10, cifar10_small, imagenet
@@ -11,7 +13,6 @@ Exit status: 0 done, 2 a mistake to put right, 3 the loss became NaN, 75 stopped
 """
 
 import pathlib
-import re
 import sys
 from typing import Any
 
@@ -52,7 +53,10 @@ def _parse(argv: list[str]) -> Any:
     try:
         rest = flags.FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        words = re.sub(r"\s*\\?n?\n\s*", ". ", str(error).strip("'\"")).replace("\\'", "'")
+        cause: Any = error
+        while isinstance(cause, BaseException) and cause.args:  # ml_collections wraps one error in another
+            cause = cause.args[0]
+        words = " ".join(str(cause).split())
         raise UserError(f"A flag cannot be read: {words}") from error
     if rest:
         raise UserError(f"'{rest[0]}' is no flag: write --config.FIELD=VALUE. See --help.")

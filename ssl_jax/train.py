@@ -122,8 +122,18 @@ def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
     c = config.data
     options = {"path": c.path, "size": c.size, "max_gib": c.max_gib}
     train = data.load(c.source, "train", per_class=c.per_class, **options)
-    has_test = "test" in data.splits(c.source, c.path)
-    return train, data.load(c.source, "test", **options) if has_test else None
+    if "test" not in data.splits(c.source, c.path):
+        return train, None
+    test = data.load(c.source, "test", **options)
+    if test.images.shape[-1] < train.images.shape[-1]:  # all of the test images happen to be gray
+        test = dataclasses.replace(test, images=np.repeat(test.images, train.images.shape[-1], axis=-1))
+    if test.images.shape[1:] != train.images.shape[1:]:
+        shapes = [" x ".join(map(str, d.images.shape[1:])) for d in (train, test)]
+        raise UserError(
+            f"The training images of {c.source} are {shapes[0]} but its test images {shapes[1]}: set "
+            "--config.data.size to bring them to one size."
+        )
+    return train, test
 
 
 def _info(config: Any, num_examples: int, mesh: Mesh) -> Info:
@@ -272,9 +282,10 @@ def train(config: Any, workdir: str) -> None:
       NotFinite: when the loss stopped being a number; names the step.
       Stopped: on SIGTERM or SIGINT, after a checkpoint.
     """
-    claim(workdir, config)
+    check_workdir(workdir, config)
     run = prepare(config)
     stop = _catch_signals()
+    _store_config(workdir, config)
     checkpoints = Checkpoints(workdir, config.run.keep)
     fresh = run.init()
     start, ts = checkpoints.restore(fresh) or (0, fresh)
@@ -288,27 +299,35 @@ def train(config: Any, workdir: str) -> None:
         checkpoints.close()
 
 
-def claim(workdir: str, config: Any) -> None:
-    """Writes the config into the workdir, or checks that the one there is the same.
+def _plain(config: Any) -> dict[str, Any]:
+    """The config as JSON gives it back."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def check_workdir(workdir: str, config: Any) -> None:
+    """Makes sure that a workdir is new or holds a run with this config.
 
     Raises:
       UserError: if the workdir holds a run with another config; names the fields.
     """
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        return
+    changed = _differences(json.loads(path.read_text()), _plain(config))
+    changed = [c for c in changed if c.split(".")[0].split(":")[0] not in _FREE]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
+            "repeat the command of that run to resume it."
+        )
+
+
+def _store_config(workdir: str, config: Any) -> None:
     folder = pathlib.Path(workdir)
-    path = folder / "config.json"
-    wanted = json.loads(json.dumps(config.to_dict()))
-    if path.exists():
-        found = json.loads(path.read_text())
-        differences = [d for d in _differences(found, wanted) if d.split(".")[0].split(":")[0] not in _FREE]
-        if differences:
-            raise UserError(
-                f"{workdir} holds a run with another config ({'; '.join(differences[:5])}): choose another "
-                "--workdir, or repeat the command of that run to resume it."
-            )
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / "config.json.new"
-    temporary.write_text(json.dumps(wanted, indent=2) + "\n")
-    temporary.replace(path)
+    temporary.write_text(json.dumps(_plain(config), indent=2) + "\n")
+    temporary.replace(folder / "config.json")
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
@@ -353,7 +372,7 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
 
 def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: Log, stop: list[int]) -> None:
     config, info = run.config.run, run.info
-    stored_config = json.loads(json.dumps(run.config.to_dict()))
+    stored_config = _plain(run.config)
     images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
     step_fn = mapped_step(run)
     watch = Watch(run)

@@ -104,8 +104,7 @@ def test_resized_crops_agree_with_torchvision(golden, dtype, box, interpolation)
         images = jnp.asarray(reference["images"], dtype)
         expected = reference[f"resized_crop_{interpolation}_{'_'.join(map(str, box))}_to_24"]
     if interpolation == "bicubic":
-        assert expected.min() < 0 or expected.max() > 1 or box != (17, 20, 8, 9)  # the reference overshoots
-        expected = expected.clip(0, 1)  # as the authors do
+        expected = expected.clip(0, 1)  # the reference overshoots; the authors clip
     crop = functools.partial(ops.resized_crop, box=box, size=24, interpolation=interpolation)
     compare(crop, images, expected, 1e-7 if dtype == "float64" else 1e-5)
     compare(functools.partial(crop, flip=True), images, expected[:, :, ::-1], 1e-7 if dtype == "float64" else 1e-5)
@@ -545,7 +544,6 @@ def test_output_is_normalised_float32_of_the_views_size():
     np.testing.assert_allclose(draw(unit, raw.astype(np.float32) / 255, 64), plain, atol=1e-6)
 
 
-@pytest.mark.fast
 def test_a_strong_recipe_stays_in_range():
     view = dataclasses.replace(presets.SIMCLR_CIFAR, size=8, blur=0.5, taps=5, solarize=0.5)
     out = draw(view, photo(), 500)
@@ -725,7 +723,7 @@ def test_recipe_passes_its_check_and_has_its_shape(name):
     assert out.shape == (1, view.size, view.size, images.shape[-1]) and out.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", {view: name for name, view in RECIPES.items()}.values())
 def test_recipe_renders(name):
     view = RECIPES[name]
     out = draw(view, image_for(view), 2)

@@ -10,6 +10,7 @@ import time
 
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 import tiny
 
@@ -197,3 +198,29 @@ def test_evaluate_and_report(finished, capsys):
 def test_evaluate_says_what_is_missing(tmp_path, capsys):
     assert evaluate.main([f"--workdir={tmp_path}"]) == 2
     assert "There is no run in" in capsys.readouterr().err
+
+
+def test_unlabelled_images_train_and_say_what_they_cannot_be_asked(tmp_path, capsys):
+    """A flat folder of pictures: no labels, no test split."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (12, 10, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    config = tiny.config(
+        "rotation",
+        **{"data.source": f"folder:{tmp_path / 'images'}", "data.size": 8, "batch_size": 8, "run.eval_epochs": 1.0},
+    )
+    for name, value in (("brightness", 0.0), ("contrast", 0.0), ("mean", (0.5,)), ("std", (0.25,))):
+        config.method.view[name] = value
+    train.train(config, str(tmp_path / "run"))
+    logged = entries(tmp_path / "run")
+    assert any("feature_std" in e for e in logged)
+    assert not any("knn/top1" in e or "probe_top1" in e for e in logged)
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "needs labels and a test split" in capsys.readouterr().err
+
+
+def test_a_workdir_is_not_claimed_by_a_command_that_failed(environment, tmp_path):
+    workdir = tmp_path / "run"
+    assert call(workdir, environment, *SMALL, "--config.batch_size=100000").returncode == 2
+    assert not workdir.exists()

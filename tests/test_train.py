@@ -1,6 +1,7 @@
 """The step's own arithmetic: accumulation, order of updates, probe, batches, and that broken variants are caught."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -204,11 +205,12 @@ def test_unknown_preset_names_the_nearest():
 
 
 @pytest.mark.fast
-def test_claim_refuses_another_config(tmp_path):
+def test_a_workdir_of_another_config_is_refused(tmp_path):
     config = tiny.config("simclr")
-    train.claim(str(tmp_path), config)
+    train.check_workdir(str(tmp_path), config)
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     config.run.log_steps = 7
-    train.claim(str(tmp_path), config)  # how it is logged may change
+    train.check_workdir(str(tmp_path), config)  # how it is logged may change
     config.method.temperature = 0.3
     with pytest.raises(UserError, match=r"method\.temperature: 0\.2 there, 0\.3 now"):
-        train.claim(str(tmp_path), config)
+        train.check_workdir(str(tmp_path), config)

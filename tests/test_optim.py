@@ -1,0 +1,417 @@
+"""Optimisers, masks and schedules against reference numbers and the formulas."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import byol, common, simclr
+from ssl_jax import methods, optim
+from ssl_jax.errors import UserError
+from ssl_jax.methods import Info
+from ssl_jax.methods.byol import target_decay
+from ssl_jax.models.resnet import ResNet
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compiling these many small programs takes far longer than running them."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def trajectory(optimizer, params, grads):
+    """Parameters after each update, and the last state."""
+    state, after = optimizer.init(params), []
+    for g in grads:
+        updates, state = optimizer.update(g, state, params)
+        params = optax.apply_updates(params, updates)
+        after.append(params)
+    return after, state
+
+
+def built(params, steps_per_epoch=10, total_steps=100, batch_size=256, **changes):
+    """One group's optimiser by its config; SGD without momentum at a constant 0.1 unless changed."""
+    config = {"default": common.optimizer(**({"schedule": "constant", "momentum": 0.0} | changes))}
+    labels = jax.tree.map(lambda _: "default", params)
+    return optim.build(config, labels, batch_size, steps_per_epoch, total_steps)[0]
+
+
+def lars(order="outside", rate=1.0, momentum=0.9, decay=0.0, exclude="none"):
+    return optim.lars(
+        rate if callable(rate) else lambda _: rate,
+        momentum=momentum,
+        weight_decay=decay,
+        trust=0.001,
+        order=order,
+        mask=lambda p: optim.decayed(p, exclude),
+    )
+
+
+# LARS.
+
+
+def numpy_lars(w, grads, rates, order="outside", larc=False):
+    """Momentum 0.9, weight decay 1e-4, trust 0.001; LARC divides by |g| + decay |w| in place of |g + decay w|."""
+    v, after = np.zeros_like(w), []
+    for g, rate in zip(grads, rates, strict=True):
+        d = g + 1e-4 * w
+        length = np.linalg.norm(g) + 1e-4 * np.linalg.norm(w) + 1e-8 if larc else np.linalg.norm(d)
+        d = d * 0.001 * np.linalg.norm(w) / length
+        v = 0.9 * v + (rate * d if order == "inside" else d)
+        w = w - (v if order == "inside" else rate * v)
+        after.append(w)
+    return np.stack(after)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("order", ["inside", "outside"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_lars_agrees_with_numpy(order, dtype, tolerance):
+    rng = np.random.default_rng(0)
+    w, grads = rng.normal(size=(6, 5)), rng.normal(size=(5, 6, 5))
+    with jax.enable_x64(dtype == "float64"):
+        optimizer = lars(order, rate=lambda step: 0.3 / (1 + step), decay=1e-4)
+        after, _ = trajectory(optimizer, jnp.asarray(w, dtype), jnp.asarray(grads, dtype))
+        assert after[0].dtype == dtype
+        np.testing.assert_allclose(after, numpy_lars(w, grads, 0.3 / np.arange(1, 6), order), rtol=0, atol=tolerance)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("order", ["inside", "outside"])
+def test_lars_agrees_with_the_reference(golden, order):
+    with jax.enable_x64(True), np.load(golden / "lars_lr0.3_m0.9_wd1e-4_trust0.001.npz") as ref:
+        params = {"w": jnp.asarray(ref["w0"]), "b": jnp.asarray(ref["b0"])}
+        grads = [
+            {"w": jnp.asarray(w), "b": jnp.asarray(b)} for w, b in zip(ref["grads_w"], ref["grads_b"], strict=True)
+        ]
+        options = {"name": "lars", "learning_rate": 0.3, "momentum": 0.9, "weight_decay": 1e-4, "exclude": "1d"}
+        after, _ = trajectory(built(params, lars_order=order, **options), params, grads)
+        np.testing.assert_allclose(np.stack([a["b"] for a in after]), ref["b_after"], rtol=0, atol=1e-7)
+        # The reference has LARC's ratio, the authors of SimCLR and BYOL have |g + decay w|.
+        np.testing.assert_allclose(np.stack([a["w"] for a in after]), ref["w_after"], rtol=0, atol=1e-6)
+        larc = numpy_lars(ref["w0"], ref["grads_w"], [0.3] * 5, larc=True)
+        np.testing.assert_allclose(larc, ref["w_after"], rtol=0, atol=1e-12)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("order", "expected"), [("inside", (2.993694, 4.007761)), ("outside", (2.996248, 4.004618))])
+def test_lars_orders_differ_while_the_rate_changes(order, expected):
+    w, g = jnp.array([3.0, 4.0]), jnp.array([1.0, -2.0])
+    optimizer = lars(order, rate=lambda step: jnp.where(step == 0, 1.0, 0.1), decay=0.1)
+    after, _ = trajectory(optimizer, w, [g, g])
+    ratio = (w - after[0]) / (g + 0.1 * w)
+    np.testing.assert_allclose(ratio, 0.002425, atol=1e-6)
+    np.testing.assert_allclose(after[1], expected, atol=1e-6)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("order", ["inside", "outside"])
+def test_lars_gives_excluded_parameters_the_plain_rate(order):
+    w, g = jnp.array([3.0, 4.0]), jnp.array([1.0, 0.0])
+    for params, exclude, moved in ((w, "none", -0.005), (w, "1d", -1.0), (w[None], "1d", -0.005)):
+        updates, _ = trajectory(lars(order, exclude=exclude), params, [g.reshape(params.shape)])
+        np.testing.assert_allclose(updates[0] - params, np.reshape([moved, 0.0], params.shape), atol=1e-6)
+    # Nor are they decayed.
+    after, _ = trajectory(lars(order, exclude="1d", decay=0.5), w, [g])
+    np.testing.assert_allclose(after[0] - w, [-1.0, 0.0], atol=1e-6)
+
+
+@pytest.mark.fast
+def test_lars_ratio_is_one_where_a_norm_is_zero():
+    zero, some = jnp.zeros((2, 2)), jnp.full((2, 2), 0.5)
+    after, _ = trajectory(lars(), zero, [some])
+    np.testing.assert_allclose(after[0], -some)
+    after, _ = trajectory(lars(), some, [zero, zero])
+    np.testing.assert_array_equal(after[1], some)
+
+
+@pytest.mark.fast
+def test_lars_order_is_checked():
+    with pytest.raises(UserError, match="lars_order is 'both': use 'inside' or 'outside'"):
+        lars("both")
+
+
+# SGD, AdamW, clipping, groups.
+
+
+@pytest.mark.fast
+def test_sgd_is_torchs():
+    rng = np.random.default_rng(0)
+    w0, grads = rng.normal(size=(3, 2)), rng.normal(size=(4, 3, 2))
+    for nesterov in (False, True):
+        w, v = w0, 0
+        for g in grads:
+            g = g + 0.01 * w
+            v = 0.9 * v + g
+            w = w - 0.1 * (g + 0.9 * v if nesterov else v)
+        params = jnp.asarray(w0, jnp.float32)
+        optimizer = built(params, momentum=0.9, nesterov=nesterov, weight_decay=0.01)
+        after, _ = trajectory(optimizer, params, jnp.asarray(grads, jnp.float32))
+        np.testing.assert_allclose(after[-1], w, rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_adamw_decay_is_decoupled():
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    options = {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.5, "exclude": "1d"}
+    after, _ = trajectory(built(params, **options), params, [zeros, zeros])
+    np.testing.assert_allclose(after[1]["kernel"], 2 * (1 - 0.1 * 0.5) ** 2, rtol=1e-6)
+    np.testing.assert_array_equal(after[1]["bias"], 2.0)
+    # The first step is of the learning rate's length whatever the gradient's, plus the decay.
+    after, _ = trajectory(built(params, **options, b1=0.8, b2=0.9), params, [jax.tree.map(jnp.ones_like, params)])
+    np.testing.assert_allclose(after[0]["kernel"], 2 * (1 - 0.1 * 0.5) - 0.1, rtol=1e-5)
+    np.testing.assert_allclose(after[0]["bias"], 2 - 0.1, rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_adamw_uses_its_betas():
+    w, grads = jnp.zeros((1, 1)), [jnp.full((1, 1), g) for g in (1.0, 3.0)]
+    after, _ = trajectory(built(w, name="adamw", learning_rate=0.1, b1=0.8, b2=0.9), w, grads)
+    m, v = (0.8 * 0.2 + 0.2 * 3) / (1 - 0.8**2), (0.9 * 0.1 + 0.1 * 9) / (1 - 0.9**2)
+    np.testing.assert_allclose(after[1] - after[0], -0.1 * m / np.sqrt(v), rtol=1e-4)
+
+
+@pytest.mark.fast
+def test_clipping_bounds_the_norm_of_the_groups_gradient():
+    params = {"a": jnp.zeros(2), "b": jnp.zeros((1, 2))}
+    grads = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[0.0, 4.0]])}
+    after, _ = trajectory(built(params, clip=1.0, learning_rate=1.0), params, [grads])
+    np.testing.assert_allclose(after[0]["a"], [-0.6, 0], atol=1e-6)
+    np.testing.assert_allclose(after[0]["b"], [[0, -0.8]], atol=1e-6)
+    after, _ = trajectory(built(params, clip=6.0, learning_rate=1.0), params, [grads])
+    np.testing.assert_allclose(after[0]["a"], [-3, 0], atol=1e-6)
+
+
+@pytest.mark.fast
+def test_groups_have_their_own_optimiser():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    config = {
+        "default": common.optimizer(learning_rate=0.1, schedule="constant"),
+        "head": common.optimizer(name="adamw", learning_rate=0.5, schedule="constant", clip=0.1),
+    }
+    optimizer, schedules = optim.build(config, {"a": "default", "b": "head"}, 512, 10, 100)
+    after, _ = trajectory(optimizer, params, [jax.tree.map(jnp.ones_like, params)])
+    np.testing.assert_allclose(after[0]["a"], 1 - 0.2, rtol=1e-6)
+    np.testing.assert_allclose(after[0]["b"], 1 - 1.0, atol=1e-5)
+    assert {g: float(s(jnp.array(0))) for g, s in schedules.items()} == pytest.approx({"default": 0.2, "head": 1.0})
+
+
+@pytest.mark.fast
+def test_a_group_without_an_entry_is_refused():
+    with pytest.raises(UserError, match=r"groups \['head'\] without an entry: add config.optim.head"):
+        optim.build({"default": common.optimizer()}, {"a": "default", "b": "head"}, 256, 10, 100)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "larz"}, "name is 'larz'. Did you mean 'lars'"),
+        ({"scaling": "liner"}, "scaling is 'liner'. Did you mean 'linear'"),
+        ({"schedule": "cosin"}, "schedule is 'cosin'. Did you mean 'cosine'"),
+        ({"name": "lars", "lars_order": "within"}, "lars_order is 'within'"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(changes, message):
+    params = jnp.ones((2, 2))
+    with pytest.raises(UserError, match=message):
+        trajectory(built(params, **changes), params, [params])
+
+
+# Frozen groups.
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_a_frozen_group_waits_and_then_starts_afresh(name):
+    rng = np.random.default_rng(0)
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "bias": jnp.ones(2)}
+    grads = [jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params) for _ in range(6)]
+    options = {"name": name, "momentum": 0.9, "weight_decay": 0.1, "learning_rate": 0.5}
+    frozen = built(params, steps_per_epoch=2, frozen_epochs=1.5, **options)
+    free = built(params, steps_per_epoch=2, **options)
+    waiting, state = trajectory(frozen, params, grads[:3])
+    for after in waiting:
+        jax.tree.map(np.testing.assert_array_equal, after, params)
+    counts_left_out = [x for x in jax.tree.leaves(state) if x.ndim]
+    assert counts_left_out and not any(x.any() for x in counts_left_out)  # no momentum gathered
+    late, _ = trajectory(frozen, params, grads)
+    afresh, _ = trajectory(free, params, grads[3:])
+    for a, b in zip(late[3:], afresh, strict=True):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
+        assert np.abs(a["kernel"] - params["kernel"]).max() > 1e-4
+
+
+@pytest.mark.fast
+def test_a_frozen_group_follows_the_rate_of_the_run():
+    params, ones = jnp.zeros(1), [jnp.ones(1)] * 10
+    options = {"schedule": "cosine", "steps_per_epoch": 2, "total_steps": 10}
+    moves = []
+    for frozen_epochs in (0, 2):
+        after, _ = trajectory(built(params, frozen_epochs=frozen_epochs, **options), params, ones)
+        moves.append(np.diff(np.stack([params, *after]), axis=0))
+    np.testing.assert_array_equal(moves[1][:4], 0)
+    np.testing.assert_allclose(moves[1][4:], moves[0][4:], rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_other_groups_move_while_one_is_frozen():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    config = {"default": common.optimizer(), "head": common.optimizer(frozen_epochs=1.0)}
+    optimizer, _ = optim.build(config, {"a": "default", "b": "head"}, 256, 2, 10)
+    after, _ = trajectory(optimizer, params, [jax.tree.map(jnp.ones_like, params)] * 3)
+    assert (after[1]["a"] < 0.95).all() and (after[1]["b"] == 1).all() and (after[2]["b"] < 1).all()
+
+
+# Masks.
+
+
+def simclr_shapes():
+    method = methods.build(simclr.get_config("cifar10").method, ResNet("resnet18", 64, "small", zero_init=True))
+    images = {f"view{i}": jnp.zeros((2, 32, 32, 3)) for i in (1, 2)}
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), images, Info(512, 2, 256, 256)))[0]
+
+
+def byol_shapes():
+    method = methods.build(byol.get_config("cifar10").method, ResNet("resnet18", 16, "small"))
+    images = {f"view{i}": jnp.zeros((2, 32, 32, 3)) for i in (1, 2)}
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), images, Info(512, 2, 256, 256)))[0]
+
+
+def names(tree, wanted):
+    paths = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/") for path, value in paths if value == wanted}
+
+
+@pytest.mark.fast
+def test_decayed_parameters_of_a_resnet18_with_simclrs_head():
+    params = simclr_shapes()
+    decayed = names(optim.decayed(params, "1d"), True)
+    assert decayed == {
+        "backbone/stem/kernel",
+        *(f"backbone/stage{s}_block{b}/conv{c}/kernel" for s in (1, 2, 3, 4) for b in (1, 2) for c in (1, 2)),
+        *(f"backbone/stage{s}_block1/shortcut/kernel" for s in (2, 3, 4)),
+        "projector/dense1/kernel",
+        "projector/out/kernel",
+    }
+    excluded = names(optim.decayed(params, "1d"), False)
+    assert {name.rsplit("/", 1)[1] for name in excluded} == {"scale", "bias"}
+    assert "backbone/stem_norm/batch/scale" in excluded and "projector/out_norm/scale" in excluded
+    assert len(excluded) == 2 * 20 + 2 + 1  # the head's last norm has no offset
+    assert names(optim.decayed(params, "none"), True) == decayed | excluded
+
+
+@pytest.mark.fast
+def test_decayed_parameters_of_byols_heads():
+    params = byol_shapes()
+    heads = {name for name in names(optim.decayed(params, "1d"), False) if not name.startswith("backbone")}
+    for head in ("projector", "predictor"):
+        biases = {f"{head}/dense1/bias", f"{head}/out/bias", f"{head}/norm1/scale", f"{head}/norm1/bias"}
+        assert {name for name in heads if name.startswith(head)} == biases
+
+
+@pytest.mark.fast
+def test_describe_has_one_line_a_parameter():
+    params = simclr_shapes()
+    labels = jax.tree.map(lambda _: "default", params)
+    lines = optim.describe({"default": common.optimizer(exclude="1d")}, labels, params)
+    assert len(lines) == 22 + 43 and sum(line.endswith(" decayed") for line in lines) == 22
+    assert "backbone/stem/kernel (3, 3, 3, 64) default decayed" in lines
+    assert "projector/out_norm/scale (128,) default excluded" in lines
+
+
+@pytest.mark.fast
+def test_exclude_is_checked():
+    with pytest.raises(UserError, match="exclude is 'bias': use '1d' or 'none'"):
+        optim.decayed(jnp.ones(2), "bias")
+
+
+# Schedules.
+
+
+def rates(steps, batch_size=256, steps_per_epoch=10, total_steps=100, **changes):
+    schedule = optim.learning_rate(common.optimizer(**changes), batch_size, steps_per_epoch, total_steps)
+    return np.array([schedule(jnp.asarray(step)) for step in steps])
+
+
+@pytest.mark.fast
+def test_warmup_and_cosine_move_with_every_update():
+    steps = np.arange(101)
+    expected = 0.5 * (1 + np.cos(np.pi * (steps - 20) / 80))
+    expected[:20] = steps[:20] / 20
+    np.testing.assert_allclose(rates(steps, learning_rate=1.0, warmup_epochs=2.0), expected, atol=1e-6)
+
+
+@pytest.mark.fast
+def test_per_epoch_cosine_is_the_closed_form():
+    steps = np.arange(100)
+    expected = 0.3 * 0.5 * (1 + np.cos(np.pi * (steps // 10) / 10))
+    np.testing.assert_allclose(rates(steps, learning_rate=0.3, per_epoch=True), expected, atol=1e-6)
+
+
+@pytest.mark.fast
+def test_cosine_ends_at_its_final_rate():
+    got = rates([0, 50, 100, 150], learning_rate=2.0, final=0.1)
+    np.testing.assert_allclose(got, [2.0, 1.1, 0.2, 0.2], atol=1e-6)
+
+
+@pytest.mark.fast
+def test_steps_multiply_at_each_milestone():
+    got = rates([0, 29, 30, 59, 60, 99], learning_rate=0.5, schedule="steps", milestones=(3, 6), factor=0.2)
+    np.testing.assert_allclose(got, [0.5, 0.5, 0.1, 0.1, 0.02, 0.02], rtol=1e-5)
+    warm = rates([0, 5, 10], learning_rate=0.5, schedule="steps", milestones=(3,), warmup_epochs=1.0)
+    np.testing.assert_allclose(warm, [0, 0.25, 0.5], rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_constant_stays():
+    np.testing.assert_allclose(rates([0, 99, 500], learning_rate=0.5, schedule="constant"), 0.5)
+    warm = rates([0, 5, 10, 99], learning_rate=0.5, schedule="constant", warmup_epochs=1.0)
+    np.testing.assert_allclose(warm, [0, 0.25, 0.5, 0.5])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("scaling", "base", "peak"), [("linear", 0.3, 4.8), ("sqrt", 0.075, 4.8), ("none", 0.3, 0.3)])
+def test_rate_scales_with_the_batch(scaling, base, peak):
+    np.testing.assert_allclose(rates([0], batch_size=4096, learning_rate=base, scaling=scaling), peak, rtol=1e-6)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("config", "examples", "peak"),
+    [
+        (simclr.get_config("imagenet"), 1_281_167, 4.8),
+        (simclr.get_config("cifar10"), 50_000, 2.0),  # 1.0 times 512 / 256
+        (byol.get_config("imagenet"), 1_281_167, 4.8),
+    ],
+    ids=["simclr-imagenet", "simclr-cifar10", "byol-imagenet"],
+)
+def test_schedule_snapshot(config, examples, peak):
+    per_epoch = examples // config.batch_size
+    total, warmup = per_epoch * config.epochs, 10 * per_epoch
+    steps = [0, warmup // 2, warmup, warmup + (total - warmup) // 2, total - 1]
+    got = rates(steps, config.batch_size, per_epoch, total, **config.optim.default)
+    expected = [0, peak * (warmup // 2) / warmup, peak, peak / 2, 0]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-6 * peak)
+    assert (config.optim.default.name, config.optim.default.exclude) == ("lars", "1d")
+    order = "inside" if config.method.name == "simclr" else "outside"
+    group = config.optim.default
+    assert (group.lars_order, group.trust, group.momentum) == (order, 0.001, 0.9)
+
+
+@pytest.mark.fast
+def test_target_decay_agrees_with_the_reference(golden):
+    with jax.enable_x64(True), np.load(golden / "schedules.npz") as ref:
+        # The reference reaches 1 at step 999 of 1000; the authors reach it after the last step.
+        ours = jax.vmap(lambda step: target_decay(0.996, step, 999))(jnp.arange(1000))
+        np.testing.assert_allclose(ours, ref["byol_tau_0p996_to_1"], rtol=1e-7)
+
+
+@pytest.mark.fast
+def test_target_decay_values_of_the_specification():
+    ours = [target_decay(0.996, jnp.asarray(k), 1000) for k in (0, 250, 500, 750, 1000)]
+    np.testing.assert_allclose(ours, [0.996, 0.996586, 0.998, 0.999414, 1], atol=1e-6)
