@@ -153,7 +153,8 @@ def _linear(x: np.ndarray, y: np.ndarray, features: Features, config: Any) -> Ma
 def _few_label(features: Features, config: Any) -> dict[str, Any]:
     representations = {
         "pixels": features.pixels,
-        "pca": few_label.pca(*features.pixels),
+        # Half as many components as tiny images have pixels: all of them would be the pixels again.
+        "pca": few_label.pca(*features.pixels, components=min(64, features.pixels[0].shape[1] // 2)),
         "untrained": features.untrained,
         "pretrained": features.pretrained,
     }

@@ -47,9 +47,9 @@ def main(argv: list[str]) -> int:
 def _parse(argv: list[str]) -> Any:
     """Reads the flags; what absl and ml_collections raise becomes one sentence."""
     given = [a.split("=", 1)[1].split(":")[0] for a in argv if a.startswith(("--config=", "-config="))]
-    if given and not pathlib.Path(given[0]).is_file():
+    if given and not pathlib.Path(given[-1]).is_file():
         known = [str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("common", "__init__")]
-        raise UserError(f"There is no config file {given[0]}. {nearest(given[0], known)}")
+        raise UserError(f"There is no config file {given[-1]}. {nearest(given[-1], known)}")
     try:
         rest = flags.FLAGS(argv)[1:]
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:

@@ -44,6 +44,7 @@ img, svg { max-width: 100%; height: auto; } img.views { image-rendering: pixelat
 .scroll { overflow-x: auto; } table { border-collapse: collapse; }
 th, td { padding: .3rem .9rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
+summary { cursor: pointer; font-weight: 600; margin-top: 2.2rem; }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: .8rem; font-size: .85rem; }
 """
 # The Okabe-Ito colours, which colour-blind readers can tell apart.
@@ -63,7 +64,9 @@ def report(workdir: str) -> pathlib.Path:
     results = json.loads(stored.read_text()) if stored.exists() else {}
     run = train.prepare(config)
     sections = [_summary(config, entries, results), _tables(results), _curves(entries, run), _views(run)]
-    sections.append(f"<h2>Config</h2><pre>{html.escape(json.dumps(config.to_dict(), indent=2))}</pre>")
+    sections.append(
+        f"<details><summary>Config</summary><pre>{html.escape(json.dumps(config.to_dict(), indent=2))}</pre></details>"
+    )
     title = html.escape(f"{config.method.name} on {config.data.source}")
     page = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

@@ -90,7 +90,7 @@ class Norm(nn.Module):
     """The normalisation that a backbone is asked for by name.
 
     Attributes:
-      kind: 'batch', 'group' (32 groups of channels, fewer where there are fewer channels), 'layer' or 'none'.
+      kind: 'batch', 'group' (32 groups of channels, or the most below that divide them), 'layer' or 'none'.
       groups: BatchNorm groups of the global batch.
       zero_scale: start the scale at zero.
       dtype: type of the output.
@@ -107,8 +107,7 @@ class Norm(nn.Module):
         if self.kind == "batch":
             return BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")(x, train)
         if self.kind == "group":
-            groups = min(32, x.shape[-1])
-            return nn.GroupNorm(groups, dtype=self.dtype, scale_init=scale_init, name="group")(x)
+            return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, scale_init=scale_init, name="group")(x)
         if self.kind == "layer":
             return nn.LayerNorm(dtype=self.dtype, scale_init=scale_init, name="layer")(x)
         return x
