@@ -50,6 +50,7 @@ def get_config(method: str, preset: str) -> ConfigDict:
     config.model.norm = "batch"  # batch, group, layer, none
     config.model.bn_groups = 1  # BatchNorm groups of the global batch; 1: statistics of all of it
     config.model.zero_init = False  # last scale of each residual block starts at zero
+    config.model.conv_init = "kaiming"  # how convolutions start: kaiming (torchvision's ResNets) or torch (its default)
     config.model.dtype = "float32"  # computed in; or bfloat16. Parameters and losses are float32
 
     config.method = method_fields(method)
@@ -150,6 +151,7 @@ def _cifar10_small(config: ConfigDict) -> None:
     config.data.per_class = 1000
     config.epochs = 20
     config.model.width = 16
+    config.model.conv_init = "torch"  # as lightly's own ResNet for CIFAR has it
     config.eval.knn_k = 20
     config.run.save_epochs = 1.0
     config.optim.default = optimizer(

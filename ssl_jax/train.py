@@ -368,6 +368,7 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
     log.say(f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them.")
     if start:
         log.say(f"Resuming after update {start}.")
+    log.say("Compiling; the first update takes a moment.")
 
 
 def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: Log, stop: list[int]) -> None:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ssl_jax.errors import UserError, nearest
+from ssl_jax.models.conv import INITS
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.resnet import DEPTHS, ResNet
 
@@ -26,10 +27,12 @@ def backbone(config: Any) -> nn.Module:
     _one_of("stem", config.stem, ("imagenet", "small"))
     _one_of("name", config.name, ("convnet", *DEPTHS))
     _one_of("dtype", config.dtype, ("float32", "bfloat16"))
+    _one_of("conv_init", config.conv_init, tuple(INITS))
     dtype = jnp.dtype(config.dtype)
+    norm = (config.norm, config.bn_groups)
     if config.name == "convnet":
-        return ConvNet(config.width, config.norm, config.bn_groups, dtype)
-    return ResNet(config.name, config.width, config.stem, config.norm, config.bn_groups, config.zero_init, dtype)
+        return ConvNet(config.width, *norm, config.conv_init, dtype)
+    return ResNet(config.name, config.width, config.stem, *norm, config.zero_init, config.conv_init, dtype)
 
 
 def _one_of(field: str, value: str, known: tuple[str, ...]) -> None:

@@ -5,7 +5,6 @@ GFLOP/s for 3x3 at 32x32x16 on two cores). Here it is a sum over small blocks of
 each, whose unfolded operand stays in the cache. Accelerators keep XLA's own gradient.
 """
 
-from collections.abc import Callable
 import functools
 import math
 from typing import Any
@@ -20,8 +19,12 @@ from ssl_jax import dist
 # The unfolded block that was fastest over the layers of a ResNet-18 of 16 to 128 channels: about the L2 cache.
 _BLOCK_BYTES = 2_400_000
 
-# torchvision's ResNet initialisation: Kaiming normal, fan out.
-kaiming_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# How convolutions start. BatchNorm hides the scale of a kernel but not its gradient: a kernel s times smaller learns
+# s^2 times as fast, so the initialisation is part of a recipe.
+INITS = {
+    "kaiming": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # torchvision's ResNets
+    "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # torch's own default, lightly's CIFAR nets
+}
 
 
 class Conv(nn.Module):
@@ -32,6 +35,7 @@ class Conv(nn.Module):
       kernel: side of the kernel, pixels.
       stride: step of the kernel, pixels.
       use_bias: whether to add a bias per channel.
+      init_kind: a key of `INITS`.
       dtype: type that is computed in; parameters stay float32.
     """
 
@@ -39,13 +43,13 @@ class Conv(nn.Module):
     kernel: int = 3
     stride: int = 1
     use_bias: bool = False
+    init_kind: str = "kaiming"
     dtype: Any = jnp.float32
-    kernel_init: Callable[..., Any] = kaiming_normal
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [N, H, W, C] -> [N, H', W', features]
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        w = self.param("kernel", self.kernel_init, shape)
+        w = self.param("kernel", INITS[self.init_kind], shape)
         y = conv2d(x.astype(self.dtype), w.astype(self.dtype), self.stride, (self.kernel - 1) // 2)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)

@@ -17,12 +17,14 @@ class ConvNet(nn.Module):
       width: channels of the first layer, doubled by each further one.
       norm: 'batch', 'group', 'layer' or 'none'.
       bn_groups: BatchNorm groups of the global batch.
+      conv_init: how convolutions start, a key of `conv.INITS`.
       dtype: type that is computed in.
     """
 
     width: int = 32
     norm: str = "batch"
     bn_groups: int = 1
+    conv_init: str = "kaiming"
     dtype: Any = jnp.float32
 
     @property
@@ -44,6 +46,7 @@ class ConvNet(nn.Module):
         """
         x = x.astype(self.dtype)
         for i in range(stage or self.stages):
-            x = Conv(self.width * 2**i, stride=1 if i == 0 else 2, dtype=self.dtype, name=f"stage{i + 1}")(x)
+            stride = 1 if i == 0 else 2
+            x = Conv(self.width * 2**i, 3, stride, False, self.conv_init, self.dtype, name=f"stage{i + 1}")(x)
             x = nn.relu(Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")(x, train))
         return x.mean((1, 2))

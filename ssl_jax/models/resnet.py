@@ -30,6 +30,7 @@ class ResNet(nn.Module):
       norm: 'batch', 'group', 'layer' or 'none'.
       bn_groups: BatchNorm groups of the global batch.
       zero_init: start the last scale of each residual block at zero (Goyal et al. 2017).
+      conv_init: how convolutions start, a key of `conv.INITS`.
       dtype: type that is computed in.
     """
 
@@ -39,6 +40,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     bn_groups: int = 1
     zero_init: bool = False
+    conv_init: str = "kaiming"
     dtype: Any = jnp.float32
 
     @property
@@ -61,7 +63,7 @@ class ResNet(nn.Module):
         blocks, bottleneck = DEPTHS[self.depth]
         small = self.stem == "small"
         x = x.astype(self.dtype)
-        x = Conv(self.width, 3 if small else 7, 1 if small else 2, dtype=self.dtype, name="stem")(x)
+        x = Conv(self.width, 3 if small else 7, 1 if small else 2, False, self.conv_init, self.dtype, name="stem")(x)
         x = nn.relu(self._norm("stem_norm")(x, train))
         if not small:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -74,6 +76,7 @@ class ResNet(nn.Module):
                     norm=self.norm,
                     bn_groups=self.bn_groups,
                     zero_init=self.zero_init,
+                    conv_init=self.conv_init,
                     dtype=self.dtype,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
@@ -92,12 +95,13 @@ class Block(nn.Module):
     norm: str
     bn_groups: int
     zero_init: bool
+    conv_init: str
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def layer(x, name, features, kernel, stride=1, last=False):
-            x = Conv(features, kernel, stride, dtype=self.dtype, name=name)(x)
+            x = Conv(features, kernel, stride, False, self.conv_init, self.dtype, name=name)(x)
             zero = last and self.zero_init
             return Norm(self.norm, self.bn_groups, zero, self.dtype, name=f"{name}_norm")(x, train)
 
