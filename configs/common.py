@@ -100,7 +100,7 @@ def update(config: ConfigDict, **changes: Any) -> ConfigDict:
 def optimizer(**changes: Any) -> ConfigDict:
     """One group's optimiser. Groups are what the method's `groups` names; most have only 'default'."""
     config = ConfigDict()
-    config.name = "sgd"  # sgd, adamw, lars
+    config.name = "sgd"  # sgd, adamw, lars, larc
     config.learning_rate = 0.1  # peak, before scaling
     config.scaling = "linear"  # linear: times batch / 256; sqrt: times sqrt(batch); none
     config.schedule = "cosine"  # cosine, constant, steps
@@ -115,7 +115,8 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.b2 = 0.999  # of adamw
     config.weight_decay = 0.0  # coupled for sgd and lars, decoupled for adamw
     config.exclude = "none"  # from decay and trust ratio; 1d: biases and everything in a norm
-    config.trust = 0.001  # LARS trust coefficient
+    config.trust = 0.001  # trust coefficient of lars and larc
+    config.trust_clip = False  # larc: never move further than plain SGD would
     config.lars_order = "inside"  # learning rate inside the momentum (SimCLR) or outside (BYOL)
     config.clip = 0.0  # largest norm of the group's gradient; 0: off
     config.frozen_epochs = 0.0  # epochs for which the group does not move
@@ -160,7 +161,7 @@ def _cifar10_small(config: ConfigDict) -> None:
 
 
 def _imagenet(config: ConfigDict) -> None:
-    """ILSVRC 2012 with a ResNet-50 at 224 pixels."""
+    """ILSVRC 2012 with a ResNet-50 at 224 pixels: the recipe. All of it does not fit in memory as data is held now."""
     config.data.source = "tfds:imagenet2012"
     config.data.size = 256
     config.data.eval_centre = 0.875

@@ -29,7 +29,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     elif preset == "cifar10_small":
         common.update(config.method, view=presets.ROTNET_CIFAR)
     elif preset == "imagenet":
-        # VISSL's ResNet-50: one epoch more than 100, the rate times 0.1 at 30, 60, 90 and 100.
+        # VISSL's schedule for a ResNet-50, with the authors' four rotations of each image (VISSL turns each once).
         config.epochs, config.batch_size = 105, 256
         config.optim.default = common.optimizer(
             learning_rate=0.1,

@@ -41,7 +41,11 @@ make_venv() {
 environment() {
   local extra=$1 python
   VENV=${VENV:-.venv}
-  if ! [ -x "$VENV/bin/python" ]; then
+  if [ -e "$VENV" ] && ! [ -e "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
+    echo "VENV=$VENV exists and is no virtual environment: choose another folder." >&2
+    return 2
+  fi
+  if ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python) || return
     make_venv "$python" || return
   fi

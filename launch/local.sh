@@ -9,10 +9,13 @@ environment ""
 
 workdir=${WORKDIR:-runs/quickstart}
 config=configs/simclr.py:digits
+previous=
 for argument in "$@"; do
   case $argument in
     --workdir=*) workdir=${argument#*=} ;;
+    *) [ "$previous" != --workdir ] || workdir=$argument ;;
   esac
+  previous=$argument
 done
 # Given last, an argument overrides the defaults before it.
 "$VENV/bin/python" -m ssl_jax.main --config="$config" --workdir="$workdir" "$@"

@@ -84,7 +84,8 @@ class Checkpoints:
             if self._keep is not None:
                 target = self._folder.parent / "damaged"
                 target.mkdir(exist_ok=True)
-                (self._folder / str(step)).rename(target / str(step))
+                earlier = len(list(target.glob(f"{step}*")))
+                (self._folder / str(step)).rename(target / (f"{step}-{earlier}" if earlier else str(step)))
         if damaged and self._keep is not None:
             self._manager.close()
             self._manager = self._open()

@@ -30,11 +30,6 @@ def total(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
 
 
-def all_gather(x: jax.Array) -> jax.Array:
-    """Concatenates [n, ...] over the replicas to [N, ...]; differentiable (its transpose sums and scatters)."""
-    return jax.lax.all_gather(x, AXIS, tiled=True)
-
-
 def vary_like(x: jax.Array, other: jax.Array) -> jax.Array:
     """Marks `x` as varying over the axes that `other` varies over; the transpose sums over them.
 
@@ -83,7 +78,8 @@ def map_replicas(
       in_specs: one pytree prefix of `PartitionSpec` an argument.
       out_specs: a pytree prefix of `PartitionSpec` for the result.
       mapping: 'shard_map' or 'pmap'.
-      donate: positions of arguments whose buffers the result may reuse.
+      donate: positions of arguments whose buffers the result may reuse (shard_map only: pmap copies what it
+        broadcasts, so that there is nothing to reuse).
 
     Returns:
       the compiled function.

@@ -25,7 +25,7 @@ from ssl_jax import train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import few_label, health, knn, linear
-from ssl_jax.evals.features import extractor
+from ssl_jax.evals.features import extractor, spread
 from ssl_jax.log import speak_plainly
 
 EVALS = ("knn", "linear", "few_label")
@@ -85,6 +85,8 @@ def extract(run: train.Run, ts: train.TrainState) -> Features:
     frozen = extractor(run.method, run.eval_view, run.mesh)
     fresh = run.init()
     known = [(d.images[d.labels >= 0], d.labels[d.labels >= 0]) for d in (run.train, run.test)]
+    if not all(len(labels) for _, labels in known):
+        raise UserError(f"Evaluation needs labelled images in both train and test of {run.config.data.source}.")
     (train_x, train_y), (test_x, test_y) = known
 
     def pair(state: train.TrainState) -> tuple[np.ndarray, np.ndarray]:
@@ -110,7 +112,7 @@ def measure(features: Features, config: Any, evals: tuple[str, ...]) -> dict[str
     Returns:
       flat names to values; accuracies in [0, 1].
     """
-    results: dict[str, Any] = dict(health.summary(features.pretrained[0]))
+    results: dict[str, Any] = dict(health.summary(spread(features.pretrained[0], config.run.eval_images)))
     backbones = {"": features.pretrained, "_untrained": features.untrained}
     if "knn" in evals:
         for suffix, (bank, queries) in backbones.items():

@@ -35,7 +35,7 @@ class Log:
         self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
         self._keep_until(start)
         self._file = self._path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total * batch_size,

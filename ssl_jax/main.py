@@ -38,6 +38,9 @@ def main(argv: list[str]) -> int:
     except (UserError, train.NotFinite) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 3
+    except KeyboardInterrupt:
+        print("Interrupted; the same command starts again from the last checkpoint.", file=sys.stderr)
+        return 75
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
         return 75

@@ -98,6 +98,46 @@ def lars(schedule: Schedule, *, momentum: float, weight_decay: float, trust: flo
     )
 
 
+class _Updates(NamedTuple):
+    updates: jax.Array
+
+
+def larc(
+    schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, clip: bool, mask: Callable
+) -> optax.GradientTransformation:
+    """LARC, the variant of LARS in apex, VISSL and solo-learn: a local ratio, then ordinary SGD.
+
+    The ratio is eta |w| / (|g| + lambda |w| + 1e-8), unlike LARS's |g + lambda w|; g <- (g + lambda w) ratio.
+
+    Args:
+      schedule: learning rate by update.
+      momentum: m.
+      weight_decay: lambda.
+      trust: eta.
+      clip: use min(ratio / lr, 1) instead, so that no layer moves further than under plain SGD.
+      mask: params -> tree of bool; where False neither decay nor ratio applies.
+
+    Returns:
+      an optax transformation.
+    """
+
+    def update(grads, state, params):
+        rate = schedule(state.updates)
+
+        def adapt(g, w, included):
+            if not included:
+                return g
+            g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
+            ratio = trust * w_norm / (g_norm + weight_decay * w_norm + 1e-8)
+            ratio = jnp.minimum(ratio / jnp.maximum(rate, 1e-30), 1.0) if clip else ratio
+            return jnp.where((g_norm > 0) & (w_norm > 0), (g + weight_decay * w) * ratio, g)
+
+        return jax.tree.map(adapt, grads, params, mask(params)), _Updates(state.updates + 1)
+
+    adapted = optax.GradientTransformation(lambda params: _Updates(jnp.zeros((), jnp.int32)), update)
+    return optax.chain(adapted, optax.trace(momentum), optax.scale_by_learning_rate(schedule))
+
+
 class _Frozen(NamedTuple):
     updates: jax.Array
     inner: Any
@@ -139,6 +179,14 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.Gradi
             weight_decay=config.weight_decay,
             trust=config.trust,
             order=config.lars_order,
+            mask=mask,
+        ),
+        "larc": lambda: larc(
+            rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            trust=config.trust,
+            clip=config.trust_clip,
             mask=mask,
         ),
     }

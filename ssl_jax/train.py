@@ -1,6 +1,7 @@
 """The training state, the training step and the only training loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import json
 import logging
@@ -24,7 +25,7 @@ from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.data.resident import batch_indices
 from ssl_jax.errors import UserError
 from ssl_jax.evals import health, knn
-from ssl_jax.evals.features import extractor
+from ssl_jax.evals.features import extractor, spread
 from ssl_jax.log import Log
 from ssl_jax.methods import Info, Method
 
@@ -98,7 +99,7 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
     def init() -> TrainState:
         params, state = _init_method(method, config, channels, info)
         head = {}
-        if train.classes:
+        if (train.labels >= 0).any():
             side = next(iter(method.views().values())).size
             one = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
             width = jax.eval_shape(method.features, params, state, one).shape[-1]
@@ -113,7 +114,8 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
         )
 
     # One compiled function for the whole state, so that no two leaves share a buffer (donation would fail).
-    compiled = jax.jit(init, out_shardings=NamedSharding(mesh, P()))
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(method), is_leaf=lambda x: isinstance(x, P))
+    compiled = jax.jit(init, out_shardings=shardings)
     return Run(config, train, test, method, mesh, info, optimizer, schedules, compiled)
 
 
@@ -125,8 +127,11 @@ def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
     if "test" not in data.splits(c.source, c.path):
         return train, None
     test = data.load(c.source, "test", **options)
-    if test.images.shape[-1] < train.images.shape[-1]:  # all of the test images happen to be gray
-        test = dataclasses.replace(test, images=np.repeat(test.images, train.images.shape[-1], axis=-1))
+    channels = max(train.images.shape[-1], test.images.shape[-1])  # all images of one split may happen to be gray
+    train, test = (
+        d if d.images.shape[-1] == channels else dataclasses.replace(d, images=np.repeat(d.images, channels, axis=-1))
+        for d in (train, test)
+    )
     if test.images.shape[1:] != train.images.shape[1:]:
         shapes = [" x ".join(map(str, d.images.shape[1:])) for d in (train, test)]
         raise UserError(
@@ -140,6 +145,8 @@ def _info(config: Any, num_examples: int, mesh: Mesh) -> Info:
     batch, devices = config.batch_size, mesh.devices.size
     if batch < 1 or config.accumulate < 1 or config.epochs < 1:
         raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
+    if config.run.log_steps < 1 or config.run.keep < 1:
+        raise UserError("config.run.log_steps and config.run.keep must be at least 1.")
     if batch > num_examples:
         raise UserError(
             f"config.batch_size is {batch}, more than the {num_examples} training images of "
@@ -253,9 +260,14 @@ def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, ja
     return dist.mean(grads), top1
 
 
+def _specs(method: Method) -> Any:
+    """How each part of the training state lies over the devices."""
+    return TrainState(P(), P(), P(), method.specs(), P(), P())  # type: ignore[arg-type]
+
+
 def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
-    specs: Any = TrainState(P(), P(), P(), run.method.specs(), P(), P())  # type: ignore[arg-type]
+    specs = _specs(run.method)
     in_specs = (specs, P(), P(), P(None, dist.AXIS))
     mapping = run.config.mapping
     if mapping not in ("shard_map", "pmap"):
@@ -284,7 +296,6 @@ def train(config: Any, workdir: str) -> None:
     """
     check_workdir(workdir, config)
     run = prepare(config)
-    stop = _catch_signals()
     _store_config(workdir, config)
     checkpoints = Checkpoints(workdir, config.run.keep)
     fresh = run.init()
@@ -292,11 +303,12 @@ def train(config: Any, workdir: str) -> None:
     del fresh
     log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
-    try:
-        _loop(run, ts, start, checkpoints, log, stop)
-    finally:
-        log.close()
-        checkpoints.close()
+    with _caught_signals() as stop:
+        try:
+            _loop(run, ts, start, checkpoints, log, stop)
+        finally:
+            log.close()
+            checkpoints.close()
 
 
 def _plain(config: Any) -> dict[str, Any]:
@@ -324,10 +336,13 @@ def check_workdir(workdir: str, config: Any) -> None:
 
 def _store_config(workdir: str, config: Any) -> None:
     folder = pathlib.Path(workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "config.json.new"
-    temporary.write_text(json.dumps(_plain(config), indent=2) + "\n")
-    temporary.replace(folder / "config.json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "config.json.new"
+        temporary.write_text(json.dumps(_plain(config), indent=2) + "\n")
+        temporary.replace(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"The workdir {workdir} cannot be written ({error.strerror}): choose another.") from error
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
@@ -338,8 +353,9 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
     return [] if found == wanted else [f"{prefix}: {found} there, {wanted} now"]
 
 
-def _catch_signals() -> list[int]:
-    """Notes SIGTERM and SIGINT in a list that the loop reads between steps; a second SIGINT interrupts at once."""
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Notes SIGTERM and SIGINT in a list that the loop reads once a step; a second SIGINT interrupts at once."""
     caught: list[int] = []
 
     def note(number, frame):
@@ -348,9 +364,12 @@ def _catch_signals() -> list[int]:
             raise KeyboardInterrupt
         caught.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, note)
-    return caught
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
@@ -377,7 +396,11 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
     images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
     step_fn = mapped_step(run)
     watch = Watch(run)
-    eval_steps, save_steps = (round(e * info.steps_per_epoch) for e in (config.eval_epochs, config.save_epochs))
+    all_finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])))
+    eval_steps, save_steps = (
+        max(1, round(epochs * info.steps_per_epoch)) if epochs > 0 else 0
+        for epochs in (config.eval_epochs, config.save_epochs)
+    )
     pending: dict[str, jax.Array] | None = None
     if start == 0 and eval_steps:
         watch(ts, 0, log)
@@ -387,32 +410,38 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
             _read(run, pending, step, log)
         pending = metrics
         done = step + 1
-        last = done == info.total_steps
-        save = last or stop or (save_steps and done % save_steps == 0)
-        evaluate = eval_steps and (done % eval_steps == 0 or last) and not stop
+        last, stopped = done == info.total_steps, bool(stop)
+        save = last or stopped or (save_steps and done % save_steps == 0)
+        evaluate = eval_steps and (done % eval_steps == 0 or last) and not stopped
         if save or evaluate:
-            _read(run, pending, done, log)  # a checkpoint is written only of a step whose loss is a number
+            _read(run, pending, done, log)
             pending = None
             paused = time.time()
+            # The loss was computed before the update: a checkpoint also wants the weights after it to be numbers.
+            if not all_finite(ts.params):
+                raise NotFinite(_no_number("weights", done))
             if save:
                 checkpoints.save(done, ts, stored_config)
             if evaluate:
                 watch(ts, done, log)
             log.skip_time(time.time() - paused)
-        if stop and not last:
-            if not save:  # the signal came after the decision
-                checkpoints.save(done, ts, stored_config)
+        if stopped and not last:
             raise Stopped(f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes.")
+
+
+def _no_number(what: str, done: int) -> str:
+    return (
+        f"The {what} of update {done} became NaN or infinite; no checkpoint was written of it. Lower the learning rate "
+        "(config.optim.*.learning_rate), lengthen its warm-up, or clip the gradient (config.optim.*.clip)."
+    )
 
 
 def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:
     """Reads the metrics of the step that made `done` updates; raises on a loss that is no number."""
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
-    if not math.isfinite(values["loss"]):
-        raise NotFinite(
-            f"The loss of update {done} is {values['loss']}. No checkpoint was written of it; lower the learning "
-            "rate (config.optim.*.learning_rate), lengthen its warm-up, or clip the gradient (config.optim.*.clip)."
-        )
+    for name in ("loss", "grad_norm"):
+        if not math.isfinite(values[name]):
+            raise NotFinite(_no_number(name, done))
     log.advance(done, values["loss"])
     if done % run.config.run.log_steps == 0 or done == run.info.total_steps:
         rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
@@ -437,17 +466,18 @@ class Watch:
             rows = np.setdiff1d(rows, query_rows)
         else:
             query_rows = np.arange(len(queries.images))
-        rows, query_rows = _spread(rows, limit), _spread(query_rows, limit)
+        rows, query_rows = spread(rows, limit), spread(query_rows, limit)
         self._bank = bank.images[rows], bank.labels[rows]
         self._queries = queries.images[query_rows], queries.labels[query_rows]
         self._classes = len(run.train.classes)
+        self._scored = bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
 
     def __call__(self, ts: TrainState, done: int, log: Log) -> dict[str, float]:
         """Measures, records and returns the values after `done` updates."""
         bank = self._extract(ts.params, ts.state, self._bank[0])
         values = health.summary(bank)
         show = {"std": f"{values['feature_std']:.3f}"}
-        if self._classes:
+        if self._scored:
             k = min(self._run.config.eval.knn_k, int((self._bank[1] >= 0).sum()))
             values["knn/top1"] = knn.top1(
                 bank,
@@ -464,7 +494,3 @@ class Watch:
         if trouble and done:
             log.say(trouble)
         return values
-
-
-def _spread(rows: np.ndarray, limit: int) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]

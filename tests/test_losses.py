@@ -258,4 +258,4 @@ def test_similarity_asks_for_full_precision():
     x, y = jnp.asarray(pairs(), jnp.float32)
     np.testing.assert_allclose(losses.similarity(x, y), np.asarray(x, float) @ np.asarray(y, float).T, rtol=1e-5)
     (dot,) = (e for e in jax.make_jaxpr(losses.similarity)(x, y).eqns if e.primitive.name == "dot_general")
-    assert set(dot.params["precision"]) == {jax.lax.Precision.HIGHEST}
+    assert dot.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2

@@ -309,7 +309,7 @@ def test_batch_norm_in_evaluation_uses_the_running_statistics():
 def test_batch_norm_groups_must_fit_the_devices():
     x = jnp.ones((8, 2))
     for groups, devices in ((3, 2), (2, 4), (3, 1), (16, 1)):
-        with pytest.raises(ValueError, match=f"{groups} BatchNorm groups cannot be laid over {devices} devices"):
+        with pytest.raises(UserError, match=f"{groups} BatchNorm groups cannot be laid over {devices} devices"):
             batch_norm(x, groups=groups, devices=devices)
 
 

@@ -226,7 +226,7 @@ def test_unknown_names_are_refused_with_the_nearest(changes, message):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "larc", "adamw"])
 def test_a_frozen_group_waits_and_then_starts_afresh(name):
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "bias": jnp.ones(2)}
@@ -247,9 +247,10 @@ def test_a_frozen_group_waits_and_then_starts_afresh(name):
 
 
 @pytest.mark.fast
-def test_a_frozen_group_follows_the_rate_of_the_run():
+@pytest.mark.parametrize("name", ["sgd", "lars", "larc"])
+def test_a_frozen_group_follows_the_rate_of_the_run(name):
     params, ones = jnp.zeros(1), [jnp.ones(1)] * 10
-    options = {"schedule": "cosine", "steps_per_epoch": 2, "total_steps": 10}
+    options = {"name": name, "exclude": "1d", "schedule": "cosine", "steps_per_epoch": 2, "total_steps": 10}
     moves = []
     for frozen_epochs in (0, 2):
         after, _ = trajectory(built(params, frozen_epochs=frozen_epochs, **options), params, ones)
@@ -415,3 +416,51 @@ def test_target_decay_agrees_with_the_reference(golden):
 def test_target_decay_values_of_the_specification():
     ours = [target_decay(0.996, jnp.asarray(k), 1000) for k in (0, 250, 500, 750, 1000)]
     np.testing.assert_allclose(ours, [0.996, 0.996586, 0.998, 0.999414, 1], atol=1e-6)
+
+
+# LARC.
+
+
+def larc_step(w, g, rate=1.0, *, decay=0.1, trust=0.001, clip=False, exclude="none"):
+    """What one update without momentum adds to the weights."""
+    mask = lambda p: optim.decayed(p, exclude)  # noqa: E731
+    optimizer = optim.larc(lambda _: rate, momentum=0.0, weight_decay=decay, trust=trust, clip=clip, mask=mask)
+    return optimizer.update(g, optimizer.init(w), w)[0]
+
+
+@pytest.mark.fast
+def test_larc_ratio():
+    """eta |w| / (|g| + lambda |w|) = .001827 for w = (3, 4), g = (1, -2), lambda = .1."""
+    w, g = jnp.array([3.0, 4.0]), jnp.array([1.0, -2.0])
+    ratio = 0.001 * 5 / (5**0.5 + 0.5)
+    np.testing.assert_allclose(ratio, 0.001827, rtol=1e-3)
+    np.testing.assert_allclose(larc_step(w, g), -ratio * (g + 0.1 * w), rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_larc_clipped_never_moves_further_than_sgd():
+    w, g = jnp.full((2, 2), 50.0), jnp.full((2, 2), 1e-3)
+    np.testing.assert_allclose(larc_step(w, g, 0.5, decay=0.0, trust=0.02, clip=True), -0.5 * g, rtol=1e-5)
+    unclipped = larc_step(w, g, 0.5, decay=0.0, trust=0.02)
+    np.testing.assert_allclose(unclipped, jnp.full((2, 2), -0.5 * 0.02 * 50.0), rtol=1e-4)
+    # Where the ratio is below the rate, clipping divides the rate out again.
+    large = larc_step(w, jnp.full((2, 2), 1e3), 0.5, decay=0.0, trust=0.02, clip=True)
+    np.testing.assert_allclose(large, jnp.full((2, 2), -0.02 * 50.0), rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_larc_leaves_excluded_and_zero_parameters_to_sgd():
+    bias, g = jnp.array([3.0, 4.0]), jnp.array([1.0, -2.0])
+    np.testing.assert_allclose(larc_step(bias, g, 0.5, exclude="1d"), -0.5 * g)
+    np.testing.assert_allclose(larc_step(jnp.zeros((2, 2)), jnp.ones((2, 2)), 0.5), -0.5 * jnp.ones((2, 2)))
+
+
+@pytest.mark.fast
+def test_larc_from_a_config():
+    """solo-learn's BYOL for CIFAR-10 asks for it, and its schedule reaches the clipping."""
+    config = byol.get_config("cifar10").optim.default
+    assert (config.name, config.trust, config.trust_clip, config.exclude) == ("larc", 0.02, True, "1d")
+    w, g = {"kernel": jnp.full((2, 2), 50.0)}, {"kernel": jnp.full((2, 2), 1e-3)}
+    changes = {"name": "larc", "trust": 0.02, "trust_clip": True, "learning_rate": 0.5}
+    (after,), _ = trajectory(built(w, **changes), w, [g])
+    np.testing.assert_allclose(after["kernel"], 50.0 - 0.5e-3, rtol=1e-7)

@@ -77,7 +77,7 @@ def test_views_of_an_image_differ_and_do_not_depend_on_the_devices():
         views = {}
 
         def record(self, params, state, batch, *, rng, step, info, train=True, views=views):
-            views.update({k: dist.all_gather(v) for k, v in batch.items()})
+            views.update({k: jax.lax.all_gather(v, dist.AXIS, tiled=True) for k, v in batch.items()})
             raise StopIteration
 
         patched = type("Recorder", (simclr.SimCLR,), {"loss": record})
@@ -183,6 +183,7 @@ def test_unlabelled_rows_do_not_move_the_probe():
         ({"batch_size": 5000}, "more than the 1352 training images"),
         ({"batch_size": 15}, "does not divide over 2 device"),
         ({"accumulate": 3}, "3 micro-batch"),
+        ({"run.log_steps": 0}, "log_steps"),
         ({"mapping": "vmap"}, "config.mapping is 'vmap'"),
         ({"model.name": "resnet19"}, "Did you mean 'resnet18'"),
         ({"model.norm": "btach"}, "Did you mean 'batch'"),

@@ -19,7 +19,8 @@ def _colour(b: float, c: float, s: float, h: float, jitter: float = 0.8, gray: f
 
 replace = dataclasses.replace
 
-# google-research/simclr data_util.py: additive brightness is its v1 default, contrast is TensorFlow's.
+# google-research/simclr data_util.py: contrast is TensorFlow's; brightness is additive as the paper's v1 had it, and
+# multiplicative as the code's later default has it, which its CIFAR command uses.
 SIMCLR = View(
     crop="tf",
     interpolation="bicubic",
@@ -31,7 +32,7 @@ SIMCLR = View(
     blur_padding="zero",
     **_UNIT,
 )
-SIMCLR_CIFAR = replace(SIMCLR, size=32, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.0)
+SIMCLR_CIFAR = replace(SIMCLR, size=32, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.0, additive_brightness=False)
 
 # facebookresearch/moco: v1 turns gray before it jitters, always jitters; v2 adds blur. SimSiam uses v2's.
 MOCO_V1 = View(
@@ -115,12 +116,12 @@ WMSE_CIFAR = View(
     std=(0.2023, 0.1994, 0.2010),
 )
 
-# solo-learn's CIFAR recipes: bicubic, multiplicative brightness, flip last; 5 taps are 1/10 of 32 pixels made odd.
+# solo-learn's CIFAR recipes: bicubic, multiplicative brightness, flip last; Pillow's blur reaches as far as sigma asks.
 _solo = View(
     size=32,
     interpolation="bicubic",
     flip=0.5,
-    taps=5,
+    taps=13,
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
     order=("crop", "jitter", "gray", "blur", "solarize", "flip"),

@@ -96,6 +96,8 @@ class View:
                 f"{where}.size is {self.size}, more than the {height}x{width} images with {self.pad} pixels of "
                 f"padding: lower it or raise {where}.pad."
             )
+        if self.blur and self.taps % 2 == 0:
+            raise UserError(f"{where}.taps is {self.taps}: a blur kernel has an odd length.")
         if self.blur and self.blur_padding == "reflect" and self.taps // 2 >= self.size:
             raise UserError(f"{where}.taps is {self.taps}, too long for a {self.size}-pixel view: use a shorter one.")
 

@@ -13,6 +13,11 @@ from ssl_jax.augment.view import View, render_batch
 from ssl_jax.methods import Method
 
 
+def spread(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most `limit` of the rows, evenly spaced (images usually come sorted by class)."""
+    return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
+
+
 def extractor(method: Method, view: View, mesh: Mesh, batch_size: int = 512) -> Callable[..., np.ndarray]:
     """Compiles the frozen backbone once for any number of images.
 

@@ -65,14 +65,16 @@ class SimCLR(Method):
     temperature: float = 0.1  # T, sec. 5.1
     hidden: tuple[int, ...] = (2048,)  # widths of the head's hidden layers; v2: (2048, 2048)
     out: int = 128  # width of z, sec. 4.2
+    out_offset: bool = False  # an offset in the last BatchNorm (model.py has none)
     dense_std: float = 0.01  # of the head's normal initialisation (model.py); 0: torch's uniform
     concat_views: bool = True  # one forward pass for both views (tf2/run.py); else BatchNorm sees each alone
     scale: float = 2.0  # of the loss: 2 is the code's sum of both directions, 1 the paper's mean over 2N
 
     def _head(self) -> MLP:
         init = nn.initializers.normal(self.dense_std) if self.dense_std else torch_uniform
+        norm = "affine" if self.out_offset else "scale"
         bn_groups, dtype = self.backbone.bn_groups, self.backbone.dtype
-        return MLP(self.hidden, self.out, False, False, "scale", bn_groups, init, dtype)
+        return MLP(self.hidden, self.out, False, False, norm, bn_groups, init, dtype)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         params, stats = initialise({"backbone": self.backbone, "projector": self._head()}, rng, batch["view1"])

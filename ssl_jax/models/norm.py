@@ -9,6 +9,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from ssl_jax import dist
+from ssl_jax.errors import UserError
 
 
 class BatchNorm(nn.Module):
@@ -72,7 +73,7 @@ class BatchNorm(nn.Module):
     def _local_groups(self, rows: int, replicas: int) -> int:
         local, rest = divmod(self.groups, replicas)
         if rest or rows % max(local, 1):
-            raise ValueError(
+            raise UserError(
                 f"{self.groups} BatchNorm groups cannot be laid over {replicas} devices of {rows} rows each; "
                 "set config.model.bn_groups to 1 or to a multiple of the number of devices that divides the batch"
             )
