@@ -598,6 +598,7 @@ CHECKS = [
     ({}, 1, "mean and .std have 3 and 3 values, but the images have 1"),
     ({"mean": (0.5, 0.5)}, 3, "mean and .std have 2 and 3 values"),
     ({"crop": "shift", "size": 49, "pad": 4}, 3, "more than the 40x48 images with 4 pixels.*raise config.*pad"),
+    ({"blur": 0.5, "taps": 22}, 3, "taps is 22: a blur kernel has an odd length"),
     ({"blur": 0.5, "size": 10, "taps": 23}, 3, "taps is 23, too long for a 10-pixel view"),
 ]
 

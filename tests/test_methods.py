@@ -131,7 +131,7 @@ def test_order_of_the_batch_does_not_matter(name):
 @every_method
 def test_overfits(name):
     """32 images, always in the same views: half of the loss that knows nothing, a solved task, no collapse."""
-    run = tiny.run(name, batch_size=32, **{"model.width": 16})
+    run = tiny.run(name, batch_size=32, epochs=5, **{"model.width": 16})
     loss, batch = loss_function(run), batch_of(run, 32)
     ts = run.init()
 

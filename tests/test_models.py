@@ -191,6 +191,8 @@ def test_conv_module():
 def test_initialisers_have_torchs_spread():
     kernel = conv.Conv(64, kernel=3).init(KEY, jnp.zeros((1, 4, 4, 32)))["params"]["kernel"]
     assert float(kernel.std()) == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.03)  # Kaiming, fan out
+    kernel = conv.Conv(32, kernel=3, init_kind="torch").init(KEY, jnp.zeros((1, 4, 4, 64)))["params"]["kernel"]
+    assert float(jnp.abs(kernel).max()) == pytest.approx(1 / math.sqrt(9 * 64), rel=0.01)
     dense = torch_uniform(KEY, (400, 100))
     assert float(jnp.abs(dense).max()) == pytest.approx(1 / math.sqrt(400), rel=0.01)
     assert float(dense.std()) == pytest.approx(1 / math.sqrt(3 * 400), rel=0.02)
@@ -350,8 +352,17 @@ def test_norms_without_a_batch(kind, channels):
 # Backbones.
 
 
-def block(width, stride=1, bottleneck=False, norm="batch", zero_init=False, dtype=jnp.float32):
-    return Block(width, stride, bottleneck, norm, 1, zero_init, dtype)
+def block(width, stride=1, bottleneck=False, norm="batch", zero_init=False):
+    return Block(
+        width,
+        stride=stride,
+        bottleneck=bottleneck,
+        norm=norm,
+        bn_groups=1,
+        zero_init=zero_init,
+        conv_init="kaiming",
+        dtype=jnp.float32,
+    )
 
 
 def resnet(depth, width=64, stem="imagenet", **fields):
@@ -441,13 +452,14 @@ def test_resnet_hands_its_fields_to_its_blocks():
     def note(call, args, kwargs, context):
         if isinstance(context.module, Block):
             m = context.module
-            seen.append((m.zero_init, m.norm, m.bn_groups, m.dtype, m.bottleneck))
+            seen.append((m.zero_init, m.norm, m.bn_groups, m.conv_init, m.dtype, m.bottleneck))
         return call(*args, **kwargs)
 
-    module = resnet("resnet50", 2, "small", zero_init=True, norm="group", bn_groups=4, dtype=jnp.bfloat16)
+    fields = {"zero_init": True, "norm": "group", "bn_groups": 4, "conv_init": "torch", "dtype": jnp.bfloat16}
+    module = resnet("resnet50", 2, "small", **fields)
     with nn.intercept_methods(note):
         shapes(module, IMAGES, train=True)
-    assert seen == [(True, "group", 4, jnp.bfloat16, True)] * 16
+    assert seen == [(True, "group", 4, "torch", jnp.bfloat16, True)] * 16
 
 
 @pytest.mark.fast
@@ -514,15 +526,17 @@ def test_convnet():
 @pytest.mark.fast
 def test_backbone_is_what_the_config_says():
     fields = {"name": "resnet50", "width": 8, "stem": "small", "norm": "batch", "bn_groups": 4, "zero_init": True,
-              "dtype": "bfloat16"}  # fmt: skip
-    expected = ResNet("resnet50", 8, "small", "batch", 4, True, jnp.dtype("bfloat16"))
+              "conv_init": "torch", "dtype": "bfloat16"}  # fmt: skip
+    shared = {"width": 8, "norm": "batch", "bn_groups": 4, "conv_init": "torch", "dtype": jnp.dtype("bfloat16")}
+    expected = ResNet("resnet50", stem="small", zero_init=True, **shared)
     assert models.backbone(ConfigDict(fields)) == expected
-    assert models.backbone(ConfigDict(fields | {"name": "convnet"})) == ConvNet(8, "batch", 4, jnp.dtype("bfloat16"))
+    assert models.backbone(ConfigDict(fields | {"name": "convnet"})) == ConvNet(**shared)
     for field, value, hint in (
         ("name", "resnet5", "Did you mean 'resnet50'"),
         ("norm", "bach", "Did you mean 'batch'"),
         ("stem", "big", "Known: imagenet, small"),
         ("dtype", "float16", "Did you mean 'bfloat16'"),
+        ("conv_init", "keiming", "Did you mean 'kaiming'"),
     ):
         with pytest.raises(UserError, match=f"config.model.{field} is '{value}', which is not known. {hint}"):
             models.backbone(ConfigDict(fields | {field: value}))

@@ -7,10 +7,11 @@ import optax
 import pytest
 
 from configs import byol, common, simclr
-from ssl_jax import methods, optim
+from ssl_jax import optim
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Info
-from ssl_jax.methods.byol import target_decay
+from ssl_jax.methods.byol import BYOL, target_decay
+from ssl_jax.methods.simclr import SimCLR
 from ssl_jax.models.resnet import ResNet
 
 
@@ -271,16 +272,14 @@ def test_other_groups_move_while_one_is_frozen():
 # Masks.
 
 
+def initial_shapes(method):
+    """The parameters of a method on images of 32 pixels."""
+    images = {f"view{i}": jnp.zeros((2, 32, 32, 3)) for i in (1, 2)}
+    return jax.eval_shape(lambda: method.init(jax.random.key(0), images, Info(512, 2, 256, 256)))[0]
+
+
 def simclr_shapes():
-    method = methods.build(simclr.get_config("cifar10").method, ResNet("resnet18", 64, "small", zero_init=True))
-    images = {f"view{i}": jnp.zeros((2, 32, 32, 3)) for i in (1, 2)}
-    return jax.eval_shape(lambda: method.init(jax.random.key(0), images, Info(512, 2, 256, 256)))[0]
-
-
-def byol_shapes():
-    method = methods.build(byol.get_config("cifar10").method, ResNet("resnet18", 16, "small"))
-    images = {f"view{i}": jnp.zeros((2, 32, 32, 3)) for i in (1, 2)}
-    return jax.eval_shape(lambda: method.init(jax.random.key(0), images, Info(512, 2, 256, 256)))[0]
+    return initial_shapes(SimCLR(ResNet("resnet18", 64, "small", zero_init=True), hidden=(512,)))
 
 
 def names(tree, wanted):
@@ -308,7 +307,7 @@ def test_decayed_parameters_of_a_resnet18_with_simclrs_head():
 
 @pytest.mark.fast
 def test_decayed_parameters_of_byols_heads():
-    params = byol_shapes()
+    params = initial_shapes(BYOL(ResNet("resnet18", 16, "small"), out_bias=True))
     heads = {name for name in names(optim.decayed(params, "1d"), False) if not name.startswith("backbone")}
     for head in ("projector", "predictor"):
         biases = {f"{head}/dense1/bias", f"{head}/out/bias", f"{head}/norm1/scale", f"{head}/norm1/bias"}
