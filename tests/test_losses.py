@@ -156,10 +156,9 @@ def over_replicas(devices, mapping, z1, z2, w):
 
 @pytest.mark.fast
 @pytest.mark.parametrize(("devices", "mapping"), [(2, "shard_map"), (8, "shard_map"), (2, "pmap"), (8, "pmap")])
-@pytest.mark.parametrize("n", [8, 16])
-def test_gathered_nt_xent_is_the_loss_of_the_whole_batch(devices, mapping, n):
+def test_gathered_nt_xent_is_the_loss_of_the_whole_batch(devices, mapping):
     with jax.enable_x64(True):
-        z1, z2 = (jnp.asarray(z) for z in pairs(n))
+        z1, z2 = (jnp.asarray(z) for z in pairs(8))  # on eight devices, one image each
         w = jnp.asarray(np.random.default_rng(1).normal(size=(5, 4)))
 
         def whole(w):

@@ -71,8 +71,10 @@ def with_gradients(convolution, stride, padding):
     return jax.jit(run)
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("block_bytes", [1, conv._BLOCK_BYTES], ids=["image by image", "whole"])
+@pytest.mark.parametrize(
+    "block_bytes",
+    [pytest.param(1, marks=pytest.mark.fast, id="image by image"), pytest.param(conv._BLOCK_BYTES, id="whole")],
+)
 @pytest.mark.parametrize(
     ("kernel", "stride", "shape", "out"),
     [
