@@ -94,7 +94,7 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
     labels = method.groups(shapes[0])
     optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
-    probe = optax.adam(config.probe.learning_rate)
+    probe = _probe_optimizer(config)
 
     def init() -> TrainState:
         params, state = _init_method(method, config, channels, info)
@@ -180,7 +180,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
       and metrics are means over the global batch.
     """
     method, info, config = run.method, run.info, run.config
-    probe_optimizer = optax.adam(config.probe.learning_rate)
+    probe_optimizer = _probe_optimizer(config)
     views = method.views()
 
     def micro_batch(ts: TrainState, images, labels, rng, state, number, rows):
@@ -242,6 +242,10 @@ def _accumulate(one: Callable[..., Any], state: Any, index: jax.Array) -> tuple[
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (state, total), _ = jax.lax.scan(body, (state, zeros), (jnp.arange(count), index))
     return state, jax.tree.map(lambda x: x / count, total)
+
+
+def _probe_optimizer(config: Any) -> optax.GradientTransformation:
+    return optax.adam(config.probe.learning_rate)
 
 
 def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, jax.Array]:

@@ -116,16 +116,18 @@ def test_local_negatives_are_caught(monkeypatch):
     assert metrics[1] < metrics[0] - 0.3  # ln(2N - 1) falls with N
 
 
+def last_metrics(run, updates):
+    """The metrics of the last of so many updates from a fresh start."""
+    step = train.mapped_step(run)
+    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    ts = run.init()
+    for number in range(updates):
+        ts, metrics = step(ts, images, labels, train.batch_index(run, number))
+    return {name: float(value) for name, value in metrics.items()}
+
+
 def test_byol_without_stop_gradient_and_predictor_collapses(monkeypatch):
     """The right one keeps its spread; with the gradient let into the target and no predictor it loses it."""
-
-    def spread(run):
-        step = train.mapped_step(run)
-        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
-        ts = run.init()
-        for number in range(60):
-            ts, m = step(ts, images, labels, train.batch_index(run, number))
-        return float(m["projection_std"])
 
     def broken_loss(self, params, state, batch, *, rng, step, info, train=True):
         stats, z = state["stats"], {}
@@ -141,9 +143,9 @@ def test_byol_without_stop_gradient_and_predictor_collapses(monkeypatch):
         return loss, ({**state, "stats": stats}, aux)
 
     changes = {"epochs": 4, "optim.default.learning_rate": 0.5}
-    right = spread(tiny.run("byol", **changes))
+    right = last_metrics(tiny.run("byol", **changes), 60)["projection_std"]
     monkeypatch.setattr(byol.BYOL, "loss", broken_loss)
-    broken = spread(tiny.run("byol", **changes))
+    broken = last_metrics(tiny.run("byol", **changes), 60)["projection_std"]
     healthy = 1 / np.sqrt(64)
     assert right > 0.5 * healthy
     assert broken < 0.2 * healthy
@@ -154,18 +156,10 @@ def test_rotation_with_shuffled_answers_learns_nothing(monkeypatch):
 
     right = rotation.rotations
 
-    def loss_after(run):
-        step = train.mapped_step(run)
-        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
-        ts = run.init()
-        for number in range(80):
-            ts, m = step(ts, images, labels, train.batch_index(run, number))
-        return float(m["loss"])
-
-    good = loss_after(tiny.run("rotation"))
+    good = last_metrics(tiny.run("rotation"), 80)["loss"]
     # All four "rotations" alike: no network can tell them apart.
     monkeypatch.setattr(rotation, "rotations", lambda x: jnp.repeat(right(x)[:, :1], 4, axis=1))
-    broken = loss_after(tiny.run("rotation"))
+    broken = last_metrics(tiny.run("rotation"), 80)["loss"]
     assert good < np.log(4) - 0.2
     assert broken > np.log(4) - 0.05
 
