@@ -16,18 +16,19 @@ from ssl_jax.errors import UserError, nearest
 PRESETS = ("digits", "fashion_mnist", "cifar10", "cifar10_small", "imagenet")
 
 
-def get_config(method: str, preset: str) -> ConfigDict:
+def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> ConfigDict:
     """Returns the config of a method on a data set, its hyper-parameters at the class's defaults.
 
     Args:
       method: name of a file in `ssl_jax/methods`.
-      preset: one of `PRESETS`.
+      preset: one of `presets`.
+      presets: those that the method has.
 
     Raises:
       UserError: for an unknown preset or method, naming the nearest.
     """
-    if preset not in PRESETS:
-        raise UserError(f"There is no preset '{preset}' for {method}. {nearest(preset, PRESETS)}")
+    if preset not in presets:
+        raise UserError(f"There is no preset '{preset}' for {method}. {nearest(preset, presets)}")
     config = ConfigDict()
     config.seed = 0  # of weights, order of images and augmentation
     config.epochs = 100  # passes over the training images
@@ -44,13 +45,18 @@ def get_config(method: str, preset: str) -> ConfigDict:
     config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
 
     config.model = ConfigDict()
-    config.model.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200
+    config.model.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200, vit_tiny, small, base, large
     config.model.width = 64  # channels of the first stage; 128 is "2x"
     config.model.stem = "small"  # small (3x3, stride 1) or imagenet (7x7 stride 2, max-pool)
     config.model.norm = "batch"  # batch, group, layer, none
     config.model.bn_groups = 1  # BatchNorm groups of the global batch; 1: statistics of all of it
     config.model.zero_init = False  # last scale of each residual block starts at zero
     config.model.conv_init = "kaiming"  # how convolutions start: kaiming (torchvision's ResNets) or torch (its default)
+    config.model.patch = 16  # side of a ViT's patches, pixels; this and the following are of a ViT alone
+    config.model.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16)
+    config.model.positions = "learned"  # learned (DINO) or sincos (fixed: MoCo v3, MAE)
+    config.model.vit_init = "dino"  # how weights start: dino, mocov3 or mae
+    config.model.fixed_patch = False  # leave the projection of patches as it starts (MoCo v3)
     config.model.dtype = "float32"  # computed in; or bfloat16. Parameters and losses are float32
 
     config.method = method_fields(method)
@@ -114,11 +120,13 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.b1 = 0.9  # of adamw
     config.b2 = 0.999  # of adamw
     config.weight_decay = 0.0  # coupled for sgd and lars, decoupled for adamw
+    config.weight_decay_final = config_dict.placeholder(float)  # reached by a cosine at the end; None: constant
     config.exclude = "none"  # from decay and trust ratio; 1d: biases and everything in a norm
     config.trust = 0.001  # trust coefficient of lars and larc
     config.trust_clip = False  # larc: never move further than plain SGD would
     config.lars_order = "inside"  # learning rate inside the momentum (SimCLR) or outside (BYOL)
     config.clip = 0.0  # largest norm of the group's gradient; 0: off
+    config.clip_each = 0.0  # largest norm of the gradient of each parameter of the group; 0: off
     config.frozen_epochs = 0.0  # epochs for which the group does not move
     return update(config, **changes)
 
@@ -160,6 +168,17 @@ def _cifar10_small(config: ConfigDict) -> None:
     )  # SGD on all parameters, cosine stepped per epoch
 
 
+def _cifar10_lightly(config: ConfigDict) -> None:
+    """The CIFAR-10 benchmark of lightly: ResNet-18, 200 epochs of 512 images, best kNN as methods' configs say."""
+    config.data.source = "cifar10"
+    config.epochs = 200
+    config.batch_size = 512
+    config.model.conv_init = "torch"
+    config.run.eval_epochs = 5.0
+    config.run.save_epochs = 5.0
+    config.optim.default = optimizer(learning_rate=0.12, weight_decay=5e-4, per_epoch=True)  # 0.06 times N / 128
+
+
 def _imagenet(config: ConfigDict) -> None:
     """ILSVRC 2012 with a ResNet-50 at 224 pixels: the recipe. All of it does not fit in memory as data is held now."""
     config.data.source = "tfds:imagenet2012"
@@ -176,5 +195,6 @@ _PRESET = {
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "cifar10_small": _cifar10_small,
+    "cifar10_lightly": _cifar10_lightly,
     "imagenet": _imagenet,
 }

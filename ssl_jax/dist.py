@@ -30,6 +30,18 @@ def total(tree: Any) -> Any:
     return jax.lax.psum(tree, AXIS)
 
 
+def gather(x: jax.Array) -> jax.Array:
+    """Rows [n, ...] of all replicas, [W n, ...] in the order of the global batch, the same on all; no gradient.
+
+    For what is stored (queues, banks). A loss that wants the gradient uses `jax.lax.all_gather(..., tiled=True)`.
+    """
+    x = jax.lax.stop_gradient(x)
+    # Only shard_map can say that the copies are equal; pmap has no such notion.
+    if jax.typeof(x).manual_axis_type.varying:
+        return jax.lax.all_gather(x, AXIS, tiled=True, to="invarying")
+    return jax.lax.all_gather(x, AXIS, tiled=True)
+
+
 def vary_like(x: jax.Array, other: jax.Array) -> jax.Array:
     """Marks `x` as varying over the axes that `other` varies over; the transpose sums over them.
 

@@ -72,13 +72,32 @@ def _decay(config: Any, step: jax.Array, warmup: float, steps_per_epoch: int, to
     return config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 
-def lars(schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, order: str, mask: Callable) -> Any:
+def decay_rate(config: Any, total_steps: int) -> float | Schedule:
+    """The weight decay of one group: a number, or with `weight_decay_final` a cosine to it over the run (DINO)."""
+    start, final = config.weight_decay, config.weight_decay_final
+    if final is None:
+        return start
+    return lambda step: final + (start - final) * 0.5 * (1 + jnp.cos(jnp.pi * step / total_steps))
+
+
+def clip_each(limit: float) -> optax.GradientTransformation:
+    """Scales down each parameter's gradient whose norm exceeds `limit`, alone (DINO's `clip_gradients`)."""
+
+    def clip(g):
+        return g * jnp.minimum(limit / (jnp.linalg.norm(g.ravel()) + 1e-6), 1.0)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
+
+
+def lars(
+    schedule: Schedule, *, momentum: float, weight_decay: float | Schedule, trust: float, order: str, mask: Callable
+) -> Any:
     """LARS in either order of momentum and learning rate (they differ while the rate changes).
 
     Args:
       schedule: learning rate by update.
       momentum: m.
-      weight_decay: lambda, added to the gradient where `mask` says so.
+      weight_decay: lambda, constant or by update, added to the gradient where `mask` says so.
       trust: eta; the local ratio is eta |w| / |g + lambda w|, or 1 where either is zero or the mask is False.
       order: 'inside': v <- m v + lr r g', w <- w - v (SimCLR's TensorFlow code); 'outside': v <- m v + r g',
         w <- w - lr v (BYOL, MoCo v3, Barlow Twins, VICReg).
@@ -103,7 +122,7 @@ class _Updates(NamedTuple):
 
 
 def larc(
-    schedule: Schedule, *, momentum: float, weight_decay: float, trust: float, clip: bool, mask: Callable
+    schedule: Schedule, *, momentum: float, weight_decay: float | Schedule, trust: float, clip: bool, mask: Callable
 ) -> optax.GradientTransformation:
     """LARC, the variant of LARS in apex, VISSL and solo-learn: a local ratio, then ordinary SGD.
 
@@ -112,7 +131,7 @@ def larc(
     Args:
       schedule: learning rate by update.
       momentum: m.
-      weight_decay: lambda.
+      weight_decay: lambda, constant or by update.
       trust: eta.
       clip: use min(ratio / lr, 1) instead, so that no layer moves further than under plain SGD.
       mask: params -> tree of bool; where False neither decay nor ratio applies.
@@ -123,14 +142,15 @@ def larc(
 
     def update(grads, state, params):
         rate = schedule(state.updates)
+        decay = weight_decay(state.updates) if callable(weight_decay) else weight_decay
 
         def adapt(g, w, included):
             if not included:
                 return g
             g_norm, w_norm = jnp.linalg.norm(g.ravel()), jnp.linalg.norm(w.ravel())
-            ratio = trust * w_norm / (g_norm + weight_decay * w_norm + 1e-8)
+            ratio = trust * w_norm / (g_norm + decay * w_norm + 1e-8)
             ratio = jnp.minimum(ratio / jnp.maximum(rate, 1e-30), 1.0) if clip else ratio
-            return jnp.where((g_norm > 0) & (w_norm > 0), (g + weight_decay * w) * ratio, g)
+            return jnp.where((g_norm > 0) & (w_norm > 0), (g + decay * w) * ratio, g)
 
         return jax.tree.map(adapt, grads, params, mask(params)), _Updates(state.updates + 1)
 
@@ -159,24 +179,27 @@ def frozen_until(inner: optax.GradientTransformation, steps: int) -> optax.Gradi
     return optax.GradientTransformation(init, update)
 
 
-def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.GradientTransformation:
+def _group(config: Any, schedule: Schedule, steps_per_epoch: int, total_steps: int) -> optax.GradientTransformation:
     def mask(params):
         return decayed(params, config.exclude)
 
     frozen = round(config.frozen_epochs * steps_per_epoch)
 
-    def rate(count):  # a frozen group counts its own updates only, but its rate is that of the run
-        return schedule(count + frozen)
+    def of_run(schedule):  # a frozen group counts its own updates only, but its rates are those of the run
+        return lambda count: schedule(count + frozen)
 
-    decay = optax.add_decayed_weights(config.weight_decay, mask)
+    rate, weight_decay = of_run(schedule), decay_rate(config, total_steps)
+    if callable(weight_decay):
+        weight_decay = of_run(weight_decay)
+    decay = optax.add_decayed_weights(weight_decay, mask)
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
     kinds = {
         "sgd": lambda: optax.chain(decay, momentum, optax.scale_by_learning_rate(rate)),
-        "adamw": lambda: optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay, mask=mask),
+        "adamw": lambda: optax.adamw(rate, config.b1, config.b2, weight_decay=weight_decay, mask=mask),
         "lars": lambda: lars(
             rate,
             momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            weight_decay=weight_decay,
             trust=config.trust,
             order=config.lars_order,
             mask=mask,
@@ -184,7 +207,7 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.Gradi
         "larc": lambda: larc(
             rate,
             momentum=config.momentum,
-            weight_decay=config.weight_decay,
+            weight_decay=weight_decay,
             trust=config.trust,
             clip=config.trust_clip,
             mask=mask,
@@ -195,6 +218,8 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int) -> optax.Gradi
     optimizer = kinds[config.name]()
     if config.clip:
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
+    if config.clip_each:
+        optimizer = optax.chain(clip_each(config.clip_each), optimizer)
     if frozen:
         optimizer = frozen_until(optimizer, frozen)
     return optimizer
@@ -207,7 +232,7 @@ def build(
 
     Args:
       config: the config's `optim` part: one entry a group.
-      labels: the method's tree of group labels.
+      labels: the method's tree of group labels; what is labelled 'frozen' never moves.
       batch_size: images an update.
       steps_per_epoch: updates an epoch.
       total_steps: updates of the run.
@@ -218,13 +243,13 @@ def build(
     Raises:
       UserError: for a group without an entry, or an unknown name in one.
     """
-    used = sorted(set(jax.tree.leaves(labels)))
+    used = sorted(set(jax.tree.leaves(labels)) - {"frozen"})
     missing = [label for label in used if label not in config]
     if missing:
         raise UserError(f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}.")
     schedules = {g: learning_rate(config[g], batch_size, steps_per_epoch, total_steps) for g in used}
-    groups = {g: _group(config[g], schedules[g], steps_per_epoch) for g in used}
-    return optax.multi_transform(groups, labels), schedules
+    groups = {g: _group(config[g], schedules[g], steps_per_epoch, total_steps) for g in used}
+    return optax.multi_transform({**groups, "frozen": optax.set_to_zero()}, labels), schedules
 
 
 def describe(config: Any, labels: Any, params: Any) -> list[str]:
@@ -232,6 +257,6 @@ def describe(config: Any, labels: Any, params: Any) -> list[str]:
     lines = []
     for (path, value), label in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        included = decayed(value, config[label].exclude)
+        included = label != "frozen" and decayed(value, config[label].exclude)
         lines.append(f"{name} {tuple(value.shape)} {label} {'decayed' if included else 'excluded'}")
     return lines

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 from ssl_jax import data, dist, methods, models, optim
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.view import View, render_views
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.data.resident import batch_indices
 from ssl_jax.errors import UserError
@@ -186,11 +186,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     def micro_batch(ts: TrainState, images, labels, rng, state, number, rows):
         position = number * (info.batch_size // config.accumulate) + dist.positions(len(rows))
         chosen = images[rows]
-        # A batch is known by the example: position in the global batch and stream, whatever the devices.
-        batch = {
-            name: render_batch(view, dist.example_keys(jax.random.fold_in(rng, stream), position), chosen)
-            for stream, (name, view) in enumerate(views.items())
-        }
+        batch = render_views(views, rng, position, chosen)
         batch |= {"index": rows, "position": position, "label": labels[rows]}
 
         def loss_of(params):
@@ -216,7 +212,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
         state, (grads, probe_grads, metrics) = _accumulate(one, ts.state, index)
         updates, opt_state = run.optimizer.update(grads, ts.opt_state, ts.params)
         params = optax.apply_updates(ts.params, updates)
-        state = method.after_update(params, state, ts.step, info)
+        params, state = method.after_update(params, state, ts.step, info)
         probe = ts.probe
         if probe:
             moves, probe_state = probe_optimizer.update(probe_grads, probe["opt_state"])
@@ -277,6 +273,53 @@ def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array
     if mapping not in ("shard_map", "pmap"):
         raise UserError(f"config.mapping is '{mapping}': use 'shard_map' or 'pmap'.")
     return dist.map_replicas(replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,))
+
+
+def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
+    """What happens before the first update of an epoch: the method's `on_epoch`.
+
+    Args:
+      run: from `prepare`.
+
+    Returns:
+      a function `(train state, images uint8 [M, H, W, C], updates done) -> train state`.
+    """
+    method, info = run.method, run.info
+    shardings = jax.tree.map(lambda s: NamedSharding(run.mesh, s), method.specs(), is_leaf=lambda x: isinstance(x, P))
+
+    def begin(ts: TrainState, images: jax.Array, step: int) -> TrainState:
+        if step % info.steps_per_epoch:
+            return ts
+        # A stream of its own: the views of an update fold in small numbers.
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(ts.rng), step), 2**31 - 1)
+
+        def embed(fn: Callable[..., jax.Array]) -> jax.Array:
+            return _embed(run, fn, ts, images, jax.random.fold_in(rng, 0))
+
+        key = jax.random.fold_in(rng, 1)
+        state = method.on_epoch(ts.params, ts.state, rng=key, step=step, info=info, embed=embed)
+        return ts if state is ts.state else ts.replace(state=jax.device_put(state, shardings))
+
+    return begin
+
+
+def _embed(run: Run, fn: Callable[..., jax.Array], ts: TrainState, images: jax.Array, rng: jax.Array) -> jax.Array:
+    """`fn(params, state, batch)` of every training image in fresh views, in blocks of a micro-batch."""
+    count, block = run.info.num_examples, run.info.batch_size // run.config.accumulate
+
+    def replica(params, state, images, rng, rows):
+        # The image's number stands for its position: randomness does not depend on the block.
+        batch = render_views(run.method.views(), rng, rows, images[rows])
+        batch |= {"index": rows, "position": rows, "label": jnp.full(len(rows), -1)}
+        return fn(params, state, batch)
+
+    in_specs = (P(), run.method.specs(), P(), P(), P(dist.AXIS))
+    mapped = dist.map_replicas(replica, run.mesh, in_specs, P(dist.AXIS), mapping=run.config.mapping)
+    # The last block is filled up with images from the front.
+    rows = np.arange(-(-count // block) * block).reshape(-1, block) % count
+    sharding = NamedSharding(run.mesh, P(dist.AXIS))
+    parts = [mapped(ts.params, ts.state, images, rng, jax.device_put(r, sharding)) for r in rows]
+    return jnp.concatenate(parts)[:count]
 
 
 def batch_index(run: Run, step: int) -> jax.Array:
@@ -398,7 +441,7 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
     config, info = run.config.run, run.info
     stored_config = _plain(run.config)
     images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
-    step_fn = mapped_step(run)
+    step_fn, begin = mapped_step(run), begin_epoch(run)
     watch = Watch(run)
     all_finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])))
     eval_steps, save_steps = (
@@ -409,7 +452,7 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
     if start == 0 and eval_steps:
         watch(ts, 0, log)
     for step in range(start, info.total_steps):
-        ts, metrics = step_fn(ts, images, labels, batch_index(run, step))
+        ts, metrics = step_fn(begin(ts, images, step), images, labels, batch_index(run, step))
         if pending is not None:  # the loop reads the step before while this one runs
             _read(run, pending, step, log)
         pending = metrics

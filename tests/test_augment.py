@@ -14,7 +14,7 @@ from scipy import stats
 
 from ssl_jax import dist
 from ssl_jax.augment import ops, presets
-from ssl_jax.augment.view import CROPS, STEPS, View, crop_box, evaluation, render, render_batch
+from ssl_jax.augment.view import CROPS, STEPS, Draws, View, crop_box, evaluation, render, render_batch
 from ssl_jax.errors import UserError
 
 DRAWS = 20_000
@@ -47,7 +47,7 @@ def draw(view, image, n=DRAWS, seed=0):
 
 def boxes(view, height, width, n=DRAWS, seed=0):
     """`n` crops: arrays top, left, height, width."""
-    drawn = jax.jit(jax.vmap(lambda key: crop_box(view, key, height, width)))(keys(n, seed))
+    drawn = jax.jit(jax.vmap(lambda key: crop_box(view, Draws(key, 320), height, width)))(keys(n, seed))
     return [np.asarray(b, np.float64) for b in drawn]
 
 

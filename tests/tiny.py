@@ -1,15 +1,19 @@
 """Runs so small that the whole suite can afford one compilation a method and mesh."""
 
+import dataclasses
 import functools
 import importlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import optax
 
-from ssl_jax import dist, train
+from ssl_jax import dist, methods, train
+from ssl_jax.augment.view import render_views
 
 BATCH = 16
 
@@ -28,6 +32,18 @@ def run(name: str, devices: int = 1, mapping: str = "shard_map", **changes: Any)
     return train.prepare(c, jax.devices()[:devices])
 
 
+def fresh(r: train.Run) -> train.TrainState:
+    """The state a run begins with, laid over its devices; initialising is compiled once a method."""
+    return place(r, _initial(r.config.method.name))
+
+
+def place(r: train.Run, ts: train.TrainState) -> train.TrainState:
+    """A state from the host, laid over the devices of a run."""
+    specs = train.TrainState(P(), P(), P(), r.method.specs(), P(), P())
+    is_spec = lambda x: isinstance(x, P)  # noqa: E731
+    return jax.tree.map(lambda s, x: jax.device_put(x, NamedSharding(r.mesh, s)), specs, ts, is_leaf=is_spec)
+
+
 @functools.cache
 def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
     """A run, its compiled step and its data on the devices."""
@@ -38,13 +54,78 @@ def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
 def steps(name: str, count: int, devices: int = 1, mapping: str = "shard_map", *, start=None, labels=None):
     """Trains some steps and returns the state and the metrics of each step, on the host."""
     r, step, (images, known) = compiled(name, devices, mapping)
-    ts = r.init() if start is None else jax.device_put(start, NamedSharding(r.mesh, P()))
+    ts = fresh(r) if start is None else place(r, start)
     labels = known if labels is None else dist.replicate(labels, r.mesh)
     metrics = []
+    begin = train.begin_epoch(r)
     for _ in range(count):
-        ts, m = step(ts, images, labels, train.batch_index(r, int(ts.step)))
+        number = int(ts.step)
+        ts, m = step(begin(ts, images, number), images, labels, train.batch_index(r, number))
         metrics.append(jax.device_get(m))
     return jax.device_get(ts), metrics
+
+
+@functools.cache
+def _initial(name: str) -> train.TrainState:
+    return jax.device_get(compiled(name)[0].init())
+
+
+def batch_of(run: train.Run, count: int, *, seed: int = 0) -> dict[str, jax.Array]:
+    """Views of the first `count` training images, outside a step."""
+    position = jnp.arange(count)
+    images = jnp.asarray(run.train.images[:count])
+    batch = jax.jit(lambda rng: render_views(run.method.views(), rng, position, images))(jax.random.key(seed))
+    return batch | {"index": position, "position": position, "label": jnp.asarray(run.train.labels[:count])}
+
+
+def loss_function(run: train.Run, method: methods.Method | None = None):
+    """`(params, state, batch, step=0) -> (loss, (state, metrics))` on a mesh of one device."""
+    method = method or run.method
+
+    def loss(params, state, batch, step):
+        value, (state, aux) = method.loss(params, state, batch, rng=jax.random.key(1), step=step, info=run.info)
+        return dist.mean(value), (state, dist.mean(aux["metrics"]))
+
+    mesh = dist.make_mesh(jax.devices()[:1])
+    in_specs = (P(), method.specs(), P(dist.AXIS), P())
+    mapped = jax.shard_map(loss, mesh=mesh, in_specs=in_specs, out_specs=(P(), (method.specs(), P())))
+    return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
+
+
+def overfit(run: train.Run, steps: int, method: methods.Method | None = None, until=None):
+    """Trains on 32 images that are always seen in the same views, without augmentation in the step.
+
+    Args:
+      run: from `run(name, batch_size=32, ...)`.
+      steps: at most; the run's own length if that is shorter.
+      method: instead of the run's.
+      until: `(loss, metrics) -> bool`, asked every 20 updates; stops when true.
+
+    Returns:
+      params, state, the losses and the metrics (dicts of floats) before each update.
+    """
+    method = method or run.method
+    loss, batch = loss_function(run, method), batch_of(run, 32)
+    run = dataclasses.replace(run, method=method)
+    ts = train.begin_epoch(run)(run.init(), jnp.asarray(run.train.images), 0)
+
+    @jax.jit
+    def update(params, state, opt_state, step):
+        (value, (state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, state, batch, step)
+        updates, opt_state = run.optimizer.update(grads, opt_state, params)
+        params, state = method.after_update(optax.apply_updates(params, updates), state, step, run.info)
+        return params, state, opt_state, value, metrics
+
+    params, state, opt_state = ts.params, ts.state, ts.opt_state
+    values, history = [], []
+    for step in range(min(steps, run.info.total_steps)):
+        params, state, opt_state, value, metrics = update(params, state, opt_state, jnp.asarray(step, jnp.int32))
+        values.append(value)
+        history.append(metrics)
+        if until and step % 20 == 19 and until(float(value), {name: float(x) for name, x in metrics.items()}):
+            break
+    history = [{name: float(x) for name, x in metrics.items()} for metrics in history]
+    return params, state, [float(v) for v in values], history
 
 
 def assert_close(found: Any, wanted: Any, tolerance: float) -> None:

@@ -1,10 +1,12 @@
 """A view is data: what is drawn at random for one image, in which order it is applied, and its output size."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
 
+from ssl_jax import dist
 from ssl_jax.augment import ops
 from ssl_jax.errors import UserError, nearest
 
@@ -128,25 +130,25 @@ def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
     """
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
-    keys = dict(zip(STEPS, jax.random.split(key, len(STEPS)), strict=True))
-    flip = (view.flip > 0) & ("flip" in view.order) and jax.random.bernoulli(keys["flip"], view.flip)
+    draw = Draws(key, 320 if view.crop == "tf" else 64)
+    toss = draw()  # also without a flip, so that the crop of a key is the same with and without
+    flip = toss < view.flip if view.flip > 0 and "flip" in view.order else False
     for step in view.order:
-        key = keys[step]
         if step == "affine" and view.affine:
-            image = _random_affine(view, key, image)
+            image = _random_affine(view, draw, image)
         elif step == "crop":
             # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
-            image = _crop(view, key, image, flip)
+            image = _crop(view, draw, image, flip)
         elif step == "jitter" and view.jitter:
-            image = _sometimes(view.jitter, key, image, lambda k, x: _jitter(view, k, x))
+            image = _sometimes(view.jitter, draw, _jitter(view, draw, image), image)
         elif step == "gray" and view.gray:
-            image = _sometimes(view.gray, key, image, lambda _, x: ops.grayscale(x))
+            image = _sometimes(view.gray, draw, ops.grayscale(image), image)
         elif step == "blur" and view.blur:
-            image = _sometimes(view.blur, key, image, lambda k, x: _blur(view, k, x))
+            image = _sometimes(view.blur, draw, _blur(view, draw, image), image)
         elif step == "solarize" and view.solarize:
-            image = _sometimes(view.solarize, key, image, lambda _, x: ops.solarize(x))
+            image = _sometimes(view.solarize, draw, ops.solarize(image), image)
         elif step == "photometric" and view.photometric:
-            image = _sometimes(view.photometric, key, image, _photometric)
+            image = _sometimes(view.photometric, draw, _photometric(draw, image), image)
     mean, std = jnp.asarray(view.mean, image.dtype), jnp.asarray(view.std, image.dtype)
     return (image - mean) / std
 
@@ -156,20 +158,76 @@ def render_batch(view: View, keys: jax.Array, images: jax.Array) -> jax.Array:
     return jax.vmap(lambda key, image: render(view, key, image))(keys, images)
 
 
-def _sometimes(probability, key, image, op):
-    apply, inner = jax.random.split(key)
-    changed = op(inner, image)
-    if probability >= 1:
-        return changed
-    return jnp.where(jax.random.bernoulli(apply, probability), changed, image)
+def render_views(
+    views: dict[str, View], rng: jax.Array, positions: jax.Array, images: jax.Array
+) -> dict[str, jax.Array]:
+    """Draws all views of a batch.
+
+    An example's randomness is known by its position and the number of the view, whatever the devices. Views of one
+    recipe are drawn by one program, so that many crops cost no more to compile than one.
+
+    Args:
+      views: name to recipe.
+      rng: a key that all replicas share.
+      positions: positions [B] of the images in the global batch.
+      images: uint8 [B, H, W, C].
+
+    Returns:
+      name to view [B, size, size, C].
+    """
+    recipes: dict[View, dict[str, int]] = {}
+    for stream, (name, view) in enumerate(views.items()):
+        recipes.setdefault(view, {})[name] = stream
+    batch: dict[str, jax.Array] = {}
+    for view, members in recipes.items():
+        streams = jax.vmap(lambda s: jax.random.fold_in(rng, s))(jnp.array(list(members.values())))
+        keys = jax.vmap(dist.example_keys, (0, None))(streams, positions)
+        drawn = jax.vmap(lambda k, view=view: render_batch(view, k, images))(keys)
+        batch |= dict(zip(members, drawn, strict=True))
+    return batch
 
 
-def _crop(view: View, key: jax.Array, image: jax.Array, flip: jax.Array | bool) -> jax.Array:
+class Draws:
+    """Random numbers of one view of one image, all from one call of the generator.
+
+    A call of the generator is some hundred operations in the compiled program, however many numbers it gives; one a
+    decision would make most of a step's program.
+
+    Args:
+      key: the view's own key.
+      count: how many numbers are drawn; asking for more fails while tracing.
+    """
+
+    def __init__(self, key: jax.Array, count: int) -> None:
+        self._left = jax.random.uniform(key, (count,))
+
+    def __call__(self, *shape: int) -> jax.Array:
+        """The next numbers, uniform in [0, 1)."""
+        count = math.prod(shape)
+        if count > len(self._left):
+            raise ValueError(f"a view wants {count} random numbers and has {len(self._left)} left")
+        values, self._left = self._left[:count], self._left[count:]
+        return values.reshape(shape)
+
+    def between(self, low: float | jax.Array, high: float | jax.Array, *shape: int) -> jax.Array:
+        """The next numbers, uniform in [low, high)."""
+        return low + (high - low) * self(*shape)
+
+    def below(self, count: int | jax.Array) -> jax.Array:
+        """A whole number, uniform over 0 to `count` - 1, in floating point."""
+        # The product may round up to `count` itself.
+        return jnp.minimum(jnp.floor(self() * count), count - 1)
+
+
+def _sometimes(probability: float, draw: Draws, changed: jax.Array, image: jax.Array) -> jax.Array:
+    return changed if probability >= 1 else jnp.where(draw() < probability, changed, image)
+
+
+def _crop(view: View, draw: Draws, image: jax.Array, flip: jax.Array | bool) -> jax.Array:
     height, width, _ = image.shape
     if view.crop == "shift":
-        y, x = jax.random.split(key)
-        top = jax.random.randint(y, (), 0, height + 2 * view.pad - view.size + 1)
-        left = jax.random.randint(x, (), 0, width + 2 * view.pad - view.size + 1)
+        top = draw.below(height + 2 * view.pad - view.size + 1).astype(jnp.int32)
+        left = draw.below(width + 2 * view.pad - view.size + 1).astype(jnp.int32)
         return _mirrored(ops.shifted_crop(image, top, left, view.size, view.pad), flip)
     if view.crop == "centre":
         side = round(min(height, width) * view.centre)
@@ -177,7 +235,7 @@ def _crop(view: View, key: jax.Array, image: jax.Array, flip: jax.Array | bool) 
             return _mirrored(image, flip)
         centred = ((height - side) // 2, (width - side) // 2, side, side)
         return ops.resized_crop(image, centred, view.size, interpolation=view.interpolation, flip=flip)
-    box = crop_box(view, key, height, width)
+    box = crop_box(view, draw, height, width)
     return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip)
 
 
@@ -185,7 +243,7 @@ def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
     return image if flip is False else jnp.where(flip, image[:, ::-1], image)
 
 
-def crop_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
+def crop_box(view: View, draw: Draws, height: int, width: int) -> tuple[jax.Array, ...]:
     """Draws top, left, height and width of a resized crop, in pixels, the way `view.crop` names.
 
     'torch': torchvision's ten tries (uniform area, log-uniform ratio), then a centred crop within the ratio limits.
@@ -195,12 +253,11 @@ def crop_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.A
     cover a tenth of the object, which is the whole image: no area below 0.1 is seen.
     """
     if view.crop == "tf":
-        return _tf_box(view, key, height, width)
+        return _tf_box(view, draw, height, width)
     tries = 10 if view.crop == "torch" else 1
-    area_key, ratio_key, y_key, x_key = jax.random.split(key, 4)
-    area = height * width * jax.random.uniform(area_key, (tries,), minval=view.area[0], maxval=view.area[1])
-    low, high = jnp.log(jnp.array(view.ratio))
-    ratio = jnp.exp(jax.random.uniform(ratio_key, (tries,), minval=low, maxval=high))
+    area = height * width * draw.between(*view.area, tries)
+    low, high = view.ratio
+    ratio = jnp.exp(draw.between(math.log(low), math.log(high), tries))
     w, h = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
     if view.crop == "byol":
         w, h = jnp.clip(w[0], 1, width), jnp.clip(h[0], 1, height)
@@ -210,7 +267,7 @@ def crop_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.A
         fallback_h, fallback_w = _fallback(view.ratio, height, width)
         w = jnp.where(fits.any(), w[first], fallback_w)
         h = jnp.where(fits.any(), h[first], fallback_h)
-    top, left = _place(y_key, height - h), _place(x_key, width - w)
+    top, left = draw.below(height - h + 1), draw.below(width - w + 1)
     if view.crop == "torch":
         top = jnp.where(fits.any(), top, (height - fallback_h) // 2)
         left = jnp.where(fits.any(), left, (width - fallback_w) // 2)
@@ -225,40 +282,33 @@ def _fallback(ratio: tuple[float, float], height: int, width: int) -> tuple[int,
     return height, width
 
 
-def _place(key: jax.Array, room: jax.Array) -> jax.Array:
-    """A whole number of pixels, uniform over 0..room."""
-    return jnp.floor(jax.random.uniform(key) * (room + 1))
-
-
-def _tf_box(view: View, key: jax.Array, height: int, width: int) -> tuple[jax.Array, ...]:
-    ratio_key, height_key, y_key, x_key = jax.random.split(key, 4)
-    ratio = jax.random.uniform(ratio_key, (100,), minval=view.ratio[0], maxval=view.ratio[1])
+def _tf_box(view: View, draw: Draws, height: int, width: int) -> tuple[jax.Array, ...]:
+    ratio = draw.between(*view.ratio, 100)
     low, high = (jnp.round(jnp.sqrt(a * height * width / ratio)) for a in view.area)
     high = jnp.minimum(jnp.where(jnp.round(high * ratio) > width, jnp.floor(width / ratio), high), height)
     low = jnp.minimum(low, high)
-    h = low + jnp.floor(jax.random.uniform(height_key, (100,)) * (high - low + 1))
+    h = jnp.minimum(low + jnp.floor(draw(100) * (high - low + 1)), high)
     w = jnp.round(h * ratio)
     share = h * w / (height * width)
     fits = (share >= max(view.area[0], 0.1)) & (share <= view.area[1]) & (w <= width) & (w > 0)
     first = jnp.argmax(fits)
     h, w = jnp.where(fits.any(), h[first], height), jnp.where(fits.any(), w[first], width)
-    return _place(y_key, height - h), _place(x_key, width - w), h, w
+    return draw.below(height - h + 1), draw.below(width - w + 1), h, w
 
 
-def _strength(key: jax.Array, strength: float) -> jax.Array:
-    return jax.random.uniform(key, minval=max(0.0, 1.0 - strength), maxval=1.0 + strength)
+def _strength(draw: Draws, strength: float) -> jax.Array:
+    return draw.between(max(0.0, 1.0 - strength), 1.0 + strength)
 
 
-def _jitter(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     """Brightness, contrast, saturation and hue in a fresh random order, clipped after each."""
-    order_key, b, c, s, h = jax.random.split(key, 5)
-    shift = jax.random.uniform(b, minval=-view.brightness, maxval=view.brightness)
+    shift = draw.between(-view.brightness, view.brightness)
     factor = {
-        "b": _strength(b, view.brightness),
-        "c": _strength(c, view.contrast),
-        "s": _strength(s, view.saturation),
+        "b": _strength(draw, view.brightness),
+        "c": _strength(draw, view.contrast),
+        "s": _strength(draw, view.saturation),
     }
-    turn = jax.random.uniform(h, minval=-view.hue, maxval=view.hue)
+    turn = draw.between(-view.hue, view.hue)
 
     def one(image, name):
         if name == "b" and view.additive_brightness:
@@ -270,22 +320,21 @@ def _jitter(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
         return ops.saturation(image, factor["s"]) if name == "s" else ops.hue(image, turn)
 
     names = [n for n, on in zip("bcsh", (view.brightness, view.contrast, view.saturation, view.hue), strict=True) if on]
-    order = jax.random.permutation(order_key, len(names))
+    order = jnp.argsort(draw(len(names)))
     for slot in range(len(names)):
         options = jnp.stack([one(image, name) for name in names])
         image = jnp.take(options, order[slot], axis=0)
     return image
 
 
-def _blur(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
-    sigma = jax.random.uniform(key, minval=view.sigma[0], maxval=view.sigma[1])
+def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    sigma = draw.between(*view.sigma)
     return ops.gaussian_blur(image, sigma, view.taps, padding=view.blur_padding)
 
 
-def _photometric(key: jax.Array, image: jax.Array) -> jax.Array:
+def _photometric(draw: Draws, image: jax.Array) -> jax.Array:
     """One of PIRL's four photometric ops (VISSL's image branch), its strength drawn from the middle of its range."""
-    which, strength = jax.random.split(key)
-    u = jax.random.uniform(strength)
+    u = draw()
     options = jnp.stack(
         [
             ops.posterize(image, jnp.floor(4 + 4 * u)),
@@ -294,18 +343,17 @@ def _photometric(key: jax.Array, image: jax.Array) -> jax.Array:
             ops.autocontrast(image),
         ]
     )
-    return jnp.take(options, jax.random.randint(which, (), 0, len(options)), axis=0)
+    return jnp.take(options, draw.below(len(options)).astype(jnp.int32), axis=0)
 
 
-def _random_affine(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
-    apply, turn, move, zoom, tilt = jax.random.split(key, 5)
-    angle = jnp.deg2rad(jax.random.uniform(turn, minval=-view.degrees, maxval=view.degrees))
-    low, high = jnp.log(jnp.array(view.scale))
-    scale = jnp.exp(jax.random.uniform(zoom, minval=low, maxval=high))
-    shear = jnp.tan(jnp.deg2rad(jax.random.uniform(tilt, minval=-view.shear, maxval=view.shear)))
+def _random_affine(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    angle = jnp.deg2rad(draw.between(-view.degrees, view.degrees))
+    low, high = view.scale
+    scale = jnp.exp(draw.between(math.log(low), math.log(high)))
+    shear = jnp.tan(jnp.deg2rad(draw.between(-view.shear, view.shear)))
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
     matrix = rotation @ jnp.array([[1.0, 0.0], [shear, 1.0]]) / scale
     side = jnp.array(image.shape[:2], image.dtype)
-    shift = side * jax.random.uniform(move, (2,), minval=-view.translate, maxval=view.translate)
+    shift = side * draw.between(-view.translate, view.translate, 2)
     moved = ops.affine(image, matrix.astype(image.dtype), shift)
-    return jnp.where(jax.random.bernoulli(apply, view.affine), moved, image)
+    return _sometimes(view.affine, draw, moved, image)

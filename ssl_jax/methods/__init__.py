@@ -4,6 +4,7 @@
 to know it.
 """
 
+from collections.abc import Callable
 import dataclasses
 import importlib
 import pathlib
@@ -18,6 +19,7 @@ from ssl_jax.augment.view import View, evaluation
 from ssl_jax.errors import UserError, nearest
 
 Batch = dict[str, jax.Array]
+Embed = Callable[[Callable[[Any, Any, Batch], jax.Array]], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +97,38 @@ class Method:
         features: Any = self.backbone.apply(variables, images, train=False, stage=stage)
         return features.astype(jnp.float32)
 
-    def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> Any:
-        """State after the optimiser moved the parameters; `step` counts the updates before it."""
-        del params, step, info
+    def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
+        """`(params, state)` after the optimiser moved the parameters; `step` counts the updates before it."""
+        del step, info
+        return params, state
+
+    def on_epoch(self, params: Any, state: Any, *, rng: jax.Array, step: int, info: Info, embed: Embed) -> Any:
+        """The state with which an epoch begins; called outside the mapped step, before the epoch's first update.
+
+        A run that is resumed at that update calls it again, so it must depend on its arguments alone.
+
+        Args:
+          params: incoming parameters.
+          state: incoming state.
+          rng: the epoch's key.
+          step: updates done so far.
+          info: of the run.
+          embed: `embed(fn)` maps `fn(params, state, batch) -> [n, ...]`, a function of one replica's rows like
+            `loss`, over every training image once, in fresh training views, and returns the rows of all images,
+            [num_examples, ...], in the order of the data set.
+        """
+        del params, rng, step, info, embed
         return state
 
     def groups(self, params: Any) -> Any:
-        """A tree of labels like `params`; `config.optim.<label>` is the optimiser of each group."""
-        return jax.tree.map(lambda _: "default", params)
+        """A tree of labels like `params`; `config.optim.<label>` is the optimiser of each group.
+
+        The label 'frozen' needs no entry there: such parameters never move. A backbone names its own in `frozen`.
+        """
+        labels = jax.tree.map(lambda _: "default", params)
+        for name in getattr(self.backbone, "frozen", ()):
+            labels["backbone"][name] = jax.tree.map(lambda _: "frozen", params["backbone"][name])
+        return labels
 
     def specs(self) -> Any:
         """How `state` lies over the devices: a pytree prefix of `PartitionSpec`; by default each has all of it."""
@@ -111,6 +137,11 @@ class Method:
     def chance(self, info: Info) -> float:
         """The loss of an answer that knows nothing."""
         raise NotImplementedError
+
+    def best(self, info: Info) -> float:
+        """The loss of a perfect answer."""
+        del info
+        return 0.0
 
 
 def names() -> list[str]:

@@ -85,10 +85,10 @@ class BYOL(Method):
         }
         return self.scale * loss, (state, aux)
 
-    def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> Any:
+    def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
         if self.update_target == "before":
-            return state
-        return {**state, "target": self._moved(params, state["target"], step, info)}
+            return params, state
+        return params, {**state, "target": self._moved(params, state["target"], step, info)}
 
     def _moved(self, params: Any, target: Any, step: jax.Array, info: Info) -> Any:
         """Xi <- tau xi + (1 - tau) theta; parameters only."""
