@@ -26,7 +26,9 @@ class ResNet(nn.Module):
     Attributes:
       depth: a key of `DEPTHS`.
       width: channels of the first stage; 64 is the standard, 128 the "2x" of SimCLR and BYOL.
-      stem: 'imagenet' (7x7 stride 2 and 3x3 max-pool stride 2) or 'small' (3x3 stride 1, for 32-pixel images).
+      stem: 'imagenet' (7x7 stride 2 and 3x3 max-pool stride 2), 'small' (3x3 stride 1, for 32-pixel images) or
+        'small_linear' (the same without its ReLU: lightly's CIFAR-10 benchmark strings the modules of its ResNet
+        together, and so loses this ReLU, which is a function there).
       norm: 'batch', 'group', 'layer' or 'none'.
       bn_groups: BatchNorm groups of the global batch.
       zero_init: start the last scale of each residual block at zero (Goyal et al. 2017).
@@ -61,10 +63,11 @@ class ResNet(nn.Module):
           globally average-pooled features [B, D].
         """
         blocks, bottleneck = DEPTHS[self.depth]
-        small = self.stem == "small"
+        small = self.stem != "imagenet"
         x = x.astype(self.dtype)
         x = Conv(self.width, 3 if small else 7, 1 if small else 2, False, self.conv_init, self.dtype, name="stem")(x)
-        x = nn.relu(self._norm("stem_norm")(x, train))
+        x = self._norm("stem_norm")(x, train)
+        x = x if self.stem == "small_linear" else nn.relu(x)
         if not small:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for i, count in enumerate(blocks[: stage or self.stages]):
