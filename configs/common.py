@@ -47,7 +47,7 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.model = ConfigDict()
     config.model.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200, vit_tiny, small, base, large
     config.model.width = 64  # channels of the first stage; 128 is "2x"
-    config.model.stem = "small"  # small (3x3, stride 1) or imagenet (7x7 stride 2, max-pool)
+    config.model.stem = "small"  # small (3x3), small_linear (without ReLU) or imagenet (7x7 stride 2, max-pool)
     config.model.norm = "batch"  # batch, group, layer, none
     config.model.bn_groups = 1  # BatchNorm groups of the global batch; 1: statistics of all of it
     config.model.zero_init = False  # last scale of each residual block starts at zero
@@ -160,7 +160,7 @@ def _cifar10_small(config: ConfigDict) -> None:
     config.data.per_class = 1000
     config.epochs = 20
     config.model.width = 16
-    config.model.conv_init = "torch"  # as lightly's own ResNet for CIFAR has it
+    config.model.stem, config.model.conv_init = "small_linear", "torch"  # as lightly's benchmark has them
     config.eval.knn_k = 20
     config.run.save_epochs = 1.0
     config.optim.default = optimizer(
@@ -173,7 +173,7 @@ def _cifar10_lightly(config: ConfigDict) -> None:
     config.data.source = "cifar10"
     config.epochs = 200
     config.batch_size = 512
-    config.model.conv_init = "torch"
+    config.model.stem, config.model.conv_init = "small_linear", "torch"
     config.run.eval_epochs = 5.0
     config.run.save_epochs = 5.0
     config.optim.default = optimizer(learning_rate=0.12, weight_decay=5e-4, per_epoch=True)  # 0.06 times N / 128

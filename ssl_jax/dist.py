@@ -70,6 +70,20 @@ def example_keys(rng: jax.Array, positions: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(rng, positions)
 
 
+def random_order(rng: jax.Array, positions: jax.Array) -> jax.Array:
+    """A random order of rows that follows from their positions alone.
+
+    Args:
+      rng: a key that all replicas share.
+      positions: positions [N] of all rows of the global batch, in whatever order the rows are.
+
+    Returns:
+      indices [N] of the rows.
+    """
+    draws = jax.vmap(lambda key: jax.random.bits(key, dtype=jax.numpy.uint32))(example_keys(rng, positions))
+    return jax.numpy.lexsort((positions, draws))
+
+
 def map_replicas(
     fn: Callable[..., Any],
     mesh: Mesh,

@@ -298,7 +298,7 @@ def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
 
         key = jax.random.fold_in(rng, 1)
         state = method.on_epoch(ts.params, ts.state, rng=key, step=step, info=info, embed=embed)
-        return ts if state is ts.state else ts.replace(state=jax.device_put(state, shardings))
+        return ts if state is ts.state else dataclasses.replace(ts, state=jax.device_put(state, shardings))
 
     return begin
 

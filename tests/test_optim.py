@@ -188,6 +188,50 @@ def test_clipping_bounds_the_norm_of_the_groups_gradient():
 
 
 @pytest.mark.fast
+def test_each_parameters_gradient_can_be_clipped_alone():
+    params = {"a": jnp.zeros(2), "b": jnp.zeros((1, 2))}
+    grads = {"a": jnp.array([0.3, 0.4]), "b": jnp.array([[0.0, 40.0]])}
+    after, _ = trajectory(built(params, clip_each=3.0, learning_rate=1.0), params, [grads])
+    np.testing.assert_allclose(after[0]["a"], [-0.3, -0.4], rtol=1e-6)  # short enough, whatever the other's length
+    np.testing.assert_allclose(after[0]["b"], [[0, -3]], rtol=1e-6)
+    after, _ = trajectory(
+        built(params, clip_each=3.0, learning_rate=1.0), params, [jax.tree.map(jnp.zeros_like, grads)]
+    )
+    np.testing.assert_array_equal(after[0]["b"], 0)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lars", "larc"])
+def test_weight_decay_can_follow_a_cosine(name):
+    """DINO's: .04 at first, .4 in the end, on what is decayed alone."""
+    changes = {"name": name, "weight_decay": 0.04, "weight_decay_final": 0.4, "exclude": "1d", "learning_rate": 0.1}
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
+    if name in ("lars", "larc"):  # the trust ratio hides the decay of a gradient of zero
+        grads = [{"kernel": jnp.array([[0.1, -0.1], [0.1, 0.0]]), "bias": jnp.zeros(2)}] * 100
+        after, _ = trajectory(built(params, **changes), params, grads)
+        early, _ = trajectory(built(params, **changes | {"weight_decay_final": None}), params, grads)
+        np.testing.assert_allclose(after[0]["kernel"], early[0]["kernel"], rtol=1e-6)
+        assert np.abs(after[-1]["kernel"] - early[-1]["kernel"]).max() > 1e-4
+    else:
+        after, _ = trajectory(built(params, **changes), params, [jax.tree.map(jnp.zeros_like, params)] * 100)
+        kernel = np.array([2.0, *[a["kernel"][0, 0] for a in after]])
+        decay = (1 - kernel[1:] / kernel[:-1]) / 0.1
+        expected = 0.4 + (0.04 - 0.4) * 0.5 * (1 + np.cos(np.pi * np.arange(100) / 100))
+        np.testing.assert_allclose(decay, expected, atol=2e-5)
+    np.testing.assert_array_equal(after[-1]["bias"], 2.0)
+
+
+@pytest.mark.fast
+def test_a_frozen_group_follows_the_decay_of_the_run():
+    params, zeros = jnp.full((1, 1), 2.0), [jnp.zeros((1, 1))] * 10
+    changes = {"weight_decay": 0.0, "weight_decay_final": 1.0, "steps_per_epoch": 2, "total_steps": 10}
+    after, _ = trajectory(built(params, frozen_epochs=2, **changes), params, zeros)
+    np.testing.assert_array_equal(after[3], 2.0)
+    decay = 0.5 * (1 - np.cos(np.pi * 4 / 10))
+    np.testing.assert_allclose(after[4], 2 * (1 - 0.1 * decay), rtol=1e-6)
+
+
+@pytest.mark.fast
 def test_groups_have_their_own_optimiser():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     config = {

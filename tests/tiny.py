@@ -143,7 +143,10 @@ def assert_close(found: Any, wanted: Any, tolerance: float) -> None:
             a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
             scale = max(np.abs(b).max(initial=0), largest / 100, 1e-30)
             gap = np.abs(a - b).max(initial=0) / scale
-            assert gap <= tolerance, f"{name}{jax.tree_util.keystr(path)} differs by {gap:.2g} of its largest value"
+            # Adam divides the probe's gradients by their own size, and so their rounding too.
+            assert gap <= (10 * tolerance if name == "probe" else tolerance), (
+                f"{name}{jax.tree_util.keystr(path)} differs by {gap:.2g} of its largest value"
+            )
 
 
 def assert_same(found: Any, wanted: Any) -> None:

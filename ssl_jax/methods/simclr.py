@@ -95,12 +95,15 @@ class SimCLR(Method):
         else:
             h1, z1, stats = embed(batch["view1"], stats)
             _, z2, stats = embed(batch["view2"], stats)
-        loss, top1 = nt_xent(z1, z2, temperature=self.temperature, axis_name=dist.AXIS)
+        loss, top1 = self._contrast(z1, z2)
         aux = {
             "metrics": {"contrastive_top1": top1, "projection_std": losses.spread(z1, dist.AXIS)},
             "features": jax.lax.stop_gradient(h1),
         }
         return self.scale * loss, ({"stats": stats}, aux)
+
+    def _contrast(self, z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return nt_xent(z1, z2, temperature=self.temperature, axis_name=dist.AXIS)
 
     def chance(self, info: Info) -> float:
         """All projections equal: each of the 2N - 1 candidates is as likely."""

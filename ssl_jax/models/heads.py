@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssl_jax import losses
 from ssl_jax.models.norm import BatchNorm
 
 # torch's default for linear layers: uniform with bound 1 / sqrt(fan in).
@@ -54,3 +55,51 @@ class MLP(nn.Module):
             dtype=self.dtype,
             name="out_norm",
         )(x, train)
+
+
+class DINOHead(nn.Module):
+    """DINO's head: dense layers with GELU, normalisation to the sphere, and cosines to weight-normalised prototypes.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+      bottleneck: width of the sphere.
+      out: number of prototypes.
+      batch_norm: BatchNorm in the hidden layers.
+      unit_prototypes: prototypes of length one; else each has a gain that is learned (`norm_last_layer` in the code).
+      bn_groups: BatchNorm groups of the global batch.
+      kernel_init: initialiser of the dense kernels; the prototypes have torch's default.
+      dtype: type that is computed in.
+    """
+
+    hidden: tuple[int, ...] = (2048, 2048)
+    bottleneck: int = 256
+    out: int = 65536
+    batch_norm: bool = False
+    unit_prototypes: bool = True
+    bn_groups: int = 1
+    kernel_init: Callable[..., Any] = nn.initializers.normal(0.02)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:  # [B, D] -> float32 [B, out]
+        for i, width in enumerate(self.hidden):
+            # BatchNorm would cancel a bias.
+            x = nn.Dense(width, not self.batch_norm, self.dtype, kernel_init=self.kernel_init, name=f"dense{i + 1}")(x)
+            if self.batch_norm:
+                x = BatchNorm(self.bn_groups, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
+            x = nn.gelu(x, approximate=False)
+        x = nn.Dense(self.bottleneck, dtype=self.dtype, kernel_init=self.kernel_init, name="bottleneck")(x)
+        return Prototypes(self.out, self.unit_prototypes, name="last_layer")(losses.l2_normalize(x))
+
+
+class Prototypes(nn.Module):
+    """Inner products with vectors of length one, or of a length that is learned; float32."""
+
+    count: int
+    unit: bool
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:  # [B, D] -> [B, count]
+        v = self.param("kernel", torch_uniform, (z.shape[-1], self.count))
+        scores = losses.similarity(z, losses.l2_normalize(v.T))
+        return scores if self.unit else scores * self.param("gain", nn.initializers.ones, (1, self.count))
