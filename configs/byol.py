@@ -5,10 +5,12 @@ from ml_collections import ConfigDict
 from configs import common
 from ssl_jax.augment import presets
 
+PRESETS = (*common.PRESETS, "cifar10_lightly")
+
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    """Returns the config; `preset` is one of `common.PRESETS`."""
-    config = common.get_config("byol", preset)
+    """Returns the config; `preset` is one of `PRESETS`."""
+    config = common.get_config("byol", preset, PRESETS)
     # The authors' LARS, learning rate outside the momentum, biases and norms left out.
     lars = common.optimizer(name="lars", exclude="1d", lars_order="outside", warmup_epochs=10.0)
     if preset == "digits":
@@ -26,8 +28,9 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.optim.default = common.update(
             lars, name="larc", learning_rate=1.0, weight_decay=1e-5, trust=0.02, trust_clip=True
         )
-    elif preset == "cifar10_small":
-        # The recipe of lightly's CIFAR-10 benchmark, made small: kNN .319, .358, .385, .381 after 5, 10, 15, 20 epochs.
+    elif preset in ("cifar10_lightly", "cifar10_small"):
+        # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 86.8 %. With the narrow backbone of cifar10_small:
+        # kNN .319, .358, .385, .381 after 5, 10, 15, 20 epochs.
         view1, view2 = presets.LIGHTLY_BYOL
         common.update(config.method, view1=view1, view2=view2, hidden=1024, out_bias=True, copy_target=True)
         common.update(config.method, tau=0.99, tau_schedule="constant", update_target="before", scale=0.25)

@@ -5,10 +5,12 @@ from ml_collections import ConfigDict
 from configs import common
 from ssl_jax.augment import presets
 
+PRESETS = (*common.PRESETS, "cifar10_lightly")
+
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    """Returns the config; `preset` is one of `common.PRESETS`."""
-    config = common.get_config("simclr", preset)
+    """Returns the config; `preset` is one of `PRESETS`."""
+    config = common.get_config("simclr", preset, PRESETS)
     # The authors' LARS, learning rate inside the momentum, biases and norms left out.
     lars = common.optimizer(
         name="lars",
@@ -33,11 +35,13 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, temperature=0.5, hidden=(512, 512))
         config.optim.default = common.update(lars, learning_rate=1.0)
         config.model.zero_init = True
-    elif preset == "cifar10_small":
-        # The recipe of lightly's CIFAR-10 benchmark, made small: kNN .395, .418, .434, .440 after 5, 10, 15, 20 epochs.
-        common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(128,))
+    elif preset in ("cifar10_lightly", "cifar10_small"):
+        # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 84.8 %.
+        common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(512,))
         common.update(config.method, temperature=0.5, concat_views=False, scale=1.0, dense_std=0.0)
         common.update(config.method, out_offset=True)
+        if preset == "cifar10_small":  # the same, made small: kNN .395, .418, .434, .440 after 5, 10, 15, 20 epochs
+            common.update(config.method, hidden=(128,))
     elif preset == "imagenet":
         # Paper, sec. 2.2 and 4.2: N = 4096, LARS 4.8, 100 epochs: 64.5 % linear accuracy.
         config.epochs = 100

@@ -14,6 +14,15 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
+
+def pytest_collection_modifyitems(items):
+    """Tests of one method, and of one file otherwise, stay in one process: they share what is compiled."""
+    for item in items:
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        group = name if item.path.stem == "test_methods" and isinstance(name, str) else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
