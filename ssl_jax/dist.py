@@ -112,7 +112,9 @@ def map_replicas(
     """
     if mapping == "shard_map":
         mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
-        return jax.jit(mapped, donate_argnums=donate)
+        # On a single device XLA calls a sharded result replicated; fed back, it would compile a second time.
+        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), out_specs, is_leaf=_is_spec)
+        return jax.jit(mapped, donate_argnums=donate, out_shardings=shardings)
     # pmap wants the replicas as an axis of their own: split the sharded axis going in, merge it coming out.
     replicas = mesh.devices.size
     mapped = jax.pmap(

@@ -665,7 +665,7 @@ TABLE = {
     "DINO_GLOBAL1": (224, (0.4, 1), "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 0.1, 0.2, EARLY_FLIP, IMAGENET),
     "DINO_LOCAL": (96, (0.05, 0.4), "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 0.5, 0, EARLY_FLIP, IMAGENET),
     "MAE": (224, (0.2, 1), "bicubic", 0.5, (0,) * 4, 0, 0, 0, 0, "flip", IMAGENET),
-    "PIRL": (224, FULL, "bilinear", 0.5, (0.4, 0.4, 0.4, 0.2), 0.8, 0.2, 0, 0, EARLY_FLIP, IMAGENET),
+    "PIRL": (224, FULL, "bilinear", 0.5, (0.4, 0.4, 0.4, 0.2), 1, 0.2, 0, 0, LATE_FLIP, IMAGENET),
     "WMSE_CIFAR": (32, (0.2, 1), "bicubic", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.1, 0, 0, "jitter gray flip", CIFAR_OLD),
     "SOLO_SYMMETRIC": (32, FULL, "bicubic", 0.5, (0.8, 0.8, 0.8, 0.2), 0.8, 0.2, 0.5, 0, LATE_FLIP, CIFAR),
     "SOLO_WEAK": (32, FULL, "bicubic", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 0, LATE_FLIP, CIFAR),

@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # ITU-R 601 luma, as torchvision, TensorFlow and BYOL round it.
 LUMA = (0.2989, 0.5870, 0.1140)
@@ -140,16 +141,73 @@ def blend(image: jax.Array, reference: jax.Array | float, factor: jax.Array) -> 
 
 def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     """Turns the hue of an RGB image by `shift` turns of the colour circle."""
+    value, chroma, share = _hue_value_chroma(image, shift)
+    return jnp.clip(value - chroma * share, 0.0, 1.0)
+
+
+def _hue_value_chroma(image: jax.Array, shift: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Value and chroma [H, W, 1], and the share [H, W, 3] of the chroma that each channel lacks of the value.
+
+    The share is all of the (turned) hue; what has no chroma counts as red.
+    """
     r, g, b = image[..., 0], image[..., 1], image[..., 2]
     value = jnp.max(image, -1)
     chroma = value - jnp.min(image, -1)
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sector = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0))
     sector = jnp.where(chroma > 0, sector, 0.0) + 6.0 * shift
-    # Each channel is the value less a share of the chroma that depends on its distance from the hue.
     k = jnp.mod(jnp.stack([sector + 5.0, sector + 3.0, sector + 1.0], -1), 6.0)
-    share = jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
-    return jnp.clip(value[..., None] - chroma[..., None] * share, 0.0, 1.0)
+    return value[..., None], chroma[..., None], jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+
+
+def hsv_noise(
+    image: jax.Array, power: jax.Array, factor: jax.Array, offset: jax.Array, shift: jax.Array | float
+) -> jax.Array:
+    """Bends saturation and value, s to factor * s^power + offset, and turns the hue (Exemplar-CNN, power_transform.m).
+
+    Args:
+      image: [H, W, 3]; or [H, W, 1], which has a value only.
+      power: [2], of saturation and value.
+      factor: [2], likewise.
+      offset: [2], likewise.
+      shift: of the hue, turns of the colour circle.
+
+    Returns:
+      [H, W, C], clipped to [0, 1].
+    """
+
+    def bent(x, i):
+        return jnp.clip(factor[i] * x ** power[i] + offset[i], 0.0, 1.0)
+
+    if image.shape[-1] == 1:
+        return bent(image, 1)
+    value, chroma, share = _hue_value_chroma(image, shift)
+    saturation = bent(chroma / jnp.where(value > 0, value, 1.0), 0)
+    return bent(value, 1) * (1.0 - saturation * share)
+
+
+# Eigenvectors of the colours of ImageNet's training images, in columns, by falling variance (Krizhevsky et al. 2012;
+# the numbers are those of torch's and TensorFlow's ports of its colour augmentation), and their mean.
+COLOUR_COMPONENTS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+COLOUR_MEAN = (0.485, 0.456, 0.406)
+
+
+def colour_components(image: jax.Array, factor: jax.Array) -> jax.Array:
+    """Scales the principal components of the colours about their mean (Exemplar-CNN, adjust_color.m).
+
+    Args:
+      image: RGB [H, W, 3].
+      factor: [3], of the components by falling variance.
+
+    Returns:
+      [H, W, 3], clipped to [0, 1].
+    """
+    components = np.array(COLOUR_COMPONENTS)
+    # The published vectors are rounded: with the inverse a factor of one leaves the image as it is.
+    there, back = (jnp.asarray(x, image.dtype) for x in (components, np.linalg.inv(components)))
+    change = jnp.matmul(there * factor, back, precision="highest")
+    mean = jnp.asarray(COLOUR_MEAN, image.dtype)
+    return jnp.clip(mean + jnp.matmul(image - mean, change.T, precision="highest"), 0.0, 1.0)
 
 
 def grayscale(image: jax.Array) -> jax.Array:

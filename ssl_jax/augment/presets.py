@@ -96,12 +96,12 @@ DINO_LOCAL = replace(_dino, size=96, area=(0.05, 0.4), blur=0.5)
 
 MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5)
 
-# VISSL's PIRL image branch.
+# VISSL's PIRL image branch; its jitter is always applied.
 PIRL = View(
     flip=0.5,
-    **_colour(0.4, 0.4, 0.4, 0.2),
+    **_colour(0.4, 0.4, 0.4, 0.2, jitter=1.0),
     photometric=0.66,
-    order=("crop", "flip", "photometric", "jitter", "gray"),
+    order=("crop", "jitter", "photometric", "gray", "flip"),
 )
 
 # W-MSE's repository jitters before it crops.

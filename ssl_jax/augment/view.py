@@ -11,7 +11,7 @@ from ssl_jax.augment import ops
 from ssl_jax.errors import UserError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-STEPS = ("affine", "crop", "flip", "photometric", "jitter", "gray", "blur", "solarize")
+STEPS = ("affine", "crop", "flip", "photometric", "jitter", "gray", "blur", "solarize", "pca", "hsv")
 CROPS = ("torch", "byol", "tf", "shift", "centre")
 
 
@@ -44,6 +44,13 @@ class View:
     blur_padding: str = "reflect"  # or 'zero' (SimCLR's TensorFlow code, BYOL)
     solarize: float = 0.0  # probability of solarization above 0.5
     photometric: float = 0.0  # probability of one of posterize, sharpness, solarize, autocontrast (PIRL)
+    pca: float = 0.0  # probability of scaled colour components (Exemplar-CNN)
+    pca_sigma: tuple[float, ...] = (1.0, 1.0, 0.5)  # component i times 2^N(0, sigma_i)
+    hsv: float = 0.0  # probability of noise on hue, saturation and value (Exemplar-CNN, S4L)
+    hsv_power: float = 2.0  # of it, S and V to the power 2^U(-p, p)
+    hsv_factor: float = 0.5  # then times 2^U(-f, f)
+    hsv_offset: float = 0.1  # then plus U(-o, o)
+    hsv_hue: float = 0.1  # and the hue turned by U(-h, h) turns
     affine: float = 0.0  # probability of a random affine map
     degrees: float = 0.0  # of its rotation, U(-degrees, degrees)
     translate: float = 0.0  # of its shift, share of the side, U(-translate, translate)
@@ -82,7 +89,7 @@ class View:
         if self.interpolation not in ("bilinear", "bicubic"):
             raise UserError(f"{where}.interpolation is '{self.interpolation}': use 'bilinear' or 'bicubic'.")
         colour = [f for f in ("saturation", "hue") if self.jitter and getattr(self, f)]
-        colour += ["gray"] if self.gray else []
+        colour += [step for step in ("gray", "pca") if getattr(self, step)]
         if channels != 3 and colour:
             raise UserError(
                 f"{where} changes colour ({', '.join(colour)}), which has no meaning on images of {channels} "
@@ -149,6 +156,10 @@ def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
             image = _sometimes(view.solarize, draw, ops.solarize(image), image)
         elif step == "photometric" and view.photometric:
             image = _sometimes(view.photometric, draw, _photometric(draw, image), image)
+        elif step == "pca" and view.pca:
+            image = _sometimes(view.pca, draw, _colour_components(view, draw, image), image)
+        elif step == "hsv" and view.hsv:
+            image = _sometimes(view.hsv, draw, _hsv_noise(view, draw, image), image)
     mean, std = jnp.asarray(view.mean, image.dtype), jnp.asarray(view.std, image.dtype)
     return (image - mean) / std
 
@@ -344,6 +355,19 @@ def _photometric(draw: Draws, image: jax.Array) -> jax.Array:
         ]
     )
     return jnp.take(options, draw.below(len(options)).astype(jnp.int32), axis=0)
+
+
+def _colour_components(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    # Half a step of the generator away from zero, where the normal distribution has no quantile.
+    normal = jax.scipy.special.ndtri(draw(3) + 2.0**-24)
+    return ops.colour_components(image, jnp.exp2(jnp.array(view.pca_sigma) * normal).astype(image.dtype))
+
+
+def _hsv_noise(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    power = jnp.exp2(draw.between(-view.hsv_power, view.hsv_power, 2))
+    factor = jnp.exp2(draw.between(-view.hsv_factor, view.hsv_factor, 2))
+    offset = draw.between(-view.hsv_offset, view.hsv_offset, 2)
+    return ops.hsv_noise(image, power, factor, offset, draw.between(-view.hsv_hue, view.hsv_hue))
 
 
 def _random_affine(view: View, draw: Draws, image: jax.Array) -> jax.Array:

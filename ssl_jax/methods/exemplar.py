@@ -1,0 +1,133 @@
+"""Exemplar-CNN: discriminative unsupervised feature learning with exemplar networks.
+
+Dosovitskiy, Springenberg, Riedmiller, Brox 2014 (arXiv 1406.6909). Every image is a surrogate class of its own, whose
+members are transformed copies of it. Transformations are those of the authors' code (make_data/, in the
+ethanhe42/Exemplar-CNN mirror), whose ranges differ a little from the paper's. What differs from the authors:
+
+- seeds are whole images, where they cut 32-pixel patches out of larger ones by the energy of their gradient, so that
+  what a copy moves in from outside is black, not more of the image;
+- copies are drawn anew in each epoch, not 150 once and for all;
+- the network is any backbone, followed by their last hidden layer (512, dropout 0.5) and the classifier, which has a
+  bias as Caffe's; evaluation sees the backbone;
+- the stretch of every copy to [0, 1] before its colours change is left out: no parameter would make it the identity.
+
+With `triplet` above 0 it is the modern form, for data of too many images for a softmax: several copies of each image
+in a batch, an embedding of that width, and the batch-hard triplet loss with soft margin of S4L (Zhai et al. 2019,
+arXiv 1905.03670, and its code), over the global batch.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import dist, losses
+from ssl_jax.augment.view import View
+from ssl_jax.errors import UserError
+from ssl_jax.methods import Batch, Info, Method, apply, initialise
+from ssl_jax.models.heads import MLP
+
+# augment_patches_distr.m: scale and position, then the data set's colour components, then HSV.
+TRANSFORMATIONS = View(
+    size=32,
+    crop="centre",
+    affine=1.0,
+    degrees=20.0,
+    translate=0.25,
+    scale=(0.5**0.5, 2**0.5),
+    pca=1.0,
+    hsv=1.0,
+    order=("affine", "crop", "pca", "hsv"),
+)
+
+
+def batch_hard(z: jax.Array, labels: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """Triplet loss with soft margin on each anchor's furthest positive and nearest negative, the mean over rows.
+
+    ln(1 + exp(d_ap - d_an)) with Euclidean distances d of normalised embeddings (s4l, triplet_loss.py). The gather is
+    differentiable, so that averaging over the replicas gives the gradient of the global loss.
+
+    Args:
+      z: embeddings [n, D]; normalised inside.
+      labels: class [n] of each.
+      axis_name: mapped axis over which positives and negatives are gathered; None for this replica's alone.
+
+    Returns:
+      loss, and the share of anchors whose furthest positive is nearer than any negative.
+    """
+    z = losses.l2_normalize(z)
+    others, their = z, labels
+    if axis_name is not None:
+        others, their = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (z, labels))
+    # The root's slope at zero is infinite.
+    distance = jnp.sqrt(jnp.maximum(2 - 2 * losses.similarity(z, others), 1e-12))
+    same = labels[:, None] == their
+    furthest = jnp.max(jnp.where(same, distance, 0.0), 1)
+    nearest = jnp.min(jnp.where(same, 2.0, distance), 1)  # 2 is as far as it gets
+    return jax.nn.softplus(furthest - nearest).mean(), jnp.mean(furthest < nearest, dtype=jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exemplar(Method):
+    """Exemplar-CNN, with the paper's softmax or with triplets."""
+
+    view: View = TRANSFORMATIONS  # sec. 2.1 and augment_patches_distr.m
+    copies: int = 1  # of each image in a batch; triplets want more
+    hidden: int = 512  # width of the layer between backbone and classifier, sec. 3.1
+    dropout: float = 0.5  # of that layer, sec. 3.1
+    triplet: int = 0  # width of the embedding for triplets; 0: softmax over all images
+
+    def views(self) -> dict[str, View]:
+        return {f"view{i + 1}": self.view for i in range(self.copies)}
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        super().check(height, width, channels)
+        if self.copies < 1 + bool(self.triplet):
+            raise UserError(
+                f"config.method.copies is {self.copies}: set it to 1 or more, or to 2 or more for triplets "
+                "(config.method.triplet above 0), each of which needs a pair."
+            )
+
+    def _parts(self, info: Info) -> dict[str, nn.Module]:
+        dtype = self.backbone.dtype
+        if self.triplet:
+            return {"backbone": self.backbone, "embedding": MLP((), self.triplet, dtype=dtype)}
+        classifier = MLP((), info.num_examples, dtype=dtype)
+        return {"backbone": self.backbone, "hidden": MLP((), self.hidden, dtype=dtype), "classifier": classifier}
+
+    def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        params, stats = initialise(self._parts(info), rng, batch["view1"])
+        return params, {"stats": stats}
+
+    def loss(self, params, state, batch, *, rng, step, info, train=True):
+        parts, stats = self._parts(info), state["stats"]
+        # Copies of an image are neighbours, so that BatchNorm groups of the global batch hold whole images.
+        x = jnp.stack([batch[name] for name in self.views()], 1)
+        labels = jnp.repeat(batch["index"], self.copies)
+        h, stats = apply(self.backbone, "backbone", params, stats, x.reshape(-1, *x.shape[2:]), train=train)
+        if self.triplet:
+            z, stats = apply(parts["embedding"], "embedding", params, stats, h, train=train)
+            loss, top1 = batch_hard(z, labels, dist.AXIS)
+        else:
+            y, stats = apply(parts["hidden"], "hidden", params, stats, h, train=train)
+            y = jax.nn.relu(y)
+            if train:
+                keys = dist.example_keys(rng, batch["position"])
+                kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, (self.copies, self.hidden)))
+                y = jnp.where(kept(keys).reshape(y.shape), y / (1 - self.dropout), 0.0)
+            logits, stats = apply(parts["classifier"], "classifier", params, stats, y, train=train)
+            logits = logits.astype(jnp.float32)
+            loss, top1 = losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
+        aux = {"metrics": {"exemplar_top1": top1}, "features": jax.lax.stop_gradient(h[:: self.copies])}
+        return loss, ({"stats": stats}, aux)
+
+    def chance(self, info: Info) -> float:
+        """Ln n for the softmax; for triplets all distances are equal: ln 2."""
+        return math.log(2 if self.triplet else info.num_examples)
+
+    def best(self, info: Info) -> float:
+        """For triplets copies fall together and images stand at right angles."""
+        return math.log1p(math.exp(-math.sqrt(2))) if self.triplet else 0.0
