@@ -36,7 +36,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         )
         config.model.zero_init = True
     elif preset in ("cifar10_lightly", "cifar10_small"):
-        # SimCLR as in lightly's CIFAR-10 benchmark (best kNN 84.8 % with NT-Xent at T = 0.5), with lightly's DCL.
+        # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 84.0 % (DCLW 82.4); SimCLR's at T = 0.5 has 84.8.
         common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(512,))
         common.update(config.method, concat_views=False, dense_std=0.0, out_offset=True)
         if preset == "cifar10_small":  # the same, made small
