@@ -42,11 +42,12 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: kNN .813 after 200 epochs of 512 images, .840 of 128. Its teacher moves before
         # the forward pass, which comes to the same; the teacher's head starts from other weights, here from the
-        # student's; its views go through the networks one by one. The last layer is never at rest.
+        # student's. The last layer is never at rest.
         crop = {"area": (0.4, 1.0), "interpolation": "bicubic"}
         global1, global2 = (dataclasses.replace(view, **crop) for view in presets.LIGHTLY_BYOL)
         common.update(config.method, global1=global1, global2=global2, locals=0, head_norm=True, dense_std=0.0)
         common.update(config.method, hidden=(2048,), out=2048, tau=0.99, tau_schedule="constant")
+        config.method.concat_views = False
         if preset == "cifar10_small":  # the head at a quarter
             common.update(config.method, hidden=(512,), bottleneck=64, out=512)
         resting = 0.0

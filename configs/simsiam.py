@@ -28,9 +28,9 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.optim.default = common.optimizer(learning_rate=0.03, weight_decay=5e-4, per_epoch=True)
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 76.4 %. Its learning rate does not grow with N, and
-        # that of its predictor falls as all do. Its projector's last BatchNorm has a scale and an offset, here neither.
+        # that of its predictor falls as all do.
         view = dataclasses.replace(presets.LIGHTLY_SIMCLR, area=(0.2, 1.0))
-        common.update(config.method, view1=view, view2=view, hidden=(2048,))
+        common.update(config.method, view1=view, view2=view, hidden=(2048,), out_norm="affine")
         if preset == "cifar10_lightly":
             common.update(config.optim.default, learning_rate=0.06, scaling="none")
         else:  # the same, made small

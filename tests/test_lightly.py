@@ -124,8 +124,7 @@ def byol():
 
 
 def simsiam():
-    """The script's projector ends in BatchNorm with scale and offset; ours has neither, like lightly's own head."""
-    last = (HIDDEN, OUT, nn.BatchNorm1d(OUT, affine=False), None)
+    last = (HIDDEN, OUT, nn.BatchNorm1d(OUT), None)
     g = heads.ProjectionHead([(FEATURES, HIDDEN, nn.BatchNorm1d(HIDDEN), nn.ReLU()), last])
     f, h, criterion = backbone(), heads.SimSiamPredictionHead(OUT, HIDDEN, OUT), criteria.NegativeCosineSimilarity()
 
@@ -210,7 +209,7 @@ def dino():
 
     def step(x0, x1):
         move()
-        return criterion(together(teacher, x0, x1), together(student, x0, x1))
+        return criterion([teacher(x0), teacher(x1)], [student(x0), student(x1)])
 
     copies = {"teacher": {"backbone": teacher[0], "head": teacher[1]}}
     return Model({"backbone": student[0], "head": student[1]}, step, copies, criterion=criterion, finish=move)

@@ -91,6 +91,7 @@ class DINO(Method):
     centre_momentum: float = 0.9  # m of eq. 4
     tau: float = 0.996  # lambda, base teacher decay; .9995 for batches of 256
     tau_schedule: str = "cosine"  # to 1, or 'constant'
+    concat_views: bool = True  # views of one size in one forward pass; else BatchNorm sees each alone (lightly)
     drop_path: float = 0.1  # of the student, where the backbone is a ViT; ResNets have none
 
     def views(self) -> dict[str, View]:
@@ -126,31 +127,35 @@ class DINO(Method):
         return params, {"stats": stats, "teacher": teacher, "centre": jnp.zeros(self.out)}
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
-        def encode(params, stats, views, drop_path=0.0):  # views of one size; an image's are neighbours
-            x = jnp.stack([batch[v] for v in views], 1)
+        views = self.views()
+
+        def encode(params, stats, names, drop_path):  # views of one size; an image's are neighbours
+            x = jnp.stack([batch[name] for name in names], 1)
             x = x.reshape(-1, *x.shape[2:])
             if not (train and drop_path and isinstance(self.backbone, ViT)):
                 return apply(self.backbone, "backbone", params, stats, x, train=train)
-            keys = dist.example_keys(jax.random.fold_in(rng, x.shape[1]), batch["position"])
-            keys = jax.vmap(lambda key: jax.random.split(key, len(views)))(keys).reshape(-1)
+            keys = dist.example_keys(jax.random.fold_in(rng, list(views).index(names[0])), batch["position"])
+            keys = jax.vmap(lambda key: jax.random.split(key, len(names)))(keys).reshape(-1)
             variables = {"params": params["backbone"]}
             return self.backbone.apply(variables, x, train=True, drop_path=drop_path, keys=keys), stats
 
-        def logits(params, stats, h, views):  # [B V, D] -> [V, B, K]
-            s, stats = apply(self._head(), "head", params, stats, h, train=train)
-            return s.reshape(-1, views, self.out).swapaxes(0, 1), stats
+        def network(params, stats, names, drop_path=0.0):  # features [B, V, D], logits [V, B, K]
+            h, logits = [], []
+            for together in [names] if self.concat_views else [[name] for name in names]:
+                crops = []
+                for size in dict.fromkeys(views[name].size for name in together):
+                    same = [name for name in together if views[name].size == size]
+                    each, stats = encode(params, stats, same, drop_path)
+                    crops.append(each.reshape(-1, len(same), each.shape[-1]))
+                x = jnp.concatenate(crops, 1)  # global views come first, so that the order is that of `names`
+                s, stats = apply(self._head(), "head", params, stats, x.reshape(-1, x.shape[-1]), train=train)
+                logits.append(s.reshape(*x.shape[:2], -1).swapaxes(0, 1))
+                h.append(x)
+            return jnp.concatenate(h, 1), jnp.concatenate(logits), stats
 
-        teacher, stats = jax.lax.stop_gradient(state["teacher"]), state["stats"]
-        views = self.views()
-        y, xi_stats = encode(teacher["params"], teacher["stats"], ["global1", "global2"])
-        t, xi_stats = logits(teacher["params"], xi_stats, y, 2)
-        crops = []
-        for size in dict.fromkeys(view.size for view in views.values()):
-            same = [name for name, view in views.items() if view.size == size]
-            each, stats = encode(params, stats, same, self.drop_path)
-            crops.append(each.reshape(-1, len(same), each.shape[-1]))
-        h = jnp.concatenate(crops, 1)  # [B, V, D]; global views come first, so that the order is that of `views`
-        s, stats = logits(params, stats, h.reshape(-1, h.shape[-1]), len(views))
+        teacher = jax.lax.stop_gradient(state["teacher"])
+        y, t, xi_stats = network(teacher["params"], teacher["stats"], ["global1", "global2"])
+        _, s, stats = network(params, state["stats"], list(views), self.drop_path)
 
         warmup = self.warmup_teacher_temp, self.teacher_temp, self.warmup_teacher_epochs
         t_t = teacher_temperature(step // info.steps_per_epoch, *warmup)
@@ -166,7 +171,7 @@ class DINO(Method):
             "kl": loss - h_t,  # 0 in either collapse
             "mean_entropy": _entropy(dist.mean(p_t.mean((0, 1)))),  # of the mean: 0 if one prototype takes all
         }
-        return loss, (state, {"metrics": jax.lax.stop_gradient(metrics), "features": jax.lax.stop_gradient(y[::2])})
+        return loss, (state, {"metrics": jax.lax.stop_gradient(metrics), "features": jax.lax.stop_gradient(y[:, 0])})
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
         tau = self.tau if self.tau_schedule == "constant" else target_decay(self.tau, step, info.total_steps)

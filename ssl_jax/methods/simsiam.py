@@ -41,11 +41,12 @@ class SimSiam(Method):
     view2: View = presets.SIMSIAM
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the projector's hidden layers, sec. 3; CIFAR: (2048,)
     out: int = 2048  # width of z and p
+    out_norm: str = "plain"  # BatchNorm at the projector's end, without scale and offset; 'affine': with (lightly)
     bottleneck: int = 512  # hidden layer of the predictor, a quarter of `out`
 
     def _projector(self) -> MLP:
         bn_groups, dtype = self.backbone.bn_groups, self.backbone.dtype
-        return MLP(self.hidden, self.out, False, False, "plain", bn_groups, dtype=dtype)
+        return MLP(self.hidden, self.out, False, False, self.out_norm, bn_groups, dtype=dtype)
 
     def _predictor(self) -> MLP:
         bn_groups, dtype = self.backbone.bn_groups, self.backbone.dtype
