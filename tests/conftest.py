@@ -16,11 +16,14 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of one method, and of one file otherwise, stay in one process: they share what is compiled."""
+    """Tests of one method, and of one file otherwise, stay together in one process: they share what is compiled."""
+    groups: dict[str, list] = {}
     for item in items:
-        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
-        group = name if item.path.stem == "test_methods" and isinstance(name, str) else item.path.stem
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        group = f"method {name}" if item.path.stem == "test_methods" and name else item.path.stem
         item.add_marker(pytest.mark.xdist_group(group))
+        groups.setdefault(group, []).append(item)
+    items[:] = [item for group in groups.values() for item in group]
 
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"

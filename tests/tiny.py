@@ -44,7 +44,7 @@ def place(r: train.Run, ts: train.TrainState) -> train.TrainState:
     return jax.tree.map(lambda s, x: jax.device_put(x, NamedSharding(r.mesh, s)), specs, ts, is_leaf=is_spec)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # those of one method, and some more: programs are large
 def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
     """A run, its compiled step and its data on the devices."""
     r = run(name, devices, mapping)
