@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
@@ -284,7 +285,7 @@ def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
     Returns:
       a function `(train state, images uint8 [M, H, W, C], updates done) -> train state`.
     """
-    method, info = run.method, run.info
+    method, info, embedded = run.method, run.info, _embedder(run)
     shardings = jax.tree.map(lambda s: NamedSharding(run.mesh, s), method.specs(), is_leaf=lambda x: isinstance(x, P))
 
     def begin(ts: TrainState, images: jax.Array, step: int) -> TrainState:
@@ -294,7 +295,7 @@ def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
         rng = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(ts.rng), step), 2**31 - 1)
 
         def embed(fn: Callable[..., jax.Array]) -> jax.Array:
-            return _embed(run, fn, ts, images, jax.random.fold_in(rng, 0))
+            return embedded(fn, ts, images, jax.random.fold_in(rng, 0))
 
         key = jax.random.fold_in(rng, 1)
         state = method.on_epoch(ts.params, ts.state, rng=key, step=step, info=info, embed=embed)
@@ -303,23 +304,33 @@ def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
     return begin
 
 
-def _embed(run: Run, fn: Callable[..., jax.Array], ts: TrainState, images: jax.Array, rng: jax.Array) -> jax.Array:
-    """`fn(params, state, batch)` of every training image in fresh views, in blocks of a micro-batch."""
+def _embedder(run: Run) -> Callable[..., jax.Array]:
+    """`(fn, train state, images, rng) -> fn(params, state, batch)` of every training image, in micro-batches."""
     count, block = run.info.num_examples, run.info.batch_size // run.config.accumulate
-
-    def replica(params, state, images, rng, rows):
-        # The image's number stands for its position: randomness does not depend on the block.
-        batch = render_views(run.method.views(), rng, rows, images[rows])
-        batch |= {"index": rows, "position": rows, "label": jnp.full(len(rows), -1)}
-        return fn(params, state, batch)
-
-    in_specs = (P(), run.method.specs(), P(), P(), P(dist.AXIS))
-    mapped = dist.map_replicas(replica, run.mesh, in_specs, P(dist.AXIS), mapping=run.config.mapping)
-    # The last block is filled up with images from the front.
-    rows = np.arange(-(-count // block) * block).reshape(-1, block) % count
     sharding = NamedSharding(run.mesh, P(dist.AXIS))
-    parts = [mapped(ts.params, ts.state, images, rng, jax.device_put(r, sharding)) for r in rows]
-    return jnp.concatenate(parts)[:count]
+
+    @functools.cache
+    def compiled(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def replica(params, state, images, rng, rows):
+            # The image's number stands for its position: randomness does not depend on the block.
+            batch = render_views(run.method.views(), rng, rows, images[rows])
+            batch |= {"index": rows, "position": rows, "label": jnp.full(len(rows), -1)}
+            return fn(params, state, batch)
+
+        in_specs = (P(), run.method.specs(), P(), P(), P(dist.AXIS))
+        return dist.map_replicas(replica, run.mesh, in_specs, P(dist.AXIS), mapping=run.config.mapping)
+
+    def embedded(fn: Callable[..., jax.Array], ts: TrainState, images: jax.Array, rng: jax.Array) -> jax.Array:
+        # The last block is filled up with images from the front.
+        blocks = np.arange(-(-count // block) * block).reshape(-1, block) % count
+        parts = []
+        for rows in blocks:
+            part = compiled(fn)(ts.params, ts.state, images, rng, jax.device_put(rows, sharding))
+            # One at a time: many programs in flight starve each other's collectives on simulated devices.
+            parts.append(jax.block_until_ready(part))
+        return jnp.concatenate(parts)[:count]
+
+    return embedded
 
 
 def batch_index(run: Run, step: int) -> jax.Array:

@@ -44,20 +44,24 @@ def place(r: train.Run, ts: train.TrainState) -> train.TrainState:
     return jax.tree.map(lambda s, x: jax.device_put(x, NamedSharding(r.mesh, s)), specs, ts, is_leaf=is_spec)
 
 
-@functools.lru_cache(maxsize=8)  # those of one method, and some more: programs are large
 def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
     """A run, its compiled step and its data on the devices."""
+    return _compiled(name, devices, mapping)[:3]
+
+
+@functools.lru_cache(maxsize=8)  # those of one method, and some more: programs are large
+def _compiled(name: str, devices: int, mapping: str):
     r = run(name, devices, mapping)
-    return r, train.mapped_step(r), dist.replicate((r.train.images, r.train.labels), r.mesh)
+    data = dist.replicate((r.train.images, r.train.labels), r.mesh)
+    return r, train.mapped_step(r), data, train.begin_epoch(r)
 
 
 def steps(name: str, count: int, devices: int = 1, mapping: str = "shard_map", *, start=None, labels=None):
     """Trains some steps and returns the state and the metrics of each step, on the host."""
-    r, step, (images, known) = compiled(name, devices, mapping)
+    r, step, (images, known), begin = _compiled(name, devices, mapping)
     ts = fresh(r) if start is None else place(r, start)
     labels = known if labels is None else dist.replicate(labels, r.mesh)
     metrics = []
-    begin = train.begin_epoch(r)
     for _ in range(count):
         number = int(ts.step)
         ts, m = step(begin(ts, images, number), images, labels, train.batch_index(r, number))
