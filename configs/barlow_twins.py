@@ -27,15 +27,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         view1, view2 = presets.SOLO_ASYMMETRIC
         common.update(config.method, view1=view1, view2=view2, hidden=(2048, 2048), out=2048, scale=0.1)
         config.batch_size = 256
-        config.optim.default = common.optimizer(
-            name="larc",
-            learning_rate=0.3,
-            weight_decay=1e-4,
-            exclude="1d",
-            trust=0.02,
-            trust_clip=True,
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.solo_larc(learning_rate=0.3, weight_decay=1e-4)
     elif preset == "cifar10_small":
         # lightly's recipe made small: D is a quarter, lambda four times larger. The loss is as large as D, and at the
         # rate of the other methods the network unlearns (kNN .254, untrained .292). Times 2 / D, its first gradients
@@ -52,15 +44,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # but for a factor, the decay 1e-6 is multiplied by it.
         config.epochs, config.batch_size = 1000, 2048
         config.model.zero_init = True
-        config.optim.default = common.optimizer(
-            name="lars",
-            learning_rate=0.2,
-            weight_decay=32e-6,
-            exclude="1d",
-            lars_order="outside",
-            warmup_epochs=10.0,
-            final=0.001,
-        )
+        config.optim.default = common.lars("outside", learning_rate=0.2, weight_decay=32e-6, final=0.001)
     config.optim.vectors = config.optim.default.copy_and_resolve_references()
     if preset == "imagenet":
         config.optim.vectors.learning_rate = 0.0048 / 32

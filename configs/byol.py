@@ -12,7 +12,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `PRESETS`."""
     config = common.get_config("byol", preset, PRESETS)
     # The authors' LARS, learning rate outside the momentum, biases and norms left out.
-    lars = common.optimizer(name="lars", exclude="1d", lars_order="outside", warmup_epochs=10.0)
+    lars = common.lars("outside")
     if preset == "digits":
         common.update(config.method, view1=presets.DIGITS, view2=presets.DIGITS, hidden=256, out=64, tau=0.99)
         config.optim.default = common.optimizer(learning_rate=0.1, weight_decay=1e-4)
@@ -25,9 +25,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         view1, view2 = presets.SOLO_ASYMMETRIC
         common.update(config.method, view1=view1, view2=view2, out_bias=True, tau=0.99, copy_target=True)
         config.batch_size = 256
-        config.optim.default = common.update(
-            lars, name="larc", learning_rate=1.0, weight_decay=1e-5, trust=0.02, trust_clip=True
-        )
+        config.optim.default = common.solo_larc(learning_rate=1.0, weight_decay=1e-5)
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 86.8 %. With the narrow backbone of cifar10_small:
         # kNN .319, .358, .385, .381 after 5, 10, 15, 20 epochs.

@@ -131,6 +131,23 @@ def optimizer(**changes: Any) -> ConfigDict:
     return update(config, **changes)
 
 
+def solo_larc(**changes: Any) -> ConfigDict:
+    """LARS as solo-learn has it for CIFAR: LARC that moves no layer further than SGD would, 1-D parameters left out."""
+    return optimizer(
+        **{"name": "larc", "exclude": "1d", "trust": 0.02, "trust_clip": True, "warmup_epochs": 10.0} | changes
+    )
+
+
+def lars(order: str, **changes: Any) -> ConfigDict:
+    """LARS as most authors have it on ImageNet: 1-D parameters left out, ten epochs of warm-up.
+
+    Args:
+      order: learning rate 'inside' the momentum (SimCLR) or 'outside' (BYOL, MoCo v3, Barlow Twins, VICReg).
+      **changes: field to another value.
+    """
+    return optimizer(**{"name": "lars", "exclude": "1d", "lars_order": order, "warmup_epochs": 10.0} | changes)
+
+
 def _digits(config: ConfigDict) -> None:
     """8x8 digits of scikit-learn: a small convnet, seconds an epoch on a CPU."""
     config.epochs = 100

@@ -26,14 +26,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # SimCLR's own CIFAR recipe (about 91 % linear accuracy with NT-Xent) at T = 0.1, where a public run of 100
         # epochs with N = 256 has 85.4 % linear accuracy, and 83.3 % with NT-Xent (raminnakhli's repository).
         common.update(config.method, view1=presets.SIMCLR_CIFAR, view2=presets.SIMCLR_CIFAR, hidden=(512, 512))
-        config.optim.default = common.optimizer(
-            name="lars",
-            learning_rate=1.0,
-            weight_decay=1e-4,
-            exclude="1d",
-            lars_order="inside",
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.lars("inside", learning_rate=1.0, weight_decay=1e-4)
         config.model.zero_init = True
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 84.0 % (DCLW 82.4); SimCLR's at T = 0.5 has 84.8.
@@ -46,12 +39,5 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.epochs = 200
         config.batch_size = 256
         config.model.zero_init = True
-        config.optim.default = common.optimizer(
-            name="lars",
-            learning_rate=0.3,
-            weight_decay=1e-6,
-            exclude="1d",
-            lars_order="inside",
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.lars("inside", learning_rate=0.3, weight_decay=1e-6)
     return config

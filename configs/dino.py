@@ -30,15 +30,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, global1=global1, global2=global2, locals=0, out=4096, tau=0.9995)
         common.update(config.method, teacher_temp=0.07, warmup_teacher_epochs=50)
         config.batch_size = 256
-        config.optim.default = common.optimizer(
-            name="larc",
-            learning_rate=0.3,
-            weight_decay=1e-6,
-            exclude="1d",
-            trust=0.02,
-            trust_clip=True,
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.solo_larc(learning_rate=0.3, weight_decay=1e-6)
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: kNN .813 after 200 epochs of 512 images, .840 of 128. Its teacher moves before
         # the forward pass, which comes to the same; the teacher's head starts from other weights, here from the

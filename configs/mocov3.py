@@ -23,15 +23,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         view1, view2 = presets.SOLO_ASYMMETRIC
         common.update(config.method, view1=view1, view2=view2, temperature=0.2)
         config.batch_size = 256
-        config.optim.default = common.optimizer(
-            name="larc",
-            learning_rate=0.3,
-            weight_decay=1e-6,
-            exclude="1d",
-            trust=0.02,
-            trust_clip=True,
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.solo_larc(learning_rate=0.3, weight_decay=1e-6)
     elif preset == "cifar10_small":
         # lightly's benchmark has no MoCo v3; its views and optimiser, at half the rate: the loss is of two directions.
         view1, view2 = presets.LIGHTLY_BYOL
@@ -41,14 +33,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # README of facebookresearch/moco-v3: 100 epochs 68.9 % linear accuracy; 300 epochs at .3, 72.8 %.
         config.epochs = 100
         config.model.zero_init = True
-        config.optim.default = common.optimizer(
-            name="lars",
-            learning_rate=0.6,
-            weight_decay=1e-6,
-            exclude="1d",
-            lars_order="outside",
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.lars("outside", learning_rate=0.6, weight_decay=1e-6)
     elif preset == "imagenet_vit":
         # README of facebookresearch/moco-v3: ViT-S/16, 300 epochs 73.2 % linear accuracy. All parameters are decayed.
         view1, view2 = presets.MOCO_V3_VIT

@@ -26,15 +26,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         view1, view2 = presets.SOLO_ASYMMETRIC
         common.update(config.method, view1=view1, view2=view2, hidden=(2048,), temperature=0.2, queue_size=65536)
         config.batch_size = 256
-        config.optim.default = common.optimizer(
-            name="larc",
-            learning_rate=0.4,
-            weight_decay=1e-5,
-            exclude="1d",
-            trust=0.02,
-            trust_clip=True,
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.solo_larc(learning_rate=0.4, weight_decay=1e-5)
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: best kNN (k = 200, T = 0.1) 81.5 %, with a queue of 8192 at N = 512.
         common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(2048,))
@@ -45,12 +37,5 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # Paper, sec. 4.1: 75.4 % linear accuracy after 1000 epochs. It leaves open what SimCLR's LARS leaves out.
         config.epochs = 1000
         config.model.zero_init = True
-        config.optim.default = common.optimizer(
-            name="lars",
-            learning_rate=0.3,
-            weight_decay=1e-6,
-            exclude="1d",
-            lars_order="inside",
-            warmup_epochs=10.0,
-        )
+        config.optim.default = common.lars("inside", learning_rate=0.3, weight_decay=1e-6)
     return config

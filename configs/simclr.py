@@ -12,14 +12,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `PRESETS`."""
     config = common.get_config("simclr", preset, PRESETS)
     # The authors' LARS, learning rate inside the momentum, biases and norms left out.
-    lars = common.optimizer(
-        name="lars",
-        learning_rate=0.3,
-        weight_decay=1e-4,
-        exclude="1d",
-        lars_order="inside",
-        warmup_epochs=10.0,
-    )
+    lars = common.lars("inside", learning_rate=0.3, weight_decay=1e-4)
     if preset == "digits":
         common.update(config.method, view1=presets.DIGITS, view2=presets.DIGITS, hidden=(128,), out=64)
         common.update(config.method, temperature=0.2, dense_std=0.0, scale=1.0)

@@ -10,9 +10,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `common.PRESETS`."""
     config = common.get_config("vicreg", preset)
     # solo-learn's LARS: LARC that never moves a layer further than SGD would, biases and norms left out.
-    larc = common.optimizer(
-        name="larc", learning_rate=0.3, weight_decay=1e-4, exclude="1d", trust=0.02, trust_clip=True
-    )
+    larc = common.solo_larc(learning_rate=0.3, weight_decay=1e-4, warmup_epochs=0.0)
     if preset == "digits":
         common.update(config.method, view1=presets.DIGITS, view2=presets.DIGITS, hidden=(128,), out=64)
         common.update(config.method, sim_coeff=2.5, std_coeff=2.5, cov_coeff=0.1)  # for plain SGD, a tenth
@@ -40,13 +38,5 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # 73.2 % linear accuracy after 1000 epochs (README of the authors).
         config.epochs, config.batch_size = 1000, 2048
         config.model.zero_init = True
-        config.optim.default = common.optimizer(
-            name="lars",
-            learning_rate=0.2,
-            weight_decay=1e-6,
-            exclude="1d",
-            lars_order="outside",
-            warmup_epochs=10.0,
-            final=0.001,
-        )
+        config.optim.default = common.lars("outside", learning_rate=0.2, weight_decay=1e-6, final=0.001)
     return config

@@ -44,10 +44,15 @@ def update(bank: jax.Array, index: jax.Array, v: jax.Array, momentum: float, axi
       momentum: weight of the old row.
       axis_name: mapped axis over which bank and batch lie.
     """
-    v = jax.lax.stop_gradient(v)
     row, mine = _own(_gathered(index, axis_name), bank, axis_name)
     moved = losses.l2_normalize(momentum * bank[row] + (1 - momentum) * _gathered(v, axis_name))
-    return bank.at[jnp.where(mine, row, len(bank))].set(moved.astype(bank.dtype), mode="drop")
+    return _written(bank, row, mine, moved)
+
+
+def store(bank: jax.Array, index: jax.Array, values: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """Replaces the rows of the batch's images [n] by `values` [n, ...]; as `update` otherwise."""
+    row, mine = _own(_gathered(index, axis_name), bank, axis_name)
+    return _written(bank, row, mine, _gathered(values, axis_name))
 
 
 def lookup(v: jax.Array, bank: jax.Array, index: jax.Array, axis_name: str | None = None) -> jax.Array:
@@ -84,3 +89,9 @@ def _own(index: jax.Array, bank: jax.Array, axis_name: str | None) -> tuple[jax.
     row = index - (0 if axis_name is None else jax.lax.axis_index(axis_name) * len(bank))
     mine = (row >= 0) & (row < len(bank))
     return jnp.where(mine, row, 0), mine
+
+
+def _written(bank: jax.Array, row: jax.Array, mine: jax.Array, values: jax.Array) -> jax.Array:
+    """The bank with this replica's rows replaced; what is another's is dropped."""
+    bank, values = jax.lax.stop_gradient((bank, values.astype(bank.dtype)))
+    return bank.at[jnp.where(mine, row, len(bank))].set(values, mode="drop")

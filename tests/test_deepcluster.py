@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import dist
+from ssl_jax import dist, multicrop
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Info
 from ssl_jax.methods.deepcluster import BLOCK, UNASSIGNED, DeepCluster, clustering_loss, spherical_kmeans
-from ssl_jax.methods.swav import embed_crops
 
 
 def unit(x):
@@ -144,7 +143,7 @@ def mapped(devices=1):
     def replica(params, state, batch):
         value, (state, aux) = METHOD.loss(params, state, batch, rng=None, step=0, info=INFO)
         crops = [batch[name] for name in METHOD.views()]
-        z = embed_crops(METHOD.backbone, METHOD._head(), params, state["stats"], crops, train=True)[1]
+        z = multicrop.embed(METHOD.backbone, METHOD._head(), params, state["stats"], crops, train=True)[1]
         return dist.mean(value), state, z, dist.mean(aux["metrics"])
 
     mesh, specs = dist.make_mesh(jax.devices()[:devices]), METHOD.specs()

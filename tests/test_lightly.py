@@ -185,12 +185,6 @@ def mocov2():
     return Model({"backbone": f, "projector": g}, step, copies, queue=first.memory_bank)
 
 
-def together(net, x0, x1):
-    """Both views as one batch, those of an image neighbours; the script's BatchNorm sees each view alone."""
-    out = net(torch.stack([x0, x1], 1).flatten(0, 1))
-    return [out[0::2], out[1::2]]
-
-
 def dino():
     """The script draws the teacher's head anew; here it starts as a copy, as the authors' does."""
 
@@ -224,7 +218,7 @@ def swav():
 
     def step(x0, x1):
         c.normalize()
-        return criterion([c(nn.functional.normalize(z)) for z in together(nn.Sequential(f, g), x0, x1)], [])
+        return criterion([c(nn.functional.normalize(g(f(x)))) for x in (x0, x1)], [])
 
     return Model({"backbone": f, "projector": g, "prototypes": c}, step, finish=c.normalize)
 

@@ -13,10 +13,10 @@ import pytest
 import tiny
 
 from configs import swav as config
-from ssl_jax import dist, optim
+from ssl_jax import dist, multicrop, optim
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Info, apply
-from ssl_jax.methods.swav import SwAV, embed_crops, sinkhorn, swapped_prediction
+from ssl_jax.methods.swav import SwAV, sinkhorn, swapped_prediction
 from ssl_jax.models.convnet import ConvNet
 
 
@@ -217,7 +217,7 @@ def test_crops_of_one_size_are_one_batch_and_the_head_sees_all():
     head = method._head()
 
     def both(params, stats, crops):
-        h, z, after = embed_crops(backbone, head, params, stats, crops, train=True)
+        h, z, after = multicrop.embed(backbone, head, params, stats, crops, train=True)
         parts, by_hand = [], stats
         for pair in (crops[:2], crops[2:]):
             y, by_hand = apply(backbone, "backbone", params, by_hand, jnp.concatenate(pair), train=True)
@@ -247,7 +247,9 @@ def queue_history(devices):
 
     def replica(params, state, batch, step):
         value, (state, _) = method.loss(params, state, batch, rng=None, step=step, info=INFO)
-        z = embed_crops(method.backbone, method._head(), params, state["stats"], list(batch.values()), train=True)[1]
+        z = multicrop.embed(method.backbone, method._head(), params, state["stats"], list(batch.values()), train=True)[
+            1
+        ]
         return dist.mean(value), state, z
 
     specs = method.specs()

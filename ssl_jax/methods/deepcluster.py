@@ -17,16 +17,15 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax import dist, losses
+from ssl_jax import dist, losses, memory_bank, multicrop
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Embed, Info, Method, initialise
-from ssl_jax.methods.swav import check_crops, crop_views, embed_crops
 from ssl_jax.models.heads import MLP
 
 UNASSIGNED = -100
-BLOCK = 1024  # rows of the bank come in multiples of this, so that they divide over the devices
+BLOCK = memory_bank.BLOCK
 
 
 @functools.partial(jax.jit, static_argnames=("count", "clusters", "iterations"))
@@ -106,10 +105,10 @@ class DeepCluster(Method):
     iterations: int = 10  # of k-means
 
     def views(self) -> dict[str, View]:
-        return crop_views(self.large, self.small, self.small_crops)
+        return multicrop.views(self.large, self.small, self.small_crops)
 
     def check(self, height: int, width: int, channels: int) -> None:
-        check_crops(self.large, self.small, self.small_crops, (height, width, channels))
+        multicrop.check(self.large, self.small, self.small_crops, (height, width, channels))
 
     def _head(self) -> MLP:
         return MLP((self.hidden,), self.out, bn_groups=self.backbone.bn_groups, dtype=self.backbone.dtype)
@@ -121,10 +120,9 @@ class DeepCluster(Method):
                 "to be clustered: lower it."
             )
         params, stats = initialise({"backbone": self.backbone, "projector": self._head()}, rng, batch["large1"])
-        rows = -(-info.num_examples // BLOCK) * BLOCK
         return params, {
             "stats": stats,
-            "bank": jnp.zeros((rows, 2, self.out)),
+            "bank": jnp.zeros((memory_bank.size(info.num_examples), 2, self.out)),
             "assignments": jnp.full((self.heads, info.num_examples), UNASSIGNED, jnp.int32),
             "prototypes": jnp.zeros((self.heads, self.prototypes, self.out)),
         }
@@ -150,11 +148,11 @@ class DeepCluster(Method):
 
     def _embed_large(self, params: Any, state: Any, batch: Batch) -> jax.Array:  # -> [n, 2, D]
         crops = [batch["large1"], batch["large2"]]
-        return embed_crops(self.backbone, self._head(), params, state["stats"], crops, train=True)[1]
+        return multicrop.embed(self.backbone, self._head(), params, state["stats"], crops, train=True)[1]
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         crops = [batch[name] for name in self.views()]
-        h, z, stats = embed_crops(self.backbone, self._head(), params, state["stats"], crops, train=train)
+        h, z, stats = multicrop.embed(self.backbone, self._head(), params, state["stats"], crops, train=train)
         prototypes = jax.lax.stop_gradient(state["prototypes"])
         targets = state["assignments"][:, batch["index"]]  # [heads, n]
         scores = [losses.similarity(z, c) for c in prototypes]  # heads of [n, V, K]
@@ -169,7 +167,7 @@ class DeepCluster(Method):
             },
             "features": jax.lax.stop_gradient(h[:, 0]),
         }
-        bank = _refreshed(state["bank"], batch["index"], z[:, :2])
+        bank = memory_bank.store(state["bank"], batch["index"], z[:, :2], dist.AXIS)
         return sum(terms) / self.heads, ({**state, "stats": stats, "bank": bank}, aux)
 
     def specs(self) -> Any:
@@ -178,10 +176,3 @@ class DeepCluster(Method):
     def chance(self, info: Info) -> float:
         """All clusters as likely."""
         return float(jnp.log(self.prototypes))
-
-
-def _refreshed(bank: jax.Array, index: jax.Array, z: jax.Array) -> jax.Array:
-    """This replica's rows of the bank with what the whole batch brings for them."""
-    index, z = dist.gather(index) - dist.positions(len(bank))[0], dist.gather(z)
-    own = (index >= 0) & (index < len(bank))
-    return jax.lax.stop_gradient(bank).at[jnp.where(own, index, len(bank))].set(z, mode="drop")

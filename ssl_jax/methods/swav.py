@@ -9,21 +9,18 @@ pass and this does after each update, which is the same. Sinkhorn runs on logari
 The bias of the head's hidden layer is left out: the BatchNorm behind it cancels it.
 """
 
-from collections.abc import Sequence
 import dataclasses
-import itertools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from ssl_jax import dist, losses
+from ssl_jax import dist, losses, multicrop
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
-from ssl_jax.methods import Batch, Info, Method, apply, initialise
+from ssl_jax.methods import Batch, Info, Method, initialise
 from ssl_jax.models.heads import MLP
 
 
@@ -76,45 +73,6 @@ def swapped_prediction(scores: jax.Array, codes: jax.Array, *, temperature: floa
     return jnp.sum(pairs, where=~jnp.eye(a, v, dtype=bool)) / (a * (v - 1))
 
 
-def crop_views(large: View, small: View, small_crops: int) -> dict[str, View]:
-    """Name to recipe of two large crops and some small ones."""
-    return {"large1": large, "large2": large} | {f"small{i + 1}": small for i in range(small_crops)}
-
-
-def check_crops(large: View, small: View, small_crops: int, size: tuple[int, int, int]) -> None:
-    """Refuses, with a `UserError`, recipes without meaning for images of `size` (height, width, channels)."""
-    large.check("large", *size)
-    if small_crops:
-        small.check("small", *size)
-
-
-def embed_crops(
-    backbone: nn.Module, head: nn.Module, params: Any, stats: Any, crops: Sequence[jax.Array], *, train: bool
-) -> tuple[jax.Array, jax.Array, Any]:
-    """Crops through the backbone, one batch for each resolution, then all of them through the head (sec. 3.3).
-
-    Args:
-      backbone: f.
-      head: the projector.
-      params: of 'backbone' and 'projector'.
-      stats: running statistics of both.
-      crops: V of [n, S, S, C], those of one size together.
-      train: use the statistics of the batch.
-
-    Returns:
-      features [n, V, F], embeddings of length one [n, V, D] and the statistics moved on.
-    """
-    parts = []
-    for _, same in itertools.groupby(crops, key=lambda x: x.shape[1]):
-        # Crops of an image are neighbours, so that BatchNorm groups of the global batch hold whole images.
-        x = jnp.stack(list(same), 1)
-        h, stats = apply(backbone, "backbone", params, stats, x.reshape(-1, *x.shape[2:]), train=train)
-        parts.append(h.reshape(*x.shape[:2], -1))
-    h = jnp.concatenate(parts, 1)
-    z, stats = apply(head, "projector", params, stats, h.reshape(-1, h.shape[-1]), train=train)
-    return h, losses.l2_normalize(z).reshape(*h.shape[:2], -1), stats
-
-
 @dataclasses.dataclass(frozen=True)
 class SwAV(Method):
     """Swapped prediction of online cluster assignments."""
@@ -128,14 +86,15 @@ class SwAV(Method):
     temperature: float = 0.1  # T
     epsilon: float = 0.05  # of Sinkhorn
     iterations: int = 3  # of Sinkhorn
+    concat_views: bool = True  # crops of one size in one forward pass; else BatchNorm sees each alone (lightly)
     queue_length: int = 0  # embeddings a crop, of small batches: 3840 at N = 256; rounded down to whole batches
     queue_start: int = 15  # epoch from which the queue is filled
 
     def views(self) -> dict[str, View]:
-        return crop_views(self.large, self.small, self.small_crops)
+        return multicrop.views(self.large, self.small, self.small_crops)
 
     def check(self, height: int, width: int, channels: int) -> None:
-        check_crops(self.large, self.small, self.small_crops, (height, width, channels))
+        multicrop.check(self.large, self.small, self.small_crops, (height, width, channels))
 
     def _head(self) -> MLP:
         return MLP((self.hidden,), self.out, bn_groups=self.backbone.bn_groups, dtype=self.backbone.dtype)
@@ -157,7 +116,8 @@ class SwAV(Method):
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         crops = [batch[name] for name in self.views()]
-        h, z, stats = embed_crops(self.backbone, self._head(), params, state["stats"], crops, train=train)
+        parts = self.backbone, self._head(), params, state["stats"], crops
+        h, z, stats = multicrop.embed(*parts, train=train, concat=self.concat_views)
         c = params["prototypes"]
         scores = losses.similarity(z, c)  # [n, V, K]
         state = {**state, "stats": stats}
