@@ -113,8 +113,7 @@ def map_replicas(
     if mapping == "shard_map":
         mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
         # On a single device XLA calls a sharded result replicated; fed back, it would compile a second time.
-        shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), out_specs, is_leaf=_is_spec)
-        return jax.jit(mapped, donate_argnums=donate, out_shardings=shardings)
+        return jax.jit(mapped, donate_argnums=donate, out_shardings=shardings(out_specs, mesh))
     # pmap wants the replicas as an axis of their own: split the sharded axis going in, merge it coming out.
     replicas = mesh.devices.size
     mapped = jax.pmap(
@@ -145,6 +144,11 @@ def map_replicas(
         return jax.tree.map(merge, out_specs, mapped(*args), is_leaf=_is_spec)
 
     return call
+
+
+def shardings(specs: Any, mesh: Mesh) -> Any:
+    """A pytree (prefix) of `PartitionSpec` as one of shardings over `mesh`."""
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:

@@ -115,8 +115,7 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
         )
 
     # One compiled function for the whole state, so that no two leaves share a buffer (donation would fail).
-    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(method), is_leaf=lambda x: isinstance(x, P))
-    compiled = jax.jit(init, out_shardings=shardings)
+    compiled = jax.jit(init, out_shardings=dist.shardings(state_specs(method), mesh))
     return Run(config, train, test, method, mesh, info, optimizer, schedules, compiled)
 
 
@@ -261,14 +260,14 @@ def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, ja
     return dist.mean(grads), top1
 
 
-def _specs(method: Method) -> Any:
+def state_specs(method: Method) -> Any:
     """How each part of the training state lies over the devices."""
     return TrainState(P(), P(), P(), method.specs(), P(), P())  # type: ignore[arg-type]
 
 
 def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
-    specs = _specs(run.method)
+    specs = state_specs(run.method)
     in_specs = (specs, P(), P(), P(None, dist.AXIS))
     mapping = run.config.mapping
     if mapping not in ("shard_map", "pmap"):
@@ -286,7 +285,7 @@ def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
       a function `(train state, images uint8 [M, H, W, C], updates done) -> train state`.
     """
     method, info, embedded = run.method, run.info, _embedder(run)
-    shardings = jax.tree.map(lambda s: NamedSharding(run.mesh, s), method.specs(), is_leaf=lambda x: isinstance(x, P))
+    shardings = dist.shardings(method.specs(), run.mesh)
 
     def begin(ts: TrainState, images: jax.Array, step: int) -> TrainState:
         if step % info.steps_per_epoch:

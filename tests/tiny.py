@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
@@ -39,9 +38,7 @@ def fresh(r: train.Run) -> train.TrainState:
 
 def place(r: train.Run, ts: train.TrainState) -> train.TrainState:
     """A state from the host, laid over the devices of a run."""
-    specs = train.TrainState(P(), P(), P(), r.method.specs(), P(), P())
-    is_spec = lambda x: isinstance(x, P)  # noqa: E731
-    return jax.tree.map(lambda s, x: jax.device_put(x, NamedSharding(r.mesh, s)), specs, ts, is_leaf=is_spec)
+    return jax.device_put(ts, dist.shardings(train.state_specs(r.method), r.mesh))
 
 
 def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
