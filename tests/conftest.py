@@ -45,3 +45,11 @@ def photographs() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("the image archives are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For modules of many small programs, which take far longer to compile than to run."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -22,12 +22,7 @@ DRAWS = 20_000
 PLAIN = View(size=8, crop="centre", mean=(0.0,), std=(1.0,))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling these many small programs takes far longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def photo(height=8, width=8, seed=0):

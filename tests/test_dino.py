@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import generator
 
 from configs import dino as configs
 from ssl_jax import dist, models, optim
@@ -23,18 +24,7 @@ from ssl_jax.models.vit import ViT
 KEY = jax.random.key(0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling these many small programs takes far longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def value(student, teacher, centre, teacher_temp=0.04):

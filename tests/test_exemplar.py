@@ -8,6 +8,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import generator
 
 from configs import exemplar as config
 from ssl_jax import dist, methods, models
@@ -16,13 +17,7 @@ from ssl_jax.augment.view import View, render_batch
 from ssl_jax.errors import UserError
 from ssl_jax.methods import exemplar
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling these many small programs takes far longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def photograph(channels=3):
@@ -102,12 +97,6 @@ def test_colours_are_refused_on_gray_images():
 
 
 # Triplets.
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
 
 
 batch_hard = jax.jit(exemplar.batch_hard)

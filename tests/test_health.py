@@ -1,14 +1,9 @@
 import numpy as np
 import pytest
+from tiny import generator
 
 from ssl_jax.errors import UserError
 from ssl_jax.evals import health
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
 
 
 def gaussian(n, d, seed=0):

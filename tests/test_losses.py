@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from tiny import generator
 
 from ssl_jax import dist, losses
 from ssl_jax.methods.byol import regression_loss
@@ -15,18 +16,7 @@ from ssl_jax.methods.simclr import nt_xent
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling these many small programs takes far longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @functools.partial(jax.jit, static_argnames="temperature")

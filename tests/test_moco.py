@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from tiny import generator
 
 from ssl_jax import dist, losses
 from ssl_jax.errors import UserError
@@ -21,12 +22,6 @@ from ssl_jax.models.norm import BatchNorm
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
 N, OUT, K = 32, 32, 64
 INFO = Info(num_examples=64, batch_size=N, steps_per_epoch=2, total_steps=4)
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
 
 
 @functools.partial(jax.jit, static_argnames="temperature")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from tiny import generator
 
 from ssl_jax import dist, losses
 from ssl_jax.errors import UserError
@@ -18,12 +19,6 @@ from ssl_jax.methods.nnclr import NNCLR, nearest_neighbour, neighbour_contrast
 
 N, OUT, K = 16, 24, 32
 INFO = Info(num_examples=64, batch_size=N, steps_per_epoch=4, total_steps=8)
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
 
 
 def unit(x):

@@ -12,19 +12,12 @@ import tiny
 from ssl_jax import dist, memory_bank
 from ssl_jax.methods import npid
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling these many small programs takes far longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def generator(n, d, s):
     """The input generator A(n, d, s) of the specification sheet, section 10, with rows of length one."""
-    i, j = np.mgrid[:n, :d]
-    a = np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
+    a = tiny.generator(n, d, s)
     return a / np.linalg.norm(a, axis=1, keepdims=True)
 
 

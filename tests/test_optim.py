@@ -14,13 +14,7 @@ from ssl_jax.methods.byol import BYOL, target_decay
 from ssl_jax.methods.simclr import SimCLR
 from ssl_jax.models.resnet import ResNet
 
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compiling these many small programs takes far longer than running them."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def trajectory(optimizer, params, grads):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+from tiny import generator
 
 from configs import simsiam as config
 from ssl_jax import dist, losses, optim
@@ -18,12 +19,6 @@ from ssl_jax.methods.simsiam import SimSiam, negative_cosine
 
 INFO = Info(num_examples=64, batch_size=32, steps_per_epoch=2, total_steps=4)
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
 
 
 def numpy_cosine(p, z):

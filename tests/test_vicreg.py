@@ -9,15 +9,10 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import generator
 
 from ssl_jax import dist, methods, models
 from ssl_jax.methods.vicreg import vicreg_loss
-
-
-def generator(n, d, s):
-    """The input generator A(n, d, s) of the specification sheet, section 10."""
-    i, j = np.mgrid[:n, :d]
-    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
 
 
 def pairs(n=6, d=5, seed=0):

@@ -129,6 +129,12 @@ def overfit(run: train.Run, steps: int, method: methods.Method | None = None, un
     return params, state, [float(v) for v in values], history
 
 
+def generator(n: int, d: int, s: float) -> np.ndarray:
+    """The input generator A(n, d, s) of the specification sheet, section 10."""
+    i, j = np.mgrid[:n, :d]
+    return np.sin(0.7 * i + 1.3 * j + s) + 0.1 * np.cos(i * j + s)
+
+
 def assert_close(found: Any, wanted: Any, tolerance: float) -> None:
     """Every leaf agrees to `tolerance` of its largest value.
 
