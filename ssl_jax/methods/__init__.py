@@ -8,12 +8,13 @@ from collections.abc import Callable
 import dataclasses
 import importlib
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.errors import UserError, nearest
@@ -30,6 +31,15 @@ class Info:
     batch_size: int  # global batch of images (views not counted) that one update sees
     steps_per_epoch: int  # updates
     total_steps: int  # updates
+
+
+class Picture(NamedTuple):
+    """What a method's network sees and answers, for the report: a grid of images with a line of text under each."""
+
+    title: str  # a sentence
+    columns: tuple[str, ...]  # what each column shows
+    images: np.ndarray  # [rows, columns, H, W, 1 or 3], 0 to 1
+    captions: tuple[tuple[str, ...], ...] = ()  # one a row and column, or none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +97,8 @@ class Method:
 
         Returns:
           `(loss, (state, aux))`: the mean over this replica's rows; aux has 'metrics' (means over the rows) and
-          'features' (the stopped backbone output [B, D] of one view, for the online probe).
+          'features' (the stopped backbone output [B, D] of one view, for the online probe). A pretext task's own
+          measure comes as a pair of metrics: `x`, and `x_baseline`, which an answer that knows nothing would have.
         """
         raise NotImplementedError
 
@@ -96,6 +107,11 @@ class Method:
         variables = {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
         features: Any = self.backbone.apply(variables, images, train=False, stage=stage)
         return features.astype(jnp.float32)
+
+    def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
+        """What the network sees and answers on a few rows; `batch` is as for `loss`. Not compiled, on one device."""
+        del params, state, batch, rng
+        return []
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
         """`(params, state)` after the optimiser moved the parameters; `step` counts the updates before it."""
