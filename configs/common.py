@@ -14,6 +14,9 @@ from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError, nearest
 
 PRESETS = ("digits", "fashion_mnist", "cifar10", "cifar10_small", "imagenet")
+# Of a task that 8x8 grey pixels are too small for, and of one that needs colour.
+LARGE_PRESETS = ("photo_tiles", "fashion_mnist", "cifar10", "cifar10_small", "imagenet")
+COLOUR_PRESETS = ("photo_tiles", "cifar10", "cifar10_small", "imagenet")
 
 
 def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> ConfigDict:
@@ -37,7 +40,7 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.mapping = "shard_map"  # how the step is mapped over devices, or 'pmap'
 
     config.data = ConfigDict()
-    config.data.source = preset  # digits, fashion_mnist, cifar10, folder:PATH or tfds:NAME
+    config.data.source = preset  # digits, photo_tiles, fashion_mnist, cifar10, folder:PATH or tfds:NAME
     config.data.path = config_dict.placeholder(str)  # where to look, for cifar10, fashion_mnist and folder
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
@@ -157,6 +160,13 @@ def _digits(config: ConfigDict) -> None:
     config.run.save_epochs = 25.0
 
 
+def _photo_tiles(config: ConfigDict) -> None:
+    """32x32 tiles of two photographs of scikit-learn: a small convnet, for tasks that digits are too small for."""
+    config.epochs = 10
+    config.model.name, config.model.width = "convnet", 32
+    config.eval.knn_k = 20
+
+
 def _fashion_mnist(config: ConfigDict) -> None:
     """28x28 clothes in gray: a ResNet-18 of 16 channels."""
     config.epochs = 20
@@ -209,6 +219,7 @@ def _imagenet(config: ConfigDict) -> None:
 
 _PRESET = {
     "digits": _digits,
+    "photo_tiles": _photo_tiles,
     "fashion_mnist": _fashion_mnist,
     "cifar10": _cifar10,
     "cifar10_small": _cifar10_small,

@@ -372,6 +372,18 @@ def test_digits_are_split_by_class_without_overlap():
     assert data.splits("digits") == ("train", "test")
 
 
+@pytest.mark.fast
+def test_photo_tiles_are_cut_from_separate_parts():
+    train, test = data.load("photo_tiles", "train"), data.load("photo_tiles", "test")
+    assert train.images.shape == (5244, 32, 32, 3) and test.images.shape == (828, 32, 32, 3)
+    assert np.bincount(train.labels).tolist() == [2622] * 2 and np.bincount(test.labels).tolist() == [414] * 2
+    # Neighbours overlap but for 4 pixels; no column of a test tile is one of a training tile.
+    np.testing.assert_array_equal(train.images[0][:, 4:], train.images[1][:, :-4])
+    columns = [{column.tobytes() for x in d.images for column in x.transpose(1, 0, 2)} for d in (train, test)]
+    assert not columns[0] & columns[1]
+    assert test.classes == ("temple", "flower")
+
+
 def idx(array: np.ndarray) -> bytes:
     header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
     return gzip.compress(header + array.astype(np.uint8).tobytes())

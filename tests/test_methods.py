@@ -132,7 +132,8 @@ def test_structure(name):
     run, _, _ = tiny.compiled(name)
     ts = tiny.fresh(run)
     assert set(ts.params) >= {"backbone"}
-    images = jnp.zeros((3, 8, 8, 1))
+    side = run.eval_view.size
+    images = jnp.zeros((3, side, side, run.train.images.shape[-1]))
     backbone = run.method.backbone
     wanted = jax.eval_shape(lambda: backbone.init_with_output(jax.random.key(0), images, train=False)[0]).shape
     params, state = ts.params, ts.state

@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
+from configs import common
 from ssl_jax import dist, methods, train
 from ssl_jax.augment.view import render_views
 
@@ -18,8 +19,9 @@ BATCH = 16
 
 
 def config(name: str, **changes: Any):
-    """The method's digits preset with a convnet of four channels and 16 images a batch."""
-    c = importlib.import_module(f"configs.{name}").get_config("digits")
+    """The method's preset without a download (digits, or photo_tiles), four channels wide and 16 images a batch."""
+    module = importlib.import_module(f"configs.{name}")
+    c = module.get_config(getattr(module, "PRESETS", common.PRESETS)[0])
     c.batch_size, c.epochs, c.model.width = BATCH, 2, 4
     with c.unlocked():
         c.update_from_flattened_dict(changes)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ssl_jax.errors import UserError, nearest
 
-SOURCES = ("cifar10", "digits", "fashion_mnist", "folder", "tfds")
+SOURCES = ("cifar10", "digits", "fashion_mnist", "folder", "photo_tiles", "tfds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ def load(
     """Loads one split of a source into memory.
 
     Args:
-      source: "digits", "fashion_mnist", "cifar10", "folder:PATH" or "tfds:NAME".
+      source: "digits", "photo_tiles", "fashion_mnist", "cifar10", "folder:PATH" or "tfds:NAME".
       split: "train" or "test"; `splits` says which of them a source has.
       path: where the files lie, for sources that read files.
       size: side of the square images in pixels: the short side is resized to it (bicubic, antialiased) and
@@ -83,6 +83,8 @@ def _load(kind: str, where: str, request: Request, path: str | None) -> Dataset:
 
     if kind == "digits":
         return builtin.digits(request)
+    if kind == "photo_tiles":
+        return builtin.photo_tiles(request)
     if kind == "fashion_mnist":
         return builtin.fashion_mnist(request, path)
     if kind == "cifar10":
