@@ -35,8 +35,9 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "plan": ["jax[tpu]>=0.10,<0.13"],  # the TPU compiler, which needs no TPU
         # Reads prepared ArrayRecord data sets without TensorFlow; preparing them needs TensorFlow.
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
-        "test": ["mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
+        "test": ["jax[tpu]>=0.10,<0.13", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
     },
 )

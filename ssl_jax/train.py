@@ -76,19 +76,24 @@ class Run:
         return self.method.eval_view(self.config.data.eval_centre)
 
 
-def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
+def prepare(
+    config: Any,
+    devices: list[jax.Device] | None = None,
+    splits: tuple[data.Dataset, data.Dataset | None] | None = None,
+) -> Run:
     """Loads the data and builds the method, optimiser and initialiser of a config.
 
     Args:
       config: as `configs/common.py` describes.
       devices: to train on; default all.
+      splits: training and test data instead of those that the config names.
 
     Raises:
       UserError: for anything in the config that cannot be.
     """
     mesh = dist.make_mesh(devices)
     method = methods.build(config.method, models.backbone(config.model))
-    train, test = load_data(config)
+    train, test = splits or load_data(config)
     method.check(*train.images.shape[1:])
     info = _info(config, len(train.images), mesh)
     channels = train.images.shape[-1]

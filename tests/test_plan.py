@@ -1,0 +1,163 @@
+"""Sizing a run from its compiled program."""
+
+import dataclasses
+import importlib
+import json
+import math
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+import tiny
+
+from ssl_jax import dist, plan, train
+from ssl_jax.errors import UserError
+
+HLO = """
+%fused (p: f32[64,64]) -> f32[256,64] {
+  %all-gather.1 = f32[256,64]{1,0} all-gather(%p), channel_id=1, frontend_attributes={chain_id="0"}
+}
+%fused.2 (p: f32[64,64]) -> f32[256,64] {
+  %all-gather.2 = f32[256,64]{1,0} all-gather(%p), channel_id=1, frontend_attributes={chain_id="0"}
+}
+ENTRY %main {
+  %all-reduce.1 = (f32[32]{0:T(128)S(1)}, bf16[32]{0}) all-reduce(%a, %b), channel_id=1, to_apply=%add
+  %all-reduce.2 = f32[] all-reduce(%c), channel_id=1, to_apply=%add
+  %all-gather-start.3 = (f32[4,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%d), channel_id=3
+  %all-gather-done.3 = f32[16,8]{1,0} all-gather-done(%all-gather-start.3)
+  %get = f32[32]{0} get-tuple-element(%all-reduce.1), index=0
+}
+"""
+
+
+@pytest.mark.fast
+def test_collectives_are_counted_once():
+    found = plan.collectives(HLO)
+    assert found == {"all-gather": (2, 256 * 64 * 4 + 16 * 8 * 4), "all-reduce": (2, 32 * 4 + 32 * 2 + 4)}
+
+
+def test_collectives_of_a_compiled_program():
+    mesh = dist.make_mesh(jax.devices()[:4])
+
+    def replica(x):
+        everyone = jax.lax.all_gather(x, dist.AXIS, tiled=True)
+        return dist.mean((everyone @ everyone.T).sum())
+
+    mapped = jax.jit(jax.shard_map(replica, mesh=mesh, in_specs=P(dist.AXIS), out_specs=P()))
+    compiled = mapped.lower(jnp.zeros((8, 16))).compile()
+    assert plan.collectives(compiled.as_text()) == {"all-gather": (1, 8 * 16 * 4), "all-reduce": (1, 4)}
+
+
+EXAMPLE = plan.Plan(
+    topology="v5e:4x4",
+    chip="TPU v5 lite",
+    chips=16,
+    batch_size=4096,
+    views=8192,
+    fits=True,
+    memory=8 * 2**30,
+    flops=512 * 24e9,
+    bytes=512 * 320e6,
+    collectives={"all-reduce": (3, 100e6), "all-gather": (2, 4e6)},
+    compile_seconds=100.0,
+    steps=1000,
+)
+
+
+@pytest.mark.fast
+def test_roofline_and_summary():
+    times = plan.roofline(EXAMPLE)
+    np.testing.assert_allclose(times["arithmetic"], 512 * 24e9 / 197e12)
+    np.testing.assert_allclose(times["memory"], 512 * 320e6 / 819e9)
+    np.testing.assert_allclose(times["links"], 104e6 / 200e9)
+    row = plan.summarise(EXAMPLE, efficiency=0.5)
+    assert row["bound_by"] == "memory"
+    np.testing.assert_allclose(row["gflop_per_view"], 24)
+    np.testing.assert_allclose(row["mb_per_view"], 320)
+    np.testing.assert_allclose(row["step_ms"], 1e3 * 512 * 320e6 / 819e9 / 0.5)
+    np.testing.assert_allclose(row["chip_hours"], 16 * row["hours"])
+    np.testing.assert_allclose(row["hours"] * 3600, row["step_ms"])  # a thousand steps
+    np.testing.assert_allclose(row["views_per_second_per_chip"], 512 / row["step_ms"] * 1e3)
+    assert "bound by memory" in plan.describe([row]) and "fits" in plan.describe([row])
+    rows = plan.describe([row, plan.summarise(dataclasses.replace(EXAMPLE, fits=False), 0.5)]).splitlines()
+    assert len(rows) == 4 and "does not fit" in rows[3] and len({line.count("|") for line in rows}) == 1
+
+
+@pytest.mark.fast
+def test_no_time_for_a_chip_whose_rates_are_unknown():
+    row = plan.summarise(dataclasses.replace(EXAMPLE, chip="abacus"), 0.5)
+    assert "step_ms" not in row and "'abacus'" in plan.describe([row])
+
+
+@pytest.mark.fast
+def test_data_that_is_not_here_has_its_shape():
+    config = importlib.import_module("configs.simclr").get_config("imagenet")
+    train_split, _ = plan.stand_in(config, None)
+    assert train_split.images.shape == (1_281_167, 256, 256, 3) and len(train_split.classes) == 1000
+    config.data.source = "folder:nowhere"
+    assert plan.stand_in(config, 5000)[0].images.shape == (5000, 256, 256, 3)
+    config.data.size = None
+    with pytest.raises(UserError, match="size"):
+        plan.stand_in(config, 5000)
+    with pytest.raises(UserError, match="nowhere"):
+        plan.stand_in(config, None)
+
+
+@pytest.fixture(scope="module")
+def local():
+    return plan.plan(tiny.config("simclr"), "local")
+
+
+def test_local_plan_is_that_of_the_step_that_runs(local):
+    """Shapes alone give the same program as the arrays that training feeds in."""
+    assert local.fits and local.chips == 8 and local.views == 2 * tiny.BATCH
+    run, step, (images, labels) = tiny.compiled("simclr", 8)
+    compiled = step.lower(tiny.fresh(run), images, labels, train.batch_index(run, 0)).compile()
+    assert local.flops == compiled.cost_analysis()["flops"]
+    assert local.collectives == plan.collectives(compiled.as_text())
+    # Two views are gathered forwards and scattered back; their sizes are those of the embeddings.
+    width = run.method.out
+    assert local.collectives["all-gather"] == (2, 2 * tiny.BATCH * width * 4)
+
+
+def test_micro_batches_are_counted(local):
+    """Twice the images in two micro-batches: twice the work, by the loop's number of turns."""
+    twice = plan.plan(tiny.config("simclr", batch_size=2 * tiny.BATCH, accumulate=2), "local")
+    np.testing.assert_allclose(twice.flops, 2 * local.flops, rtol=0.01)
+    assert twice.views == 2 * local.views and twice.steps < local.steps
+
+
+def test_tpu_slice_without_a_tpu(tmp_path):
+    """The command line, on the smallest preset, for a slice that is not there."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+    path = tmp_path / "plans.jsonl"
+    command = [sys.executable, "-m", "ssl_jax.plan", "--config=configs/simclr.py:digits", "--topology=v5e:2x2"]
+    command += ["--config.model.width=8", f"--json={path}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "4 x TPU v5 lite" in done.stdout and "chip-hours" in done.stdout
+    row = json.loads(path.read_text())
+    assert row["fits"] and row["chips"] == 4 and row["bound_by"] in ("arithmetic", "memory", "links")
+    assert row["collectives"]["all-gather"]["count"] == 2
+    assert row["mb_per_view"] > 0 and row["gflop_per_view"] > 0 and math.isfinite(row["hours"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--topology=v5e:4x4x4x4"], "no TPU slice"),
+        (["--topology=abacus:2x2"], "no TPU slice"),
+        (["--topology=v5e:2x2", "--config.batch_size=6"], "does not divide"),
+        (["--efficiency=2"], "share"),
+    ],
+)
+def test_mistakes_are_said_in_a_sentence(arguments, words):
+    if any("topology" in a for a in arguments):
+        pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+    command = [sys.executable, "-m", "ssl_jax.plan", "--config=configs/simclr.py:digits", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
