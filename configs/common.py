@@ -60,6 +60,7 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.model.positions = "learned"  # learned (DINO) or sincos (fixed: MoCo v3, MAE)
     config.model.vit_init = "dino"  # how weights start: dino, mocov3 or mae
     config.model.fixed_patch = False  # leave the projection of patches as it starts (MoCo v3)
+    config.model.remat = 0  # first stages (of 4) whose blocks are computed anew in the backward pass, to save memory
     config.model.dtype = "float32"  # computed in; or bfloat16. Parameters and losses are float32
 
     config.method = method_fields(method)

@@ -21,7 +21,8 @@ from ssl_jax.models import conv
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.norm import BatchNorm, Norm
-from ssl_jax.models.resnet import Block, ResNet
+from ssl_jax.models.resnet import DEPTHS, Block, ResNet
+from ssl_jax.models.vit import ViT
 
 KEY = jax.random.key(0)
 
@@ -577,3 +578,43 @@ def test_mlp_is_dense_norm_relu_dense():
     hidden = np.maximum(x @ p["dense1"]["kernel"] / np.sqrt(1 + 1e-5), 0)
     expected = hidden @ p["out"]["kernel"] + p["out"]["bias"]
     np.testing.assert_allclose(module.apply(variables, x, train=False), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("net", [ResNet("resnet18", 4, "small", "group"), ViT("vit_tiny", patch=8)])
+def test_rematerialisation_keeps_less_for_the_backward_pass(net):
+    x = jax.random.normal(KEY, (8, 32, 32, 3))
+    params = jax.eval_shape(lambda: net.init(KEY, x, train=False))["params"]
+
+    def kept(stages):
+        def output(params):
+            return net.clone(remat=stages).apply({"params": params}, x, train=True)
+
+        pull = jax.eval_shape(lambda params: jax.vjp(output, params)[1], params)
+        return sum(math.prod(a.shape) for a in jax.tree.leaves(pull))
+
+    sizes = [kept(stages) for stages in range(net.stages + 1)]
+    assert sizes == sorted(sizes, reverse=True) and sizes[4] < sizes[0] / 2 and len(set(sizes)) == 5
+
+
+def test_rematerialisation_changes_no_number(monkeypatch):
+    """Parameters' names, the loss, gradients and running statistics, with BatchNorm over two devices."""
+    monkeypatch.setitem(DEPTHS, "resnet10", ((1, 1, 1, 1), False))
+    net = ResNet("resnet10", 4, "small")
+    x = jax.random.normal(KEY, (8, 8, 8, 3))
+    variables = net.init(KEY, x, train=False)
+
+    def replica(net, variables, x):
+        def loss(params):
+            state = {"params": params, "batch_stats": variables["batch_stats"]}
+            y, moved = net.apply(state, x, train=True, mutable=["batch_stats"])
+            return dist.mean(jnp.square(y).mean()), moved
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    mesh = dist.make_mesh(jax.devices()[:2])
+
+    def results(net):
+        return dist.map_replicas(functools.partial(replica, net), mesh, (P(), P(dist.AXIS)), P())(variables, x)
+
+    plain, again = results(net), results(net.clone(remat=4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), again, plain)

@@ -36,7 +36,9 @@ def backbone(config: Any) -> nn.Module:
         return ConvNet(config.width, *norm, config.conv_init, dtype)
     if config.name in SIZES:
         return _vit(config, dtype)
-    return ResNet(config.name, config.width, config.stem, *norm, config.zero_init, config.conv_init, dtype)
+    return ResNet(
+        config.name, config.width, config.stem, *norm, config.zero_init, config.conv_init, dtype, config.remat
+    )
 
 
 def _vit(config: Any, dtype: Any) -> ViT:
@@ -55,6 +57,7 @@ def _vit(config: Any, dtype: Any) -> ViT:
         config.fixed_patch,
         config.bn_groups,
         dtype,
+        config.remat,
     )
 
 

@@ -34,6 +34,7 @@ class ResNet(nn.Module):
       zero_init: start the last scale of each residual block at zero (Goyal et al. 2017).
       conv_init: how convolutions start, a key of `conv.INITS`.
       dtype: type that is computed in.
+      remat: the first so many stages compute their blocks anew in the backward pass instead of keeping what is inside.
     """
 
     depth: str = "resnet50"
@@ -44,6 +45,7 @@ class ResNet(nn.Module):
     zero_init: bool = False
     conv_init: str = "kaiming"
     dtype: Any = jnp.float32
+    remat: int = 0
 
     @property
     def stages(self) -> int:
@@ -71,8 +73,9 @@ class ResNet(nn.Module):
         if not small:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for i, count in enumerate(blocks[: stage or self.stages]):
+            block = nn.remat(Block, static_argnums=(2,)) if i < self.remat else Block  # 2: train
             for j in range(count):
-                x = Block(
+                x = block(
                     self.width * 2**i,
                     stride=2 if i > 0 and j == 0 else 1,
                     bottleneck=bottleneck,

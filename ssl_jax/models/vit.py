@@ -56,6 +56,7 @@ class ViT(nn.Module):
       fixed_patch: leave the projection of patches as it starts (MoCo v3, sec. 4.2).
       bn_groups: BatchNorm groups of the global batch, for heads; there is none in here.
       dtype: type that is computed in; norms and softmax are float32.
+      remat: the blocks of the first so many stages are computed anew in the backward pass.
     """
 
     size: str = "vit_small"
@@ -66,6 +67,7 @@ class ViT(nn.Module):
     fixed_patch: bool = False
     bn_groups: int = 1
     dtype: Any = jnp.float32
+    remat: int = 0
 
     @property
     def stages(self) -> int:
@@ -115,7 +117,8 @@ class ViT(nn.Module):
         if train and keys is not None:
             gates = open_gates(keys, drop_path, depth)
         for i in range(depth * (stage or self.stages) // self.stages):
-            x = Block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
+            block = nn.remat(Block) if i * self.stages < self.remat * depth else Block
+            x = block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
         return nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, 0])
 
     def _positions(self, grid: tuple[int, int], width: int) -> jax.Array:
