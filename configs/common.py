@@ -45,6 +45,12 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
+    config.data.stream = (
+        "auto"  # decode images while training: always, never, or auto: what does not fit or differs in size
+    )
+    config.data.workers = config_dict.placeholder(
+        int
+    )  # processes that decode; 0: threads of this one; None: one a core
     config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
 
     config.model = ConfigDict()

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import numpy as np
 
 import ssl_jax
-from ssl_jax import train
+from ssl_jax import feed, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import few_label, health, knn, linear
@@ -38,7 +38,7 @@ class Features:
 
     pretrained: tuple[np.ndarray, np.ndarray]
     untrained: tuple[np.ndarray, np.ndarray]
-    pixels: tuple[np.ndarray, np.ndarray]
+    pixels: tuple[np.ndarray, np.ndarray] | None  # None for streamed images, which are no vectors of one length
     labels: tuple[np.ndarray, np.ndarray]
     classes: int
 
@@ -82,7 +82,7 @@ def extract(run: train.Run, ts: train.TrainState) -> Features:
             f"Evaluation needs labels and a test split, which {run.config.data.source} lacks: add class folders "
             "under train/ and test/."
         )
-    frozen = extractor(run.method, run.eval_view, run.mesh)
+    frozen = extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
     fresh = run.init()
     known = [(d.images[d.labels >= 0], d.labels[d.labels >= 0]) for d in (run.train, run.test)]
     if not all(len(labels) for _, labels in known):
@@ -95,7 +95,7 @@ def extract(run: train.Run, ts: train.TrainState) -> Features:
     return Features(
         pretrained=pair(ts),
         untrained=pair(fresh),
-        pixels=(train_x.reshape(len(train_x), -1), test_x.reshape(len(test_x), -1)),
+        pixels=None if run.train.streamed else tuple(x.reshape(len(x), -1) for x in (train_x, test_x)),
         labels=(train_y, test_y),
         classes=len(run.train.classes),
     )
@@ -153,13 +153,11 @@ def _linear(x: np.ndarray, y: np.ndarray, features: Features, config: Any) -> Ma
 
 
 def _few_label(features: Features, config: Any) -> dict[str, Any]:
-    representations = {
-        "pixels": features.pixels,
+    representations = {"untrained": features.untrained, "pretrained": features.pretrained}
+    if features.pixels is not None:
         # Half as many components as tiny images have pixels: all of them would be the pixels again.
-        "pca": few_label.pca(*features.pixels, components=min(64, features.pixels[0].shape[1] // 2)),
-        "untrained": features.untrained,
-        "pretrained": features.pretrained,
-    }
+        pca = few_label.pca(*features.pixels, components=min(64, features.pixels[0].shape[1] // 2))
+        representations = {"pixels": features.pixels, "pca": pca, **representations}
     found = few_label.few_label(representations, *features.labels, draws=config.eval.draws, seed=config.seed)
     print(few_label.table(found))
     flat: dict[str, Any] = {}

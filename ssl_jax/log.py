@@ -47,6 +47,7 @@ class Log:
             smoothing=0.05,
         )
         self._last = (time.time(), start)
+        self._waited = 0.0
         self._shown: dict[str, str] = {}
         self._pace = ""
 
@@ -84,7 +85,8 @@ class Log:
         if "images_per_second" in values:
             seconds = (self._total - step) * self._batch / values["images_per_second"]
             left = datetime.timedelta(seconds=round(seconds))
-            self._pace = f"  {values['images_per_second']:.0f} img/s  {left} left"
+            wait = f"  {values['input_wait']:.0%} waiting for input" if values["input_wait"] >= 0.01 else ""
+            self._pace = f"  {values['images_per_second']:.0f} img/s{wait}  {left} left"
         entry: dict[str, Any] = {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()
@@ -93,12 +95,17 @@ class Log:
         if not self._terminal:
             self._line(step)
 
-    def rate(self, step: int) -> float:
-        """Images a second since the last call."""
+    def waited(self, seconds: float) -> None:
+        """Adds up how long the loop had to wait for its input."""
+        self._waited += seconds
+
+    def pace(self, step: int) -> dict[str, float]:
+        """Since the last call: images a second, and the share of the time in which the loop waited for input."""
         now = time.time()
         then, before = self._last
-        self._last = (now, step)
-        return (step - before) * self._batch / max(now - then, 1e-9)
+        passed, waited = max(now - then, 1e-9), self._waited
+        self._last, self._waited = (now, step), 0.0
+        return {"images_per_second": (step - before) * self._batch / passed, "input_wait": waited / passed}
 
     def skip_time(self, seconds: float) -> None:
         """Leaves the time of an evaluation or a checkpoint out of the rate."""

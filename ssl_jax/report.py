@@ -185,7 +185,8 @@ def _figure(figure: Figure, title: str) -> str:
 def _views(run: train.Run, count: int = 12) -> str:
     """A grid: the first row are images as they are, each further row one view of them."""
     rows = np.linspace(0, len(run.train.images) - 1, count).astype(int)
-    images = jnp.asarray(run.train.images[rows])
+    side = max(view.size for view in run.method.views().values())
+    images = jnp.asarray(run.train.pictures(rows, side))
     grid = [_row(np.asarray(images) / 255.0)]
     for stream, view in enumerate(run.method.views().values()):
         keys = jax.random.split(jax.random.fold_in(jax.random.key(0), stream), count)

@@ -20,9 +20,10 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from ssl_jax import data, dist, methods, models, optim
+from ssl_jax import data, dist, feed, methods, models, optim
 from ssl_jax.augment.view import View, render_views
 from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.data import stream
 from ssl_jax.data.resident import batch_indices
 from ssl_jax.errors import UserError
 from ssl_jax.evals import health, knn
@@ -33,7 +34,7 @@ from ssl_jax.methods import Info, Method
 logger = logging.getLogger("ssl_jax")
 
 # Parts of the config that may differ between the starts of one run.
-_FREE = ("run", "mapping")
+_FREE = ("run", "mapping", "data.workers")
 
 
 class NotFinite(Exception):
@@ -94,9 +95,11 @@ def prepare(
     mesh = dist.make_mesh(devices)
     method = methods.build(config.method, models.backbone(config.model))
     train, test = splits or load_data(config)
-    method.check(*train.images.shape[1:])
+    method.check(*train.image_shape)
+    if train.streamed:
+        stream.check(method.views())
     info = _info(config, len(train.images), mesh)
-    channels = train.images.shape[-1]
+    channels = train.image_shape[-1]
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
     labels = method.groups(shapes[0])
     optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
@@ -125,13 +128,29 @@ def prepare(
 
 
 def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
-    """Loads the training split, and the test split where the source has one."""
+    """Loads the training split, and the test split where the source has one; or lists them for streaming."""
+    wanted, kind = config.data.stream, config.data.source.partition(":")[0]
+    if wanted not in ("auto", "always", "never"):
+        raise UserError(f"config.data.stream is '{wanted}': use 'auto', 'always' or 'never'.")
+    if wanted == "always":
+        return _load_splits(config, streamed=True)
+    try:
+        return _load_splits(config, streamed=False)
+    except data.DoesNotFit:
+        if wanted == "never" or kind not in data.STREAMED:
+            raise
+        return _load_splits(config, streamed=True)
+
+
+def _load_splits(config: Any, streamed: bool) -> tuple[data.Dataset, data.Dataset | None]:
     c = config.data
-    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib}
+    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed}
     train = data.load(c.source, "train", per_class=c.per_class, **options)
     if "test" not in data.splits(c.source, c.path):
         return train, None
     test = data.load(c.source, "test", **options)
+    if streamed:
+        return train, test
     channels = max(train.images.shape[-1], test.images.shape[-1])  # all images of one split may happen to be gray
     train, test = (
         d if d.images.shape[-1] == channels else dataclasses.replace(d, images=np.repeat(d.images, channels, axis=-1))
@@ -139,9 +158,9 @@ def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
     )
     if test.images.shape[1:] != train.images.shape[1:]:
         shapes = [" x ".join(map(str, d.images.shape[1:])) for d in (train, test)]
-        raise UserError(
+        raise data.DoesNotFit(
             f"The training images of {c.source} are {shapes[0]} but its test images {shapes[1]}: set "
-            "--config.data.size to bring them to one size."
+            "--config.data.size to bring them to one size, or --config.data.stream=auto."
         )
     return train, test
 
@@ -180,9 +199,10 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
       run: from `prepare`.
 
     Returns:
-      a function `(train state, images uint8 [M, H, W, C], labels [M], index [K, n]) -> (train state, metrics)`,
-      where images and labels are the whole data set, `index` are this replica's rows of each of K micro-batches,
-      and metrics are means over the global batch.
+      a function `(train state, images, labels, index [K, n]) -> (train state, metrics)`, where `index` are the data
+      set's rows of this replica in each of K micro-batches, and metrics are means over the global batch. Images and
+      labels are the whole data set, uint8 [M, H, W, C] and [M]; or those rows alone, as crops of each view, name to
+      uint8 [K, n, side, side, C], and [K, n].
     """
     method, info, config = run.method, run.info, run.config
     probe_optimizer = _probe_optimizer(config)
@@ -190,9 +210,8 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
 
     def micro_batch(ts: TrainState, images, labels, rng, state, number, rows):
         position = number * (info.batch_size // config.accumulate) + dist.positions(len(rows))
-        chosen = images[rows]
-        batch = render_views(views, rng, position, chosen)
-        batch |= {"index": rows, "position": position, "label": labels[rows]}
+        batch = render_views(views, rng, position, images)
+        batch |= {"index": rows, "position": position, "label": labels}
 
         def loss_of(params):
             key = jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
@@ -211,10 +230,12 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     def step(ts: TrainState, images, labels, index):
         rng = jax.random.fold_in(jax.random.wrap_key_data(ts.rng), ts.step)
 
-        def one(state, number, rows):
-            return micro_batch(ts, images, labels, rng, state, number, rows)
+        def one(state, number, rows, given=None):
+            chosen, known = given or (images[rows], labels[rows])
+            return micro_batch(ts, chosen, known, rng, state, number, rows)
 
-        state, (grads, probe_grads, metrics) = _accumulate(one, ts.state, index)
+        parts = (index, (images, labels)) if isinstance(images, dict) else (index,)
+        state, (grads, probe_grads, metrics) = _accumulate(one, ts.state, parts)
         updates, opt_state = run.optimizer.update(grads, ts.opt_state, ts.params)
         params = optax.apply_updates(ts.params, updates)
         params, state = method.after_update(params, state, ts.step, info)
@@ -228,20 +249,21 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     return step
 
 
-def _accumulate(one: Callable[..., Any], state: Any, index: jax.Array) -> tuple[Any, Any]:
-    """Runs `one(state, number, rows)` over micro-batches; state changes once each, results are averaged."""
-    count = len(index)
+def _accumulate(one: Callable[..., Any], state: Any, parts: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Runs `one(state, number, *part)` over micro-batches; state changes once each, results are averaged."""
+    count = len(parts[0])
+    first = jax.tree.map(lambda x: x[0], parts)
     if count == 1:
-        return one(state, 0, index[0])
+        return one(state, 0, *first)
 
     def body(carry, x):
         state, total = carry
         state, out = one(state, *x)
         return (state, jax.tree.map(jnp.add, total, out)), None
 
-    _, shapes = jax.eval_shape(one, state, 0, index[0])
+    _, shapes = jax.eval_shape(one, state, 0, *first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (state, total), _ = jax.lax.scan(body, (state, zeros), (jnp.arange(count), index))
+    (state, total), _ = jax.lax.scan(body, (state, zeros), (jnp.arange(count), *parts))
     return state, jax.tree.map(lambda x: x / count, total)
 
 
@@ -272,27 +294,27 @@ def state_specs(method: Method) -> Any:
 
 def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
-    specs = state_specs(run.method)
-    in_specs = (specs, P(), P(), P(None, dist.AXIS))
+    specs, split = state_specs(run.method), P(None, dist.AXIS)
+    in_specs = (specs, split, split, split) if run.train.streamed else (specs, P(), P(), split)
     mapping = run.config.mapping
     if mapping not in ("shard_map", "pmap"):
         raise UserError(f"config.mapping is '{mapping}': use 'shard_map' or 'pmap'.")
     return dist.map_replicas(replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,))
 
 
-def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
+def begin_epoch(run: Run) -> Callable[[TrainState, Any, int], TrainState]:
     """What happens before the first update of an epoch: the method's `on_epoch`.
 
     Args:
       run: from `prepare`.
 
     Returns:
-      a function `(train state, images uint8 [M, H, W, C], updates done) -> train state`.
+      a function `(train state, images, updates done) -> train state`, images being those of `feed.Feed`.
     """
     method, info, embedded = run.method, run.info, _embedder(run)
     shardings = dist.shardings(method.specs(), run.mesh)
 
-    def begin(ts: TrainState, images: jax.Array, step: int) -> TrainState:
+    def begin(ts: TrainState, images: Any, step: int) -> TrainState:
         if step % info.steps_per_epoch:
             return ts
         # A stream of its own: the views of an update fold in small numbers.
@@ -310,26 +332,37 @@ def begin_epoch(run: Run) -> Callable[[TrainState, jax.Array, int], TrainState]:
 
 def _embedder(run: Run) -> Callable[..., jax.Array]:
     """`(fn, train state, images, rng) -> fn(params, state, batch)` of every training image, in micro-batches."""
-    count, block = run.info.num_examples, run.info.batch_size // run.config.accumulate
-    sharding = NamedSharding(run.mesh, P(dist.AXIS))
+    count, block, views = run.info.num_examples, run.info.batch_size // run.config.accumulate, run.method.views()
+    split = P(None, dist.AXIS)
 
     @functools.cache
     def compiled(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        def replica(params, state, images, rng, rows):
+        def replica(params, state, images, rng, index):
+            rows = index[0]
+            chosen = {name: x[0] for name, x in images.items()} if isinstance(images, dict) else images[rows]
             # The image's number stands for its position: randomness does not depend on the block.
-            batch = render_views(run.method.views(), rng, rows, images[rows])
+            batch = render_views(views, rng, rows, chosen)
             batch |= {"index": rows, "position": rows, "label": jnp.full(len(rows), -1)}
             return fn(params, state, batch)
 
-        in_specs = (P(), run.method.specs(), P(), P(), P(dist.AXIS))
+        in_specs = (P(), run.method.specs(), split if run.train.streamed else P(), P(), split)
         return dist.map_replicas(replica, run.mesh, in_specs, P(dist.AXIS), mapping=run.config.mapping)
 
-    def embedded(fn: Callable[..., jax.Array], ts: TrainState, images: jax.Array, rng: jax.Array) -> jax.Array:
-        # The last block is filled up with images from the front.
-        blocks = np.arange(-(-count // block) * block).reshape(-1, block) % count
+    def blocks(images: Any, rng: jax.Array) -> Iterator[tuple[Any, jax.Array]]:
+        # Either way the last block is filled up with images from the front.
+        if run.train.streamed:
+            plan = stream.Pass(np.asarray(jax.random.key_data(rng)), count, block)
+            many = feed.workers(run.config.data.workers)
+            for crops, _, index in feed.streamed(images, run.train.labels, views, plan, run.mesh, 1, many):
+                yield crops, index
+        else:
+            for rows in np.arange(-(-count // block) * block).reshape(-1, 1, block) % count:
+                yield images, jax.device_put(rows, NamedSharding(run.mesh, split))
+
+    def embedded(fn: Callable[..., jax.Array], ts: TrainState, images: Any, rng: jax.Array) -> jax.Array:
         parts = []
-        for rows in blocks:
-            part = compiled(fn)(ts.params, ts.state, images, rng, jax.device_put(rows, sharding))
+        for chosen, index in blocks(images, rng):
+            part = compiled(fn)(ts.params, ts.state, chosen, rng, index)
             # One at a time: many programs in flight starve each other's collectives on simulated devices.
             parts.append(jax.block_until_ready(part))
         return jnp.concatenate(parts)[:count]
@@ -342,6 +375,17 @@ def batch_index(run: Run, step: int) -> jax.Array:
     rows = batch_indices(run.config.seed, step, run.info.num_examples, run.info.batch_size)
     rows = rows.reshape(run.config.accumulate, -1)
     return jax.device_put(rows, NamedSharding(run.mesh, P(None, dist.AXIS)))
+
+
+def make_feed(run: Run, start: int) -> feed.Feed:
+    """What gives the steps from `start` on their batches."""
+    if not run.train.streamed:
+        return feed.Resident(run.train, run.mesh, functools.partial(batch_index, run), start)
+    key = np.asarray(jax.random.key_data(jax.random.key(run.config.seed)))
+    info = run.info
+    plan = stream.Training(run.config.seed, key, info.num_examples, info.batch_size, start, info.total_steps)
+    many = feed.workers(run.config.data.workers)
+    return feed.Streamed(run.train, run.method.views(), plan, run.mesh, run.config.accumulate, many)
 
 
 def train(config: Any, workdir: str) -> None:
@@ -365,10 +409,12 @@ def train(config: Any, workdir: str) -> None:
     del fresh
     log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
+    source = make_feed(run, start)
     with _caught_signals() as stop:
         try:
-            _loop(run, ts, start, checkpoints, log, stop)
+            _loop(run, ts, start, source, checkpoints, log, stop)
         finally:
+            source.close()
             log.close()
             checkpoints.close()
 
@@ -388,7 +434,7 @@ def check_workdir(workdir: str, config: Any) -> None:
     if not path.exists():
         return
     changed = _differences(json.loads(path.read_text()), _plain(config))
-    changed = [c for c in changed if c.split(".")[0].split(":")[0] not in _FREE]
+    changed = [c for c in changed if not f"{c.split(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))]
     if changed:
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
@@ -446,16 +492,20 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
         f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
         f"{devices.size} {devices.flat[0].device_kind} device(s)."
     )
+    if run.train.streamed:
+        many = feed.workers(run.config.data.workers)
+        log.say(f"Images are streamed and decoded by {many} processes." if many else "Images are streamed.")
     log.say(f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them.")
     if start:
         log.say(f"Resuming after update {start}.")
     log.say("Compiling; the first update takes a moment.")
 
 
-def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: Log, stop: list[int]) -> None:
+def _loop(
+    run: Run, ts: TrainState, start: int, source: feed.Feed, checkpoints: Checkpoints, log: Log, stop: list[int]
+) -> None:
     config, info = run.config.run, run.info
     stored_config = _plain(run.config)
-    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
     step_fn, begin = mapped_step(run), begin_epoch(run)
     watch = Watch(run)
     all_finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])))
@@ -467,7 +517,11 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
     if start == 0 and eval_steps:
         watch(ts, 0, log)
     for step in range(start, info.total_steps):
-        ts, metrics = step_fn(begin(ts, images, step), images, labels, batch_index(run, step))
+        ts = begin(ts, source.images, step)
+        asked = time.time()
+        inputs = source()
+        log.waited(time.time() - asked)
+        ts, metrics = step_fn(ts, *inputs)
         if pending is not None:  # the loop reads the step before while this one runs
             _read(run, pending, step, log)
         pending = metrics
@@ -507,7 +561,7 @@ def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:
     log.advance(done, values["loss"])
     if done % run.config.run.log_steps == 0 or done == run.info.total_steps:
         rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
-        log.write(done, {**values, **rates, "images_per_second": log.rate(done)})
+        log.write(done, {**values, **rates, **log.pace(done)})
 
 
 class Watch:
@@ -518,7 +572,7 @@ class Watch:
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._extract = extractor(run.method, run.eval_view, run.mesh)
+        self._extract = extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
         limit = run.config.run.eval_images
         bank, queries = run.train, run.test
         # Evenly spaced, since images come sorted by class.

@@ -135,7 +135,7 @@ def test_a_test_class_that_training_lacks_is_an_error(tmp_path):
     ("make", "message"),
     [
         (lambda root: str(root / "absent"), "no images at .*absent"),
-        (lambda root: write(root, {"readme.txt": b"-"}), "no images in .*looked for .*jpg"),
+        (lambda root: write(root / "empty", {"readme.txt": b"-"}), "no images in .*looked for .*jpg"),
         (lambda root: str(root / "only.zip"), "neither a folder nor"),
         (lambda root: str(root / "junk.tar"), "not a readable tar"),
         (lambda root: str(root / "cut.tar.gz"), "damaged or incomplete"),
@@ -147,7 +147,6 @@ def test_absent_empty_and_damaged_sources_are_named(tmp_path, make, message):
     whole = pathlib.Path(pack(tmp_path / "cut.tar.gz", {f"{i}.png": png(noise) for i in range(4)}))
     whole.write_bytes(whole.read_bytes()[:-5000])
     write(tmp_path, {"only.zip": b"PK", "junk.tar": b"junk" * 500})
-    (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message):
         data.load(f"folder:{make(tmp_path)}", "train")
 

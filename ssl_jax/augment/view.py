@@ -2,9 +2,11 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment import ops
@@ -59,6 +61,11 @@ class View:
     order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
     mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
     std: tuple[float, ...] = IMAGENET_STD  # divided by at the end, per channel
+
+    @property
+    def draws(self) -> int:
+        """How many random numbers one view of one image takes at most."""
+        return 320 if self.crop == "tf" else 64
 
     def check(self, name: str, height: int, width: int, channels: int) -> None:
         """Refuses what has no meaning for images of this size.
@@ -124,20 +131,22 @@ def evaluation(view: View, centre: float) -> View:
     )
 
 
-def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
+def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = False) -> jax.Array:
     """Draws one view of one image.
 
     Args:
       view: the recipe.
       key: the example's own key.
       image: uint8 [H, W, C], or float in [0, 1].
+      cropped: the image is the crop that this key draws, already resized (`ssl_jax/data/crop.py`); what is left to
+        do is everything else.
 
     Returns:
       float32 [size, size, C], normalised.
     """
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
-    draw = Draws(key, 320 if view.crop == "tf" else 64)
+    draw = Draws(key, view.draws)
     toss = draw()  # also without a flip, so that the crop of a key is the same with and without
     flip = toss < view.flip if view.flip > 0 and "flip" in view.order else False
     for step in view.order:
@@ -145,7 +154,7 @@ def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
             image = _random_affine(view, draw, image)
         elif step == "crop":
             # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
-            image = _crop(view, draw, image, flip)
+            image = _crop(view, draw, image, flip, cropped)
         elif step == "jitter" and view.jitter:
             image = _sometimes(view.jitter, draw, _jitter(view, draw, image), image)
         elif step == "gray" and view.gray:
@@ -164,13 +173,13 @@ def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
     return (image - mean) / std
 
 
-def render_batch(view: View, keys: jax.Array, images: jax.Array) -> jax.Array:
+def render_batch(view: View, keys: jax.Array, images: jax.Array, *, cropped: bool = False) -> jax.Array:
     """`render` over a batch: keys [B], images [B, H, W, C] to [B, size, size, C]."""
-    return jax.vmap(lambda key, image: render(view, key, image))(keys, images)
+    return jax.vmap(lambda key, image: render(view, key, image, cropped=cropped))(keys, images)
 
 
 def render_views(
-    views: dict[str, View], rng: jax.Array, positions: jax.Array, images: jax.Array
+    views: dict[str, View], rng: jax.Array, positions: jax.Array, images: jax.Array | dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Draws all views of a batch.
 
@@ -181,7 +190,7 @@ def render_views(
       views: name to recipe.
       rng: a key that all replicas share.
       positions: positions [B] of the images in the global batch.
-      images: uint8 [B, H, W, C].
+      images: uint8 [B, H, W, C], or name to what the view's crop is already, uint8 [B, size, size, C].
 
     Returns:
       name to view [B, size, size, C].
@@ -193,7 +202,11 @@ def render_views(
     for view, members in recipes.items():
         streams = jax.vmap(lambda s: jax.random.fold_in(rng, s))(jnp.array(list(members.values())))
         keys = jax.vmap(dist.example_keys, (0, None))(streams, positions)
-        drawn = jax.vmap(lambda k, view=view: render_batch(view, k, images))(keys)
+        if isinstance(images, dict):
+            crops = jnp.stack([images[name] for name in members])
+            drawn = jax.vmap(lambda k, x, view=view: render_batch(view, k, x, cropped=True))(keys, crops)
+        else:
+            drawn = jax.vmap(lambda k, view=view: render_batch(view, k, images))(keys)
         batch |= dict(zip(members, drawn, strict=True))
     return batch
 
@@ -212,6 +225,18 @@ class Draws:
     def __init__(self, key: jax.Array, count: int) -> None:
         self._left = jax.random.uniform(key, (count,))
 
+    @classmethod
+    def of(cls, numbers: jax.Array | np.ndarray) -> "Draws":
+        """Numbers [n] that are drawn already, in JAX or in NumPy; what is computed from them stays there."""
+        draws = cls.__new__(cls)
+        draws._left = numbers  # type: ignore[assignment]
+        return draws
+
+    @property
+    def library(self) -> Any:
+        """`jax.numpy` or `numpy`."""
+        return self._left.__array_namespace__()
+
     def __call__(self, *shape: int) -> jax.Array:
         """The next numbers, uniform in [0, 1)."""
         count = math.prod(shape)
@@ -227,26 +252,23 @@ class Draws:
     def below(self, count: int | jax.Array) -> jax.Array:
         """A whole number, uniform over 0 to `count` - 1, in floating point."""
         # The product may round up to `count` itself.
-        return jnp.minimum(jnp.floor(self() * count), count - 1)
+        return self.library.minimum(self.library.floor(self() * count), count - 1)
 
 
 def _sometimes(probability: float, draw: Draws, changed: jax.Array, image: jax.Array) -> jax.Array:
     return changed if probability >= 1 else jnp.where(draw() < probability, changed, image)
 
 
-def _crop(view: View, draw: Draws, image: jax.Array, flip: jax.Array | bool) -> jax.Array:
+def _crop(view: View, draw: Draws, image: jax.Array, flip: jax.Array | bool, cropped: bool) -> jax.Array:
     height, width, _ = image.shape
+    box = crop_box(view, draw, height, width)  # also of what is cropped, so that later steps draw the same numbers
+    if cropped:
+        return _mirrored(image, flip)
     if view.crop == "shift":
-        top = draw.below(height + 2 * view.pad - view.size + 1).astype(jnp.int32)
-        left = draw.below(width + 2 * view.pad - view.size + 1).astype(jnp.int32)
+        top, left = ((start + view.pad).astype(jnp.int32) for start in box[:2])
         return _mirrored(ops.shifted_crop(image, top, left, view.size, view.pad), flip)
-    if view.crop == "centre":
-        side = round(min(height, width) * view.centre)
-        if side == view.size == height == width:
-            return _mirrored(image, flip)
-        centred = ((height - side) // 2, (width - side) // 2, side, side)
-        return ops.resized_crop(image, centred, view.size, interpolation=view.interpolation, flip=flip)
-    box = crop_box(view, draw, height, width)
+    if view.crop == "centre" and box == (0, 0, view.size, view.size) and height == width:
+        return _mirrored(image, flip)
     return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip)
 
 
@@ -254,34 +276,47 @@ def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
     return image if flip is False else jnp.where(flip, image[:, ::-1], image)
 
 
-def crop_box(view: View, draw: Draws, height: int, width: int) -> tuple[jax.Array, ...]:
-    """Draws top, left, height and width of a resized crop, in pixels, the way `view.crop` names.
+def crop_box(view: View, draw: Draws, height: int, width: int) -> tuple[Any, Any, Any, Any]:
+    """Draws top, left, height and width of a crop, in pixels, the way `view.crop` names.
+
+    The numbers of `draw` may be JAX's, on the device, or NumPy's, where images are decoded; in the latter case
+    roundings of exp and the like may rarely fall the other way and move a side by a pixel.
 
     'torch': torchvision's ten tries (uniform area, log-uniform ratio), then a centred crop within the ratio limits.
     'byol': no tries; what is too large is clipped to the image (byol/utils/augmentations.py).
     'tf': TensorFlow's sample_distorted_bounding_box over the whole image, up to 100 tries (uniform ratio, uniform
     height within the area limits), then the whole image, as SimCLR's data_util.py uses it. There a crop also has to
     cover a tenth of the object, which is the whole image: no area below 0.1 is seen.
+    'shift': a square of the view's size that may reach `view.pad` pixels beyond the image, where there are zeros.
+    'centre': the square in the middle; nothing is drawn.
     """
-    if view.crop == "tf":
-        return _tf_box(view, draw, height, width)
+    if view.crop == "centre":
+        side = round(min(height, width) * view.centre)
+        return (height - side) // 2, (width - side) // 2, side, side
+    if view.crop == "shift":
+        top, left = (draw.below(length + 2 * view.pad - view.size + 1) - view.pad for length in (height, width))
+        return top, left, view.size, view.size
+    return _tf_box(view, draw, height, width) if view.crop == "tf" else _torch_box(view, draw, height, width)
+
+
+def _torch_box(view: View, draw: Draws, height: int, width: int) -> tuple[Any, Any, Any, Any]:
+    xp = draw.library
     tries = 10 if view.crop == "torch" else 1
     area = height * width * draw.between(*view.area, tries)
     low, high = view.ratio
-    ratio = jnp.exp(draw.between(math.log(low), math.log(high), tries))
-    w, h = jnp.round(jnp.sqrt(area * ratio)), jnp.round(jnp.sqrt(area / ratio))
+    ratio = xp.exp(draw.between(math.log(low), math.log(high), tries))
+    w, h = xp.round(xp.sqrt(area * ratio)), xp.round(xp.sqrt(area / ratio))
     if view.crop == "byol":
-        w, h = jnp.clip(w[0], 1, width), jnp.clip(h[0], 1, height)
-    else:
-        fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-        first = jnp.argmax(fits)
-        fallback_h, fallback_w = _fallback(view.ratio, height, width)
-        w = jnp.where(fits.any(), w[first], fallback_w)
-        h = jnp.where(fits.any(), h[first], fallback_h)
+        w, h = xp.clip(w[0], 1, width), xp.clip(h[0], 1, height)
+        return draw.below(height - h + 1), draw.below(width - w + 1), h, w
+    fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
+    first = xp.argmax(fits)
+    fallback_h, fallback_w = _fallback(view.ratio, height, width)
+    w = xp.where(fits.any(), w[first], fallback_w)
+    h = xp.where(fits.any(), h[first], fallback_h)
     top, left = draw.below(height - h + 1), draw.below(width - w + 1)
-    if view.crop == "torch":
-        top = jnp.where(fits.any(), top, (height - fallback_h) // 2)
-        left = jnp.where(fits.any(), left, (width - fallback_w) // 2)
+    top = xp.where(fits.any(), top, (height - fallback_h) // 2)
+    left = xp.where(fits.any(), left, (width - fallback_w) // 2)
     return top, left, h, w
 
 
@@ -293,17 +328,18 @@ def _fallback(ratio: tuple[float, float], height: int, width: int) -> tuple[int,
     return height, width
 
 
-def _tf_box(view: View, draw: Draws, height: int, width: int) -> tuple[jax.Array, ...]:
+def _tf_box(view: View, draw: Draws, height: int, width: int) -> tuple[Any, Any, Any, Any]:
+    xp = draw.library
     ratio = draw.between(*view.ratio, 100)
-    low, high = (jnp.round(jnp.sqrt(a * height * width / ratio)) for a in view.area)
-    high = jnp.minimum(jnp.where(jnp.round(high * ratio) > width, jnp.floor(width / ratio), high), height)
-    low = jnp.minimum(low, high)
-    h = jnp.minimum(low + jnp.floor(draw(100) * (high - low + 1)), high)
-    w = jnp.round(h * ratio)
+    low, high = (xp.round(xp.sqrt(a * height * width / ratio)) for a in view.area)
+    high = xp.minimum(xp.where(xp.round(high * ratio) > width, xp.floor(width / ratio), high), height)
+    low = xp.minimum(low, high)
+    h = xp.minimum(low + xp.floor(draw(100) * (high - low + 1)), high)
+    w = xp.round(h * ratio)
     share = h * w / (height * width)
     fits = (share >= max(view.area[0], 0.1)) & (share <= view.area[1]) & (w <= width) & (w > 0)
-    first = jnp.argmax(fits)
-    h, w = jnp.where(fits.any(), h[first], height), jnp.where(fits.any(), w[first], width)
+    first = xp.argmax(fits)
+    h, w = xp.where(fits.any(), h[first], height), xp.where(fits.any(), w[first], width)
     return draw.below(height - h + 1), draw.below(width - w + 1), h, w
 
 

@@ -1,29 +1,55 @@
 """Image sources: a name gives random access to uint8 images and their labels."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from ssl_jax.errors import UserError, nearest
 
 SOURCES = ("cifar10", "digits", "fashion_mnist", "folder", "photo_tiles", "tfds")
+STREAMED = ("cifar10", "folder", "tfds")  # those whose images lie in files of their own
+
+
+class DoesNotFit(UserError):
+    """The images cannot be held in memory as one array; most sources can still be streamed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """One split of an image data set, held in memory.
+    """One split of an image data set, held in memory or streamed.
 
     Attributes:
       name: the source it was loaded from.
-      images: uint8 `[N, H, W, C]`, C is 1 (every image of the split is grey) or 3.
+      images: uint8 `[N, H, W, C]`, C is 1 (every image of the split is grey) or 3; or what reads them when they are
+        wanted, always in colour.
       labels: int32 `[N]`, -1 where unknown.
       classes: class names in label order; empty where there are none.
     """
 
     name: str
-    images: np.ndarray
+    images: Any  # np.ndarray or stream.Images
     labels: np.ndarray
     classes: tuple[str, ...]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images stay on disk until they are wanted."""
+        return not isinstance(self.images, np.ndarray)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image; a side of 2^31 - 1 stands for sides that differ."""
+        if self.streamed:
+            side = self.images.size or 2**31 - 1
+            return side, side, 3
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def pictures(self, rows: np.ndarray, side: int) -> np.ndarray:
+        """Some images as one array uint8 `[n, H, W, C]`; streamed ones are their centre squares, `side` pixels wide."""
+        chosen = self.images[rows]
+        return chosen.pictures(side) if self.streamed else chosen
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +80,9 @@ def load(
     per_class: int | None = None,
     max_gib: float = 8.0,
     cache: str | None = None,
+    stream: bool = False,
 ) -> Dataset:
-    """Loads one split of a source into memory.
+    """Loads one split of a source into memory, or lists it so that its images can be streamed.
 
     Args:
       source: "digits", "photo_tiles", "fashion_mnist", "cifar10", "folder:PATH" or "tfds:NAME".
@@ -67,20 +94,23 @@ def load(
         not touched.
       max_gib: the largest array of images to make, in GiB.
       cache: folder for downloads and decoded images; None is $SSL_JAX_CACHE or ~/.cache/ssl_jax.
+      stream: leave the images where they are; they may then differ in size.
 
     Raises:
-      UserError: the source is unknown, absent, empty or too large, or lacks the split.
+      UserError: the source is unknown, absent, empty or too large, lacks the split, or cannot be streamed.
     """
     kind, where = _parse(source, path)
     request = Request(split, size, per_class if split == "train" else None, max_gib, cache)
     name = f"{kind}:{where}" if kind in ("folder", "tfds") else kind
-    return dataclasses.replace(_load(kind, where, request, path), name=name)
+    return dataclasses.replace(_load(kind, where, request, path, stream), name=name)
 
 
-def _load(kind: str, where: str, request: Request, path: str | None) -> Dataset:
+def _load(kind: str, where: str, request: Request, path: str | None, streamed: bool) -> Dataset:
     # Imported here because these modules need the classes above.
-    from ssl_jax.data import builtin, folder, tfds
+    from ssl_jax.data import builtin, folder, stream, tfds
 
+    if streamed:
+        return stream.load(kind, where, request, path)
     if kind == "digits":
         return builtin.digits(request)
     if kind == "photo_tiles":

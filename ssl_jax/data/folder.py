@@ -23,13 +23,14 @@ import numpy as np
 from PIL import Image, ImageOps
 import tqdm
 
-from ssl_jax.data import Dataset, Request
+from ssl_jax.data import Dataset, DoesNotFit, Request
 from ssl_jax.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 CACHE_VERSION = 1  # raise it when the decoded pixels or the layout of the cache file change
 GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)  # what reading a .npz raises
 PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
 
 log = logging.getLogger("ssl_jax")
@@ -37,14 +38,16 @@ log = logging.getLogger("ssl_jax")
 Reader = Callable[[], bytes]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """One image file: its name within the source, what identifies its content, and its label."""
+    """One image file: its name within the source, what identifies its content, its label, and where it lies."""
 
     name: str
     bytes: int
     mtime_ns: int
     label: int = -1
+    file: str = ""  # the .tar file that holds it, if any
+    offset: int = 0  # of its first byte in there
 
 
 def splits(path: str) -> tuple[str, ...]:
@@ -89,6 +92,27 @@ def load(path: str, request: Request) -> Dataset:
         return cached(source.identity(), request, path, make)
 
 
+def listing(path: str, request: Request) -> tuple[list[Entry], tuple[str, ...]]:
+    """Lists one split of a folder or archive in the order of `load`, without opening any image.
+
+    Args:
+      path: a folder of images or of .tar files, or a .tar file; a compressed archive can only be read forwards.
+      request: which split, and where the index of a .tar file is kept.
+
+    Returns:
+      entries, which say where they lie, and the names of the classes.
+
+    Raises:
+      UserError: as for `load`, or the archive is compressed.
+    """
+    with _open(path, request.cache) as source:
+        if isinstance(source, _Archive) and source.file.suffix != ".tar":
+            raise UserError(f"{source.file} is compressed, so that images cannot be read in any order: gunzip it.")
+        found = _Shards([source.file], source.file.parent, request.cache) if isinstance(source, _Archive) else source
+        entries, classes = _select(found.entries, request, path)
+        return entries, classes
+
+
 # --- where the files are
 
 
@@ -100,13 +124,11 @@ class _Folder:
         self.entries = sorted(self._walk(), key=lambda entry: entry.name)
 
     def _walk(self) -> Iterator[Entry]:
-        for folder, _, files in os.walk(self.root, followlinks=True):
-            below = pathlib.Path(folder).relative_to(self.root)
-            for name in ((below / file).as_posix() for file in files):
-                if _is_image(name):
-                    with contextlib.suppress(FileNotFoundError):  # a dangling link
-                        stat = (self.root / name).stat()
-                        yield Entry(name, stat.st_size, stat.st_mtime_ns)
+        for name in _names(self.root):
+            if _is_image(name):
+                with contextlib.suppress(FileNotFoundError):  # a dangling link
+                    stat = (self.root / name).stat()
+                    yield Entry(name, stat.st_size, stat.st_mtime_ns)
 
     def identity(self) -> object:
         return [
@@ -119,6 +141,56 @@ class _Folder:
             yield row, entry.name, (self.root / entry.name).read_bytes
 
 
+class _Shards:
+    """The images in uncompressed .tar files, whose folders are merged into one tree."""
+
+    def __init__(self, files: list[pathlib.Path], root: pathlib.Path, cache: str | None):
+        self._files, self._root, self._cache = files, root, cache
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        found = []
+        for file in self._files:
+            # Those of train/x.tar belong to train/, whatever folders it has inside.
+            above = file.parent.relative_to(self._root)
+            for name, offset, size in _index(file, self._cache):
+                found.append(Entry((above / name).as_posix(), size, 0, file=str(file), offset=offset))
+        names = _unwrap([entry.name for entry in found])
+        found = [dataclasses.replace(entry, name=name) for entry, name in zip(found, names, strict=True)]
+        return sorted(found, key=lambda entry: (entry.name, entry.file))
+
+    def identity(self) -> object:
+        return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        for row, entry in enumerate(entries):
+            yield row, entry.name, functools.partial(read_part, entry.file, entry.offset, entry.bytes)
+
+
+def _index(file: pathlib.Path, cache: str | None) -> list[tuple[str, int, int]]:
+    """Name, offset and length of the images in a .tar file; listed once, since that reads all of its headers."""
+
+    def make() -> dict[str, np.ndarray]:
+        with _open_tar(file) as tar:
+            found = [member for member in _members(tar, file) if _is_image(_plain(member)) and not member.issparse()]
+        return {
+            "names": np.array([_plain(member) for member in found], np.str_),
+            "places": np.array([(member.offset_data, member.size) for member in found], np.int64).reshape(-1, 2),
+        }
+
+    stat = file.stat()
+    stored = remembered(["tar", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
+    places = zip(stored["names"].tolist(), stored["places"].tolist(), strict=True)
+    return [(name, offset, size) for name, (offset, size) in places]
+
+
+def read_part(file: str, offset: int, count: int) -> bytes:
+    """Returns `count` bytes of a file from `offset` on."""
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        return stream.read(count)
+
+
 class _Archive:
     """The images in a tar file, listed when first needed."""
 
@@ -127,12 +199,9 @@ class _Archive:
 
     @functools.cached_property
     def members(self) -> dict[str, tarfile.TarInfo]:
-        try:
-            files = [member for member in self.tar if member.isfile()]
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise UserError(f"{self.file} is damaged or incomplete ({error}): fetch it again.") from error
-        named = {pathlib.PurePosixPath(member.name).as_posix(): member for member in files}
-        return _unwrap({name: member for name, member in named.items() if _is_image(name)})
+        files = {_plain(member): member for member in _members(self.tar, self.file)}
+        named = {name: member for name, member in files.items() if _is_image(name)}
+        return dict(zip(_unwrap(list(named)), named.values(), strict=True))
 
     @property
     def entries(self) -> list[Entry]:
@@ -151,11 +220,24 @@ class _Archive:
             yield row, entries[row].name, functools.partial(bytes, data)
 
 
+def _members(tar: tarfile.TarFile, file: pathlib.Path) -> list[tarfile.TarInfo]:
+    try:
+        return [member for member in tar if member.isfile()]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} is damaged or incomplete ({error}): fetch it again.") from error
+
+
+def _plain(member: tarfile.TarInfo) -> str:
+    return pathlib.PurePosixPath(member.name).as_posix()
+
+
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[_Folder | _Archive]:
+def _open(path: str, cache: str | None = None) -> Iterator[_Folder | _Shards | _Archive]:
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
-        yield _Folder(place)
+        folder = _Folder(place)
+        shards = [] if folder.entries else sorted(place / name for name in _names(place) if name.endswith(".tar"))
+        yield _Shards(shards, place, cache) if shards else folder
     elif place.is_file() and place.name.lower().endswith(ARCHIVES):
         with _open_tar(place) as tar:
             yield _Archive(place, tar)
@@ -172,17 +254,24 @@ def _open_tar(file: pathlib.Path) -> tarfile.TarFile:
         raise UserError(f"{file} is not a readable tar file ({error}): fetch it again.") from error
 
 
+def _names(root: pathlib.Path) -> Iterator[str]:
+    """Yields the names of all files below a folder."""
+    for folder, _, files in os.walk(root, followlinks=True):
+        below = pathlib.Path(folder).relative_to(root)
+        yield from ((below / file).as_posix() for file in files)
+
+
 def _is_image(name: str) -> bool:
     file = pathlib.PurePosixPath(name)
     return file.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in file.parts)
 
 
-def _unwrap(members: dict[str, tarfile.TarInfo]) -> dict[str, tarfile.TarInfo]:
+def _unwrap(names: list[str]) -> list[str]:
     """Drops a single folder around everything in an archive, unless it is a split."""
-    tops = {name.partition("/")[0] for name in members if "/" in name}
-    if len(tops) != 1 or tops & {"train", "test", "val"} or any("/" not in name for name in members):
-        return members
-    return {name.partition("/")[2]: member for name, member in members.items()}
+    tops = {name.partition("/")[0] for name in names if "/" in name}
+    if len(tops) != 1 or tops & {"train", "test", "val"} or any("/" not in name for name in names):
+        return names
+    return [name.partition("/")[2] for name in names]
 
 
 # --- which files belong to a split, and with which labels
@@ -271,14 +360,24 @@ def decode(data: bytes, size: int | None = None) -> np.ndarray:
       Exception: whatever Pillow meets in a damaged file.
     """
     with Image.open(io.BytesIO(data)) as opened:
-        image = ImageOps.exif_transpose(opened)
+        image = eight_bits(ImageOps.exif_transpose(opened))
+    pixels = np.asarray(fit(image, size) if size else image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Brings an image to mode "L" or "RGB": transparency is dropped, 16 bits become 8.
+
+    Raises:
+      ValueError: it has floating-point pixels.
+    """
+    if image.mode in ("L", "RGB"):
+        return image
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if image.mode in GREY_16:
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
-    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    pixels = np.asarray(fit(image, size) if size else image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
@@ -325,9 +424,9 @@ def decode_all(
             check_memory((count, *pixels.shape), request.max_gib, where)
             images, first = np.zeros((count, *pixels.shape), np.uint8), name
         if pixels.shape[:2] != images.shape[1:3]:
-            raise UserError(
+            raise DoesNotFit(
                 f"The images of {where} differ in size ({first}: {_size(images[0])}, {name}: "
-                f"{_size(pixels)}): set --config.data.size=... to resize and crop them."
+                f"{_size(pixels)}): set --config.data.size=... to resize and crop them, or --config.data.stream=auto."
             )
         if pixels.shape[2] > images.shape[3]:  # the first colour image after grey ones
             check_memory((count, *pixels.shape), request.max_gib, where)
@@ -370,9 +469,10 @@ def check_memory(shape: tuple[int, ...], max_gib: float, where: str) -> None:
     """Raises UserError where a uint8 array of `shape` exceeds `max_gib` GiB."""
     gib = np.prod([float(n) for n in shape]) / 2**30
     if gib > max_gib:
-        raise UserError(
+        raise DoesNotFit(
             f"The images of {where} need {gib:.3g} GiB ({' x '.join(map(str, shape))}), more than "
-            f"max_gib = {max_gib:g}: set --config.data.size=... smaller, or raise --config.data.max_gib."
+            f"max_gib = {max_gib:g}: set --config.data.size=... smaller, raise --config.data.max_gib, or set "
+            "--config.data.stream=auto."
         )
 
 
@@ -391,8 +491,7 @@ def cached(identity: object, request: Request, where: str, make: Callable[[], tu
     Raises:
       UserError: the stored images exceed `max_gib`, or what `make` raises.
     """
-    key = json.dumps([CACHE_VERSION, identity, request.split, request.size, request.per_class])
-    file = cache_folder(request.cache) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+    file = _cache_file([CACHE_VERSION, identity, request.split, request.size, request.per_class], request.cache)
     stored = _read_cache(file, request.max_gib, where)
     if stored is None:
         stored = make()
@@ -402,6 +501,31 @@ def cached(identity: object, request: Request, where: str, make: Callable[[], tu
         named = ", ".join(skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         log.warning("left out %d unreadable images of %s: %s", len(skipped), where, named)
     return dataset
+
+
+def remembered(identity: object, cache: str | None, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Returns the arrays that `make` gave for the same files before, or makes and stores them.
+
+    Args:
+      identity: what changes when the files do; JSON.
+      cache: folder to keep them in; see `cache_folder`.
+      make: gives the arrays, by name.
+    """
+    file = _cache_file([CACHE_VERSION, identity], cache)
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            return dict(stored)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except _DAMAGE as error:
+        log.info("rebuilding the damaged cache file %s (%s)", file, error)
+    arrays = make()
+    _write_arrays(file, arrays)
+    return arrays
+
+
+def _cache_file(key: object, cache: str | None) -> pathlib.Path:
+    return cache_folder(cache) / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.npz"
 
 
 def cache_folder(cache: str | None) -> pathlib.Path:
@@ -419,20 +543,26 @@ def _read_cache(file: pathlib.Path, max_gib: float, where: str) -> tuple[Dataset
             return dataset, data["skipped"].tolist()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         log.info("rebuilding the damaged cache file %s (%s)", file, error)
         return None
 
 
 def _write_cache(file: pathlib.Path, dataset: Dataset, skipped: list[str]) -> None:
-    """Writes to a temporary file and renames it, so that a reader never sees half a file."""
-    arrays: dict[str, Any] = {
-        "shape": np.array(dataset.images.shape),
-        "images": dataset.images,
+    images = dataset.images
+    assert isinstance(images, np.ndarray)
+    arrays = {
+        "shape": np.array(images.shape),
+        "images": images,
         "labels": dataset.labels,
         "classes": np.array(dataset.classes, np.str_),
         "skipped": np.array(skipped, np.str_),
     }
+    _write_arrays(file, arrays)
+
+
+def _write_arrays(file: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Writes to a temporary file and renames it, so that a reader never sees half a file."""
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,12 +6,14 @@ import json
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 import numpy as np
+import tqdm
 
 from ssl_jax.data import Dataset, Request
-from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class
+from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class, remembered
 from ssl_jax.errors import UserError
 
 
@@ -27,11 +29,7 @@ def load(name: str, request: Request, path: str | None = None) -> Dataset:
     Raises:
       UserError: the package is missing, the data set is not prepared, has no such split or no images.
     """
-    place = _find_or_explain(name, path)
-    info = (place / "dataset_info.json").read_text()
-    split = _splits(info).get(request.split)
-    if split is None:
-        raise UserError(f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}.")
+    place, info, split = _split(name, request, path)
 
     def make() -> tuple[Dataset, list[str]]:
         examples, image_key, classes = _examples(place, split)
@@ -45,6 +43,35 @@ def load(name: str, request: Request, path: str | None = None) -> Dataset:
         return Dataset(f"tfds:{name}", images, labels[rows[kept]], classes), skipped
 
     return cached([str(place.resolve()), info], request, f"tfds:{name}", make)
+
+
+def examples(name: str, request: Request, path: str | None = None) -> tuple[Any, str, np.ndarray, tuple[str, ...]]:
+    """Opens one split of a prepared data set, which is then read example by example.
+
+    Args:
+      name: as for `load`.
+      request: which split, and where its labels are kept: reading them goes through all examples, once.
+      path: as for `load`.
+
+    Returns:
+      the examples (images still encoded), the key of the image in each, labels int32 `[N]` (-1 where unknown), and
+      the names of the classes.
+
+    Raises:
+      UserError: as for `load`.
+    """
+    place, info, split = _split(name, request, path)
+    source, image_key, classes = _examples(place, split)
+
+    def make() -> dict[str, np.ndarray]:
+        rows = tqdm.trange(len(source), desc=f"labels of {name}", unit="img", disable=not sys.stderr.isatty())
+        return {"labels": np.array([source[row]["label"] for row in rows], np.int32)}
+
+    if classes:
+        labels = remembered(["labels", str(place.resolve()), info, split], request.cache, make)["labels"]
+    else:
+        labels = np.full(len(source), -1, np.int32)
+    return source, image_key, labels, classes
 
 
 def splits(name: str, path: str | None = None) -> tuple[str, ...]:
@@ -79,6 +106,16 @@ def find(name: str, path: str | None = None) -> pathlib.Path | None:
         if prepared:
             return max(prepared, key=lambda place: [int(n) for n in re.findall(r"\d+", place.name)])
     return None
+
+
+def _split(name: str, request: Request, path: str | None) -> tuple[pathlib.Path, str, str]:
+    """Returns the folder of a data set, its dataset_info.json, and its own name of the split."""
+    place = _find_or_explain(name, path)
+    info = (place / "dataset_info.json").read_text()
+    split = _splits(info).get(request.split)
+    if split is None:
+        raise UserError(f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}.")
+    return place, info, split
 
 
 def _is_array_record(folder: pathlib.Path) -> bool:
