@@ -28,6 +28,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import command_line, data, dist, train
+from ssl_jax.data import stream
 from ssl_jax.errors import UserError
 from ssl_jax.log import speak_plainly
 
@@ -173,15 +174,20 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
         count = min(count, config.data.per_class * classes) if config.data.per_class else count
     elif images is None:
         found = train.load_data(config)[0]
-        (count, height, width, channels), classes = found.images.shape, len(found.classes)
+        (height, width, channels), count, classes = found.image_shape, len(found.labels), len(found.classes)
     elif config.data.size is None:
         raise UserError("--images needs the side of the images too: set --config.data.size.")
     else:
         count, height, width, channels, classes = images, config.data.size, config.data.size, 3, 0
     height, width = (config.data.size or side for side in (height, width))
-    # One pixel, seen as a whole data set.
-    pixels = np.broadcast_to(np.uint8(0), (images or count, height, width, channels))
-    labels = np.full(images or count, 0 if classes else -1, np.int32)
+    shape = (images or count, height, width, channels)
+    labels = np.full(shape[0], 0 if classes else -1, np.int32)
+    pixels: Any = np.broadcast_to(np.uint8(0), shape)  # one pixel, seen as a whole data set
+    fits = config.data.stream == "never" or math.prod(shape) <= config.data.max_gib * _GIB
+    if config.data.stream == "always" or not fits:
+        pixels = stream.Images(
+            stream.FolderFiles("", np.empty(0, bytes)), np.broadcast_to(0, shape[:1]), config.data.size
+        )
     return data.Dataset(source, pixels, labels, tuple(map(str, range(classes)))), None
 
 
@@ -215,13 +221,17 @@ def arguments(run: train.Run) -> tuple[Any, ...]:
         )
         return jax.tree.map(shaped, shardings, tree)
 
-    micro = run.config.accumulate
-    index = jax.ShapeDtypeStruct((micro, run.config.batch_size // micro), jnp.int32)
-    return (
-        laid(train.state_specs(run.method), jax.eval_shape(run.init)),
-        *laid(P(), (run.train.images, run.train.labels)),
-        laid(P(None, dist.AXIS), index),
-    )
+    rows = (run.config.accumulate, run.config.batch_size // run.config.accumulate)
+    number, split = jax.ShapeDtypeStruct(rows, jnp.int32), P(None, dist.AXIS)
+    state = laid(train.state_specs(run.method), jax.eval_shape(run.init))
+    if not run.train.streamed:
+        return state, *laid(P(), (run.train.images, run.train.labels)), laid(split, number)
+    channels = run.train.image_shape[-1]
+    crops = {
+        name: jax.ShapeDtypeStruct((*rows, view.size, view.size, channels), jnp.uint8)
+        for name, view in run.method.views().items()
+    }
+    return state, laid(split, crops), *laid(split, (number, number))
 
 
 _COLLECTIVE = re.compile(

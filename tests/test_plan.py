@@ -97,9 +97,12 @@ def test_no_time_for_a_chip_whose_rates_are_unknown():
 def test_data_that_is_not_here_has_its_shape():
     config = importlib.import_module("configs.simclr").get_config("imagenet")
     train_split, _ = plan.stand_in(config, None)
-    assert train_split.images.shape == (1_281_167, 256, 256, 3) and len(train_split.classes) == 1000
+    assert len(train_split.images) == 1_281_167 and len(train_split.classes) == 1000
+    assert train_split.streamed and train_split.image_shape == (256, 256, 3)
     config.data.source = "folder:nowhere"
     assert plan.stand_in(config, 5000)[0].images.shape == (5000, 256, 256, 3)
+    config.data.stream = "always"
+    assert plan.stand_in(config, 5000)[0].streamed
     config.data.size = None
     with pytest.raises(UserError, match="size"):
         plan.stand_in(config, 5000)
@@ -122,6 +125,16 @@ def test_local_plan_is_that_of_the_step_that_runs(local):
     # Two views are gathered forwards and scattered back; their sizes are those of the embeddings.
     width = run.method.out
     assert local.collectives["all-gather"] == (2, 2 * tiny.BATCH * width * 4)
+
+
+def test_streamed_images_come_as_crops():
+    config = importlib.import_module("configs.simclr").get_config("cifar10_small")
+    config.batch_size, config.model.name, config.data.stream = 16, "convnet", "always"
+    run = train.prepare(config, splits=plan.stand_in(config, None))
+    _, crops, labels, index = plan.arguments(run)
+    assert {name: x.shape for name, x in crops.items()} == dict.fromkeys(("view1", "view2"), (1, 16, 32, 32, 3))
+    assert labels.shape == index.shape == (1, 16)
+    train.mapped_step(run).trace(*plan.arguments(run))
 
 
 def test_micro_batches_are_counted(local):
