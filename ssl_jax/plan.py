@@ -197,10 +197,9 @@ def _compile(run: train.Run) -> tuple[Any, float]:
     try:
         compiled = step.trace(*arguments(run)).lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        wanted = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or not wanted:
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        return None, float(wanted[1]) * 2.0 ** {"K": 10, "M": 20, "G": 30, "T": 40}[wanted[2]]
+        return None, wanted_memory(str(error))
     memory = compiled.memory_analysis()
     return compiled, (
         memory.argument_size_in_bytes
@@ -209,6 +208,15 @@ def _compile(run: train.Run) -> tuple[Any, float]:
         + memory.temp_size_in_bytes
         + memory.generated_code_size_in_bytes
     )
+
+
+def wanted_memory(message: str) -> float:
+    """Bytes that a compiler which ran out of memory says it wanted; infinite if it does not say."""
+    wanted = re.search(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds", message)
+    if not wanted:
+        return math.inf
+    number, unit = (group for group in wanted.groups() if group)
+    return float(number) * 2.0 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
 
 
 def arguments(run: train.Run) -> tuple[Any, ...]:

@@ -94,6 +94,19 @@ def test_no_time_for_a_chip_whose_rates_are_unknown():
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize(
+    ("message", "wanted"),
+    [
+        ("Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.", 20.5 * 2**30),
+        ("the total memory required for HLO temporaries (512.00M) exceeds available HBM (15.75G).", 2**29),
+        ("no figure", math.inf),
+    ],
+)
+def test_what_a_step_that_does_not_fit_wanted(message, wanted):
+    assert plan.wanted_memory(f"RESOURCE_EXHAUSTED: {message}") == wanted
+
+
+@pytest.mark.fast
 def test_data_that_is_not_here_has_its_shape():
     config = importlib.import_module("configs.simclr").get_config("imagenet")
     train_split, _ = plan.stand_in(config, None)
