@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from test_data import tiny_tfds  # noqa: F401
 import tiny
 
-from configs import simclr
+from configs import rotation, simclr
 from ssl_jax import data, dist, feed, train
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View, evaluation, render_views
@@ -298,13 +298,13 @@ def test_what_cannot_be_streamed_is_explained(tmp_path):
 # The loop.
 
 
-def config(place, **changes):
-    c = simclr.get_config("cifar10_small")
+def config(place, method=simclr, **changes):
+    c = method.get_config("cifar10_small")
     c.data.source, c.data.per_class, c.data.workers = f"folder:{place}", None, 0
     c.model.name, c.model.width, c.batch_size, c.epochs = "convnet", 4, 8, 2
-    c.method.hidden, c.method.out, c.run.log_steps, c.run.eval_epochs = (16,), 8, 1, 0.0
-    for view in ("view1", "view2"):
-        c.method[view].size = 16
+    c.run.log_steps, c.run.eval_epochs = 1, 0.0
+    for view in {"view", "view1", "view2"} & set(c.method):
+        c.method[view].size, c.method[view].crop = 16, "torch"
     with c.unlocked():
         c.update_from_flattened_dict(changes)
     return c
@@ -322,9 +322,10 @@ def last(like: train.TrainState, workdir) -> train.TrainState:
 
 
 def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_path, capsys):
+    # Without BatchNorm: over so few images it makes much of the least difference.
     changes = {"run.save_epochs": 1.5, "run.keep": 9, "accumulate": 2, "batch_size": 16, "epochs": 3}
-    changes["optim.default.learning_rate"] = 0.01  # the least difference in a batch this small grows quickly
-    streamed, held = config(even, **changes, **{"data.stream": "always"}), config(even, **changes)
+    changes |= {"model.norm": "none", "optim.default.learning_rate": 0.02}
+    streamed, held = (config(even, rotation, **changes, **{"data.stream": how}) for how in ("always", "never"))
     train.train(streamed, str(tmp_path / "streamed"))
     train.train(held, str(tmp_path / "held"))
     run = train.prepare(held)
@@ -333,7 +334,7 @@ def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_p
     pairs = list(zip(metrics(tmp_path / "streamed"), metrics(tmp_path / "held"), strict=True))
     assert len(pairs) == 6 and all(0 <= a["input_wait"] <= 1 for a, _ in pairs)
     for a, b in pairs:
-        assert a["loss"] == pytest.approx(b["loss"], abs=0.02)
+        assert a["loss"] == pytest.approx(b["loss"], abs=5e-3)
     tiny.assert_close(last(like, tmp_path / "streamed").params, last(like, tmp_path / "held").params, 0.02)
 
     # Without what came after update 3, which is within an epoch of two updates, and by a process instead.
