@@ -19,8 +19,11 @@ setup(
     install_requires=[
         "absl-py",
         "chex>=0.1.92",
+        # Resizes as Pillow does, in SIMD; without it Pillow does it.
+        "cykooz-resizer>=4.0; platform_machine == 'x86_64'",
         "etils[epath]",
         "flax>=0.12.8",
+        "grain>=0.2.18",
         "jax>=0.10,<0.13",
         "matplotlib>=3.9",
         "ml_collections>=1.0",

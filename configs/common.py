@@ -45,12 +45,8 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
-    config.data.stream = (
-        "auto"  # decode images while training: always, never, or auto: what does not fit or differs in size
-    )
-    config.data.workers = config_dict.placeholder(
-        int
-    )  # processes that decode; 0: threads of this one; None: one a core
+    config.data.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes
+    config.data.workers = config_dict.placeholder(int)  # processes that do; 0: threads; None: one a core if over 4
     config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
 
     config.model = ConfigDict()
@@ -214,9 +210,13 @@ def _cifar10_lightly(config: ConfigDict) -> None:
 
 
 def _imagenet(config: ConfigDict) -> None:
-    """ILSVRC 2012 with a ResNet-50 at 224 pixels: the recipe. All of it does not fit in memory as data is held now."""
+    """ILSVRC 2012 with a ResNet-50 at 224 pixels, streamed since its images differ in size.
+
+    Prepared by tfds as ArrayRecord, or with `--config.data.source=folder:PATH`: a folder of train/CLASS/*.JPEG and
+    val/CLASS/*.JPEG, or of train/*.tar and val/*.tar with such class folders inside. Crops are taken from the whole
+    image, as the authors do, so `data.size` stays unset.
+    """
     config.data.source = "tfds:imagenet2012"
-    config.data.size = 256
     config.data.eval_centre = 0.875
     config.model.name, config.model.stem = "resnet50", "imagenet"
     config.model.dtype = "bfloat16"  # twice the images in memory and more a second; parameters and losses stay float32

@@ -37,7 +37,9 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.optim.default = common.update(adam, learning_rate=2e-3, warmup_epochs=2.0)
     elif preset == "imagenet":
         # The authors published no ImageNet command; this is theirs for Tiny ImageNet on larger images.
-        view = dataclasses.replace(presets.WMSE_CIFAR, size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        # The crop comes first, not last as theirs does, since images of several sizes are cropped while decoded.
+        order = ("crop", "jitter", "gray", "flip")
+        view = dataclasses.replace(presets.WMSE_CIFAR, size=224, order=order, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         common.update(config.method, view=view, out=128, sub_batch=256, iterations=4)
         config.epochs, config.batch_size = 100, 512
         config.optim.default = common.update(adam, learning_rate=2e-3, warmup_epochs=0.2)

@@ -133,5 +133,6 @@ def streamed(
 
 
 def workers(wanted: int | None) -> int:
-    """Processes that decode: as many as the config wants, or one a core."""
-    return (os.cpu_count() or 1) if wanted is None else wanted
+    """Processes that decode: as many as the config wants; else one a core, or none where a few threads do."""
+    cores = os.cpu_count() or 1
+    return wanted if wanted is not None else cores if cores > 4 else 0

@@ -15,6 +15,7 @@ import pathlib
 from typing import Any, NamedTuple, Protocol
 import warnings
 
+from absl import flags
 import numpy as np
 
 from ssl_jax.augment import threefry
@@ -225,8 +226,8 @@ class Cutter:
         """Pieces a block."""
         return -(-len(self.share) // PIECE)
 
-    def __call__(self, number: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """Returns each view's crops uint8 `[n, side, side, 3]`, rows `[n]` wanted and rows `[n]` seen."""
+    def __call__(self, number: int) -> tuple[dict[str, np.ndarray], list[int]]:
+        """Returns each view's crops uint8 `[n, side, side, 3]`, and the `n` rows seen."""
         block, piece = divmod(int(number), self.pieces)
         key, rows, positions = self.plan[block]
         entries = self.share[piece * PIECE : (piece + 1) * PIECE]
@@ -246,7 +247,7 @@ class Cutter:
 
         made = [one(number, row) for number, row in enumerate(rows[entries].tolist())]
         crops = {name: np.stack([crops[i] for crops, _ in made]) for i, name in enumerate(self.views)}
-        return crops, rows[entries], np.array([seen for _, seen in made])
+        return crops, [seen for _, seen in made]
 
 
 def _crop(view: View, numbers: np.ndarray, height: int, width: int) -> Crop:
@@ -292,6 +293,8 @@ def blocks(cutter: Cutter, workers: int) -> Iterator[tuple[dict[str, np.ndarray]
     """
     import grain  # takes a while, and only streams need it
 
+    if not flags.FLAGS.is_parsed():  # Grain's workers ask for its flags, which a library call or a notebook lacks
+        flags.FLAGS.mark_as_parsed()
     _ignore_remarks(0, 0)
     pieces = grain.MapDataset.range(len(cutter.plan) * cutter.pieces).map(cutter)
     # A process has one more thread, so that it reads while it decodes.
@@ -303,10 +306,12 @@ def blocks(cutter: Cutter, workers: int) -> Iterator[tuple[dict[str, np.ndarray]
         )
     iterator = iter(stream)
     try:
-        for _ in range(len(cutter.plan)):
+        for number in range(len(cutter.plan)):
             parts = [next(iterator) for _ in range(cutter.pieces)]
-            crops = {name: np.concatenate([part[0][name] for part in parts]) for name in cutter.views}
-            rows, seen = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
+            # As plain arrays: those of workers are of a class of their own, in memory that is shared with them.
+            crops = {name: np.concatenate([np.asarray(part[0][name]) for part in parts]) for name in cutter.views}
+            rows = cutter.plan[number].rows[cutter.share]
+            seen = np.array([row for part in parts for row in part[1]])
             _report(cutter.images, rows, seen)
             yield crops, rows, seen
     finally:

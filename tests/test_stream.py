@@ -1,0 +1,380 @@
+"""Streaming: the same views as on the device, whoever decodes them; damage, archives, resuming and evaluation."""
+
+import dataclasses
+import io
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tarfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+import pytest
+from sklearn.datasets import load_sample_images
+from test_data import tiny_tfds  # noqa: F401
+import tiny
+
+from configs import rotation, simclr
+from ssl_jax import data, dist, feed, train
+from ssl_jax.augment import presets
+from ssl_jax.augment.view import View, evaluation, render_views
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.data import stream
+from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
+from ssl_jax.errors import UserError
+from ssl_jax.evals.features import extractor
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+KEY = np.asarray(jax.random.key_data(jax.random.key(3)))
+VIEWS = {"a": View(size=16, flip=0.5), "b": View(size=12, crop="tf", interpolation="bicubic")}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+
+
+def cuttings(count: int, size: tuple[int, int] | None, kind: str, seed: int = 0) -> list[bytes]:
+    """Encoded pieces of a photograph, of one size or of any."""
+    rng, files = np.random.default_rng(seed), []
+    for _ in range(count):
+        height, width = size or rng.integers(20, 90, 2)
+        top, left = rng.integers(0, 427 - height), rng.integers(0, 640 - width)
+        file = io.BytesIO()
+        Image.fromarray(load_sample_images().images[seed % 2][top : top + height, left : left + width]).save(file, kind)
+        files.append(file.getvalue())
+    return files
+
+
+def layout(size: tuple[int, int] | None = None, kind: str = "jpeg") -> dict[str, bytes]:
+    """Two classes, 16 training and 8 test images each."""
+    sets = {(s, c): n for s, n in (("train", 16), ("test", 8)) for c in "xy"}
+    return {
+        f"{split}/{name}/{i:02}.{kind}": file
+        for seed, ((split, name), n) in enumerate(sets.items())
+        for i, file in enumerate(cuttings(n, size, kind, seed))
+    }
+
+
+def write(root: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def pack(file: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w:gz" if file.suffix == ".gz" else "w") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> pathlib.Path:
+    """A folder of images that differ in size."""
+    return write(tmp_path_factory.mktemp("mixed"), layout())
+
+
+@pytest.fixture(scope="module")
+def even(tmp_path_factory) -> pathlib.Path:
+    """A folder of images of one size, without loss of compression."""
+    return write(tmp_path_factory.mktemp("even"), layout((24, 32), "png"))
+
+
+def listed(place, split="train", **options) -> data.Dataset:
+    return data.load(f"folder:{place}", split, stream=True, **options)
+
+
+def made(images: Images, workers: int = 0, plan=None, own=None, views=VIEWS) -> list:
+    plan = plan or Pass(KEY, len(images), 10)
+    return list(blocks(Cutter(images, views, plan, np.arange(plan.size) if own is None else own), workers))
+
+
+def same(left: list, right: list) -> None:
+    for a, b in zip(left, right, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+# What is seen.
+
+
+def test_batches_do_not_depend_on_who_decodes_them(mixed):
+    images = listed(mixed).images
+    plan = Training(5, KEY, len(images), 20, start=1, stop=4)  # over the end of an epoch of one batch
+    alone = made(images, 0, plan)
+    assert [rows.tolist() for _, rows, _ in alone] == [plan[i].rows.tolist() for i in range(3)]
+    for workers in (1, 2):
+        same(made(images, workers, plan), alone)
+
+
+def test_a_block_is_a_function_of_its_step(mixed):
+    images = listed(mixed).images
+    whole = made(images, plan=Training(5, KEY, len(images), 12, start=0, stop=5))
+    same(made(images, plan=Training(5, KEY, len(images), 12, start=3, stop=5)), whole[3:])
+    assert not np.array_equal(whole[0][0]["a"], whole[2][0]["a"])
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        View(size=16, flip=0.5),
+        View(size=16, crop="byol", interpolation="bicubic", flip=0.5),
+        View(size=16, crop="tf", area=(0.3, 0.9)),
+        View(size=26, crop="shift", pad=3, flip=0.5),
+        View(size=16, crop="centre", centre=0.875),
+        dataclasses.replace(presets.SIMCLR, size=16, taps=3),
+        dataclasses.replace(presets.MOCO_V2, size=16, taps=3),
+    ],
+)
+def test_views_are_those_of_the_device(even, view):
+    """Same key, same crop, same colours: what differs is rounding to uint8 (and by contrast, a little more of it)."""
+    views = {"one": view, "two": view}
+    held, streamed = data.load(f"folder:{even}", "train"), listed(even)
+    rng = jax.random.key(9)
+    plan = Pass(np.asarray(jax.random.key_data(rng)), 32, 32)
+    ((crops, rows, _),) = made(streamed.images, plan=plan, views=views)
+    render = jax.jit(lambda images: render_views(views, rng, jnp.asarray(rows), images))
+    wanted, found = render(held.images[rows]), render({name: jnp.asarray(x) for name, x in crops.items()})
+    for name in views:
+        gap = np.abs(np.asarray(wanted[name]) - found[name]) * np.asarray(view.std)
+        # An odd rounding of exp may move one box by a pixel; the images would then differ by far more.
+        close = gap.mean((1, 2, 3)) < 1 / 255
+        assert close.mean() > 0.95 and np.median(gap.mean((1, 2, 3))) < 0.7 / 255
+    assert not np.allclose(found["one"], found["two"]) or view.crop == "centre"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("processes", [[0], [0, 1], [0, 0, 1, 1], [1, 0, 1, 0], [2, 0, 1]])
+def test_shares_are_disjoint_and_cover_the_batch(processes):
+    rows, columns = 3, 12
+    shares = [share(processes, own, rows, columns) for own in sorted(set(processes))]
+    assert sorted(np.concatenate(shares)) == list(range(rows * columns))
+    for own, entries in enumerate(shares):
+        assert np.all(np.diff(entries) > 0)
+        devices = entries % columns // (columns // len(processes))
+        assert {processes[d] for d in devices} == {own}
+
+
+def test_processes_make_the_parts_of_one_batch(mixed):
+    images, plan = listed(mixed).images, Training(0, KEY, 32, 16, 0, 2)
+    whole = made(images, plan=plan)
+    for own in (0, 1):
+        entries = share([1, 0, 0, 1], own, 2, 8)
+        for (crops, rows, _), (all_crops, all_rows, _) in zip(made(images, plan=plan, own=entries), whole, strict=True):
+            np.testing.assert_array_equal(rows, all_rows[entries])
+            np.testing.assert_array_equal(crops["b"], all_crops["b"][entries])
+
+
+def test_batches_lie_on_the_devices_as_indices_do(mixed):
+    dataset, mesh = listed(mixed), dist.make_mesh(jax.devices()[:4])
+    plan = Training(0, KEY, 32, 16, 0, 1)
+    ((crops, labels, index),) = feed.streamed(dataset.images, dataset.labels, VIEWS, plan, mesh, 2, 0)
+    assert crops["a"].shape == (2, 8, 16, 16, 3) and crops["a"].dtype == jnp.uint8
+    assert crops["a"].sharding.spec == jax.P(None, "data")
+    np.testing.assert_array_equal(index, plan[0].rows.reshape(2, 8))
+    np.testing.assert_array_equal(labels, dataset.labels[plan[0].rows].reshape(2, 8))
+
+
+# What is read.
+
+
+class Counted:
+    """Files that count how often they are read."""
+
+    def __init__(self, files, count):
+        self.files, self.count, self.reads = files, count, 0
+
+    def read(self, row):
+        self.reads += 1
+        return self.files.read(row % len(self.files))
+
+    def name(self, row):
+        return str(row)
+
+    def __len__(self):
+        return self.count
+
+
+def test_only_a_few_images_are_in_memory(mixed, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    files = Counted(listed(mixed).images.files, 5000)
+    images = Images(files, np.arange(5000))
+    assert len(images[1::2]) == 2500 and files.reads == 0
+    made_ahead = blocks(Cutter(images, {"a": View(size=4)}, Pass(KEY, 5000, 32), np.arange(32)), 0)
+    for _ in range(3):
+        next(made_ahead)
+    made_ahead.close()
+    assert 3 * 32 <= files.reads <= 3 * 32 + 8 * stream.PIECE
+
+
+def test_unreadable_images_are_replaced_named_and_counted(mixed, tmp_path, caplog):
+    broken = pathlib.Path(shutil.copytree(mixed, tmp_path / "broken"))
+    for name, content in (("x/15", b""), ("y/00", b"no image"), ("y/15", None)):
+        file = broken / f"train/{name}.jpeg"
+        file.write_bytes(file.read_bytes()[:400] if content is None else content)
+    images = listed(broken).images
+    with caplog.at_level(logging.WARNING, "ssl_jax"):
+        first = made(images)
+        assert len(caplog.records) == 3
+        second = made(images, 1)
+        assert len(caplog.records) == 3  # each is named once
+    same(first, second)
+    text = caplog.text
+    assert all(f"train/{name}.jpeg" in text for name in ("x/15", "y/00", "y/15")) and "3 so far" in text
+    seen = {int(r): int(s) for _, rows, found in first for r, s in zip(rows, found, strict=True)}
+    assert {row: found for row, found in seen.items() if row != found} == {15: 17, 16: 17, 31: 0}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_to_read_is_an_error(tmp_path, workers):
+    place = write(tmp_path / "bad", {f"{i}.png": b"bad" for i in range(3)})
+    with pytest.raises(UserError, match="None of the 3 images can be read"):
+        made(listed(place).images, workers, Pass(KEY, 3, 3))
+
+
+def test_archives_hold_the_same_images_as_folders(mixed, tmp_path, monkeypatch):
+    files = layout()
+    wanted = made(listed(mixed, "test").images)
+    single = pack(tmp_path / "all.tar", files)
+    wrapped = pack(tmp_path / "wrapped.tar", {f"set-1.0/{name}": file for name, file in files.items()})
+    shards = tmp_path / "shards"
+    for split in ("train", "test"):
+        below = {name.removeprefix(f"{split}/"): file for name, file in files.items() if name.startswith(split)}
+        for part in range(3):
+            pack(shards / split / f"{part:03}.tar", dict(list(below.items())[part::3]))
+    for place in (single, wrapped, shards):
+        dataset = listed(place, "test")
+        assert dataset.classes == ("x", "y") and np.bincount(dataset.labels).tolist() == [8, 8]
+        same(made(dataset.images), wanted)
+    same(made(listed(shards, "test").images, 1), wanted)
+
+    held = data.load(f"folder:{shards}", "test", size=20)  # shards are read into memory as well
+    np.testing.assert_array_equal(held.images, data.load(f"folder:{mixed}", "test", size=20).images)
+    # Headers are read once.
+    monkeypatch.setattr(tarfile.TarFile, "next", None)
+    same(made(listed(shards, "test").images), wanted)
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is compressed.*gunzip"):
+        listed(pack(tmp_path / "all.tar.gz", layout()))
+
+
+def test_array_records_are_streamed(tiny_tfds):  # noqa: F811
+    where = {"path": str(tiny_tfds), "size": 8}
+    held = data.load("tfds:toy", "train", **where)
+    dataset = data.load("tfds:toy", "train", stream=True, **where)
+    np.testing.assert_array_equal(dataset.labels, held.labels)
+    assert dataset.classes == held.classes
+    plan, views = Pass(KEY, len(held.images), len(held.images)), {"a": View(size=8, crop="centre")}
+    for workers in (0, 1):
+        ((crops, _, _),) = made(dataset.images, workers, plan, views=views)
+        np.testing.assert_array_equal(crops["a"], held.images)
+    few = data.load("tfds:toy", "train", stream=True, per_class=1, **where)
+    assert few.labels.tolist() == [0, 1] and len(few.images) == 2
+
+
+@pytest.mark.fast
+def test_what_cannot_be_streamed_is_explained(tmp_path):
+    with pytest.raises(UserError, match="digits is small"):
+        data.load("digits", "train", stream=True)
+    with pytest.raises(UserError, match=r"config\.method\.v\.order has 'jitter' before 'crop'"):
+        stream.check({"v": dataclasses.replace(presets.WMSE_CIFAR)})
+    place = write(tmp_path / "small", dict(zip("ab", cuttings(2, (20, 20), "png"), strict=True)))
+    (place / "a").rename(place / "a.png")
+    with pytest.raises(UserError, match="None of the 1 images"):  # 20 + 2 x 4 pixels hold no crop of 32
+        made(listed(place).images, views={"v": View(size=32, crop="shift")}, plan=Pass(KEY, 1, 1))
+
+
+# The loop.
+
+
+def config(place, method=simclr, **changes):
+    c = method.get_config("cifar10_small")
+    c.data.source, c.data.per_class, c.data.workers = f"folder:{place}", None, 0
+    c.model.name, c.model.width, c.batch_size, c.epochs = "convnet", 4, 8, 2
+    c.run.log_steps, c.run.eval_epochs = 1, 0.0
+    for view in {"view", "view1", "view2"} & set(c.method):
+        c.method[view].size, c.method[view].crop = 16, "torch"
+    with c.unlocked():
+        c.update_from_flattened_dict(changes)
+    return c
+
+
+def metrics(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def last(like: train.TrainState, workdir) -> train.TrainState:
+    checkpoints = Checkpoints(str(workdir))
+    state = checkpoints.restore(like)[1]
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_path, capsys):
+    # Without BatchNorm: over so few images it makes much of the least difference.
+    changes = {"run.save_epochs": 1.5, "run.keep": 9, "accumulate": 2, "batch_size": 16, "epochs": 3}
+    changes |= {"model.norm": "none", "optim.default.learning_rate": 0.02}
+    streamed, held = (config(even, rotation, **changes, **{"data.stream": how}) for how in ("always", "never"))
+    train.train(streamed, str(tmp_path / "streamed"))
+    train.train(held, str(tmp_path / "held"))
+    run = train.prepare(held)
+    assert not run.train.streamed
+    like = run.init()
+    pairs = list(zip(metrics(tmp_path / "streamed"), metrics(tmp_path / "held"), strict=True))
+    assert len(pairs) == 6 and all(0 <= a["input_wait"] <= 1 for a, _ in pairs)
+    for a, b in pairs:
+        assert a["loss"] == pytest.approx(b["loss"], abs=5e-3)
+    tiny.assert_close(last(like, tmp_path / "streamed").params, last(like, tmp_path / "held").params, 0.02)
+
+    # Without what came after update 3, which is within an epoch of two updates, and by a process instead.
+    shutil.copytree(tmp_path / "streamed", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "6")
+    assert (tmp_path / "resumed" / "checkpoints" / "3").is_dir()
+    streamed.data.workers = 1
+    train.train(streamed, str(tmp_path / "resumed"))
+    assert "Resuming after update 3" in capsys.readouterr().err
+    tiny.assert_same(last(like, tmp_path / "resumed"), last(like, tmp_path / "streamed"))
+
+
+def test_images_of_several_sizes_are_streamed_unless_told_otherwise(mixed, even):
+    assert train.load_data(config(mixed))[0].streamed
+    assert not train.load_data(config(mixed, **{"data.size": 16}))[0].streamed
+    assert not train.load_data(config(even))[1].streamed
+    both = train.load_data(config(even, **{"data.max_gib": 1e-6}))
+    assert both[0].streamed and both[1].streamed and both[0].image_shape[2] == 3
+    with pytest.raises(UserError, match="differ in size"):
+        train.load_data(config(mixed, **{"data.stream": "never"}))
+    with pytest.raises(UserError, match="max_gib"):
+        train.load_data(config("", **{"data.source": "digits", "data.size": 9, "data.max_gib": 1e-6}))
+    with pytest.raises(UserError, match=r"config\.data\.stream is 'yes'"):
+        train.load_data(config(even, **{"data.stream": "yes"}))
+
+
+def test_features_and_embeddings_are_those_of_resident_images(even):
+    runs = {name: train.prepare(config(even, **{"data.stream": name})) for name in ("never", "always")}
+    ts = runs["never"].init()
+    features, means = {}, {}
+
+    def mean(params, state, batch):
+        del params, state
+        return batch["view1"].mean((1, 2)) + batch["view2"].mean((1, 2)) + batch["index"][:, None]
+
+    for name, run in runs.items():
+        assert run.train.streamed == (name == "always")
+        extract = extractor(run.method, evaluation(run.method.view1, 0.875), run.mesh, batch_size=10)
+        features[name] = extract(ts.params, ts.state, run.train.images[::2])
+        means[name] = train._embedder(run)(mean, ts, run.train.images, jax.random.key(4))
+    assert features["always"].shape == features["never"].shape and len(means["always"]) == 32
+    np.testing.assert_allclose(features["always"], features["never"], atol=0.02 * np.abs(features["never"]).max())
+    np.testing.assert_allclose(means["always"], means["never"], atol=0.02)
