@@ -53,8 +53,7 @@ class ConvNet(nn.Module):
         for i in range(stage or self.stages):
             stride = 1 if i == 0 else 2
             x = Conv(self.width * 2**i, 3, stride, False, self.conv_init, self.dtype, name=f"stage{i + 1}")(x)
-            x = nn.relu(
-                Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")(x, train and i >= frozen)
-            )
+            norm = Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")
+            x = nn.relu(norm(x, train and i >= frozen))
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
         return x.mean((1, 2))
