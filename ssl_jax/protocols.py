@@ -12,69 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import data, train
-from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.evals import cluster, few_label, few_shot, fine_tune, health, knn, label_curve, linear, logistic, pretext
 from ssl_jax.evals import retrieval as neighbours
 from ssl_jax.evals.features import extractor, spread
+from ssl_jax.subject import Features, Network, Subject
 
-Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
 Values = dict[str, Any]
 
 _LIDAR_IMAGES, _LIDAR_VIEWS = 1000, 5  # the paper's 50 views each would take as long as all other protocols
-
-
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """Frozen features of one data set, (training [N, D], test [M, D]) by representation, with labels."""
-
-    pretrained: Pair
-    untrained: Pair
-    pixels: Pair
-    labels: Pair
-    classes: int
-    supervised: Pair | None = None
-    stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)  # by suffix, after each stage
-
-    def backbones(self) -> dict[str, Pair]:
-        """Suffix to the features of each backbone."""
-        found = {"": self.pretrained, "_untrained": self.untrained}
-        return found if self.supervised is None else found | {"_supervised": self.supervised}
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A backbone that is evaluated, with the run it comes from."""
-
-    run: train.Run
-    ts: train.TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Subject:
-    """What the protocols measure."""
-
-    networks: Mapping[str, Network]  # by suffix; '' is the pretrained one
-    images: tuple[data.Dataset, data.Dataset]  # training and test images, those with a label if any are needed
-    features: Features
-    tune_epochs: int | None = None  # of fine-tuning; None: `fine_tune.EPOCHS`
-    frozen: tuple[int, ...] = ()  # stages that fine-tuning copies, once frozen and once not
-
-    @property
-    def config(self) -> Any:
-        """The config of the pretrained run."""
-        return self.networks[""].run.config
-
-    @property
-    def view(self) -> View:
-        """How evaluation sees an image."""
-        return self.networks[""].run.eval_view
-
-
-def always(s: Subject) -> Values:
-    """The health of the pretrained training features, which costs next to nothing."""
-    return dict(health.summary(spread(s.features.pretrained[0], s.config.run.eval_images)))
 
 
 def representation_health(s: Subject) -> Values:
@@ -95,8 +41,9 @@ def representation_health(s: Subject) -> Values:
 
 def _views(network: Network, images: np.ndarray) -> np.ndarray:
     """Features [N, views, D] of some training images in several views, drawn as the first view of training is."""
+    seen = network.run.eval_view
     recipe = next(iter(network.run.method.views().values()))
-    recipe = dataclasses.replace(recipe, size=network.run.eval_view.size)
+    recipe = dataclasses.replace(recipe, size=seen.size, mean=seen.mean, std=seen.std)
     extract = extractor(network.run.method, recipe, network.run.mesh)
     some = spread(images, _LIDAR_IMAGES)
     ts = network.ts
@@ -221,6 +168,7 @@ def own_task(s: Subject) -> Values:
         values |= {
             f"pretext/{name}{suffix}": v for name, v in found.items() if not (suffix and name.endswith("_baseline"))
         }
+    values["pretext/loss_baseline"] = run.method.chance(run.info)
     return values
 
 

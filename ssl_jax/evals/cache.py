@@ -18,9 +18,9 @@ LIMIT = 2**32  # bytes of features that one workdir keeps
 
 
 def fingerprint(tree: Any) -> str:
-    """A short hash of the contents of all arrays of a tree, their shapes and their types."""
+    """A short hash of the contents of all arrays (and strings) of a tree, their shapes and their types."""
     digest = hashlib.blake2b(digest_size=8)
-    for leaf in jax.tree.leaves(jax.device_get(tree)):
+    for leaf in jax.tree.leaves(tree):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{array.shape}{array.dtype}".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)

@@ -57,7 +57,7 @@ def _compiled(
 
     def extract(params: Any, state: Any, images: np.ndarray, draw: int = 0) -> list[np.ndarray]:
         blocks: list[list[np.ndarray]] = [[] for _ in stages]
-        for start in range(0, len(images), block):
+        for start in range(0, max(len(images), 1), block):  # no image at all still has a width
             part = images[start : start + block]
             padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
             places = np.arange(start, start + block)

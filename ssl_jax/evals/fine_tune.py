@@ -1,6 +1,5 @@
 """Fine-tuning: the whole backbone, or what lies behind its first stages, trained on labelled images."""
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import math
