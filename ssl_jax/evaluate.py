@@ -182,14 +182,10 @@ def _measure(name: str, what: Subject, results: Results) -> None:
 def _conclude(run: train.Run, results: Results) -> None:
     """Says what is wrong with the run, if anything is."""
     values = results.values
-    known = {}
     if "pretext/loss" in values:
-        known = {
-            "loss": values["pretext/loss"],
-            "chance": run.method.chance(run.info),
-            "best": run.method.best(run.info),
-        }
-    if trouble := health.diagnose(values | known):
+        method, info = run.method, run.info
+        values = values | {"loss": values["pretext/loss"], "chance": method.chance(info), "best": method.best(info)}
+    if trouble := health.diagnose(values):
         print(trouble)
 
 

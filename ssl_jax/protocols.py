@@ -53,7 +53,7 @@ def _views(network: Network, images: np.ndarray) -> np.ndarray:
 def nearest_neighbours(s: Subject) -> Values:
     """Weighted kNN, with k and temperature as the run's monitor has them."""
     labels, config = s.features.labels, s.config.eval
-    values = {}
+    values: Values = {}
     for suffix, (bank, queries) in (s.features.backbones() | {"_pixels": s.features.pixels}).items():
         values[f"knn/top1{suffix}"] = knn.top1(
             bank,
@@ -69,7 +69,7 @@ def nearest_neighbours(s: Subject) -> Values:
 
 def linear_probe(s: Subject) -> Values:
     """The linear probe by SGD. On pixels a linear classifier is in the few-label table, under all labels."""
-    options = {"epochs": s.config.eval.linear_epochs, "batch_size": s.config.eval.linear_batch}
+    options: Values = {"epochs": s.config.eval.linear_epochs, "batch_size": s.config.eval.linear_batch}
     return _each(s.features, "linear", lambda *pair: linear.probe(*pair, **_common(s), **options))
 
 
@@ -80,7 +80,8 @@ def logistic_probe(s: Subject) -> Values:
 
 def layers(s: Subject) -> Values:
     """The probe by L-BFGS on the pooled features after every stage."""
-    labels, values = s.features.labels, {}
+    labels = s.features.labels
+    values: Values = {}
     for suffix, stages in s.features.stages.items():
         for number, (x, y) in enumerate(stages, 1):
             found = logistic.probe(x, labels[0], y, labels[1], **_common(s))
@@ -209,7 +210,7 @@ def _weights(network: Network, images: np.ndarray) -> tuple[Any, Any]:
     return fine_tune.weights(network.run.method, network.ts.params, network.ts.state, shape)
 
 
-def _common(s: Subject) -> dict[str, int]:
+def _common(s: Subject) -> dict[str, Any]:
     return {"num_classes": s.features.classes, "seed": s.config.seed}
 
 

@@ -38,21 +38,20 @@ def cluster(
     Raises:
       UserError: if there are fewer training images than clusters, or no test image has a label.
     """
-    rows = spread(np.arange(len(np.asarray(train_x))), MAX_IMAGES)
-    train_x, train_y = _unit(train_x)[rows], np.asarray(train_y)[rows]
-    test_x, test_y = _unit(test_x), np.asarray(test_y)
-    if len(train_x) < num_classes or not (test_y >= 0).any():
+    x, labels = spread(_unit(train_x), MAX_IMAGES), spread(np.asarray(train_y), MAX_IMAGES)
+    known = np.asarray(test_y) >= 0
+    queries, truth = _unit(test_x)[known], np.asarray(test_y)[known]
+    if len(x) < num_classes or not len(truth):
         raise UserError(
             f"Clustering needs at least {num_classes} training images, one a class, and labelled test images; there "
-            f"are {len(train_x)} and {(test_y >= 0).sum()}."
+            f"are {len(x)} and {len(truth)}."
         )
     model = KMeans(num_classes, n_init=10, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # collapsed features have fewer than k distinct points
-        found = model.fit_predict(train_x)
-    classes = matching(found[train_y >= 0], train_y[train_y >= 0], num_classes)
-    answers = model.predict(test_x[test_y >= 0])
-    truth = test_y[test_y >= 0]
+        found = model.fit_predict(x)
+    classes = matching(found[labels >= 0], labels[labels >= 0], num_classes)
+    answers = model.predict(queries)
     return {
         "accuracy": float(np.mean(classes[answers] == truth)),
         "nmi": float(normalized_mutual_info_score(truth, answers)),
