@@ -69,13 +69,13 @@ def nearest_neighbours(s: Subject) -> Values:
 
 def linear_probe(s: Subject) -> Values:
     """The linear probe by SGD. On pixels a linear classifier is in the few-label table, under all labels."""
-    options: Values = {"epochs": s.config.eval.linear_epochs, "batch_size": s.config.eval.linear_batch}
-    return _each(s.features, "linear", lambda *pair: linear.probe(*pair, **_common(s), **options))
+    options = _common(s) | {"epochs": s.config.eval.linear_epochs, "batch_size": s.config.eval.linear_batch}
+    return _each(s.features, "linear", lambda *sets: linear.probe(*sets, **options))
 
 
 def logistic_probe(s: Subject) -> Values:
     """The linear probe by L-BFGS."""
-    return _each(s.features, "linear_lbfgs", lambda *pair: logistic.probe(*pair, **_common(s)))
+    return _each(s.features, "linear_lbfgs", lambda *sets: logistic.probe(*sets, **_common(s)))
 
 
 def layers(s: Subject) -> Values:
@@ -117,7 +117,7 @@ def few_labels(s: Subject) -> Values:
 def curve(s: Subject) -> Values:
     """Accuracy at 1 to 100 % of the labels."""
     return _each(
-        s.features, "label_curve", lambda *pair: label_curve.label_curve(*pair, seed=s.config.seed), pixels=True
+        s.features, "label_curve", lambda *sets: label_curve.label_curve(*sets, seed=s.config.seed), pixels=True
     )
 
 
@@ -149,7 +149,7 @@ def retrieval(s: Subject) -> Values:
 
 def clusters(s: Subject) -> Values:
     """k-means with as many clusters as classes."""
-    return _each(s.features, "cluster", lambda *pair: cluster.cluster(*pair, **_common(s)), pixels=True)
+    return _each(s.features, "cluster", lambda *sets: cluster.cluster(*sets, **_common(s)), pixels=True)
 
 
 def own_task(s: Subject) -> Values:

@@ -46,13 +46,13 @@ class _Substitute:
         both = {"params": params, "batch_stats": stats}
         if not self.train:
             return self.backbone.apply(both, images, train=False)
-        options = {"frozen": self.frozen} if self.frozen else {}
+        options: dict[str, Any] = {"frozen": self.frozen} if self.frozen else {}
         out, moved = self.backbone.apply(both, images, train=True, mutable=["batch_stats"], **options)
         self.weights = params, moved.get("batch_stats", {})
         return out
 
 
-def _features(method: Method, like: Any, substitute: _Substitute, images: jax.Array) -> jax.Array:
+def _features(method: Method, like: tuple[Any, Any], substitute: _Substitute, images: jax.Array) -> jax.Array:
     stand_in = dataclasses.replace(method, backbone=substitute)  # type: ignore[arg-type]
     return stand_in.features(*like, images)
 
@@ -88,8 +88,8 @@ def augmentation(method: Method, view: View) -> View:
       view: as evaluation sees it, for size and normalisation.
     """
     first = next(iter(method.views().values()))
-    colours = ("jitter", "gray", "blur", "solarize", "photometric", "pca", "hsv")
-    return dataclasses.replace(first, size=view.size, mean=view.mean, std=view.std, **dict.fromkeys(colours, 0.0))
+    off: dict[str, Any] = dict.fromkeys(("jitter", "gray", "blur", "solarize", "photometric", "pca", "hsv"), 0.0)
+    return dataclasses.replace(first, size=view.size, mean=view.mean, std=view.std, **off)
 
 
 class Tuner:

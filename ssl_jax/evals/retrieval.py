@@ -40,14 +40,15 @@ def retrieval(
         raise UserError(
             f"Retrieval needs finite features [N, D] and labels [N], but got shapes {x.shape} and {labels.shape}."
         )
-    x, labels = x[labels >= 0], labels[labels >= 0]
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    known = labels >= 0
+    unit = x[known] / np.maximum(np.linalg.norm(x[known], axis=1, keepdims=True), 1e-12)
+    labels = labels[known]
     _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     queries = spread(np.flatnonzero(sizes[inverse] > 1), max_queries)
     if not len(queries):
         raise UserError("Retrieval needs a class of two labelled images; label more.")
-    ks = [k for k in ks if k < len(x)]
-    found = [_scores(x, labels, queries[i : i + _BLOCK], ks) for i in range(0, len(queries), _BLOCK)]
+    ks = [k for k in ks if k < len(unit)]
+    found = [_scores(unit, labels, queries[i : i + _BLOCK], ks) for i in range(0, len(queries), _BLOCK)]
     names = ("map", *(f"recall@{k}" for k in ks), *(f"precision@{k}" for k in ks))
     return dict(zip(names, map(float, np.concatenate(found).mean(0)), strict=True))
 
