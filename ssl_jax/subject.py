@@ -118,7 +118,7 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
         )
     if unknown := [c for c in classes if not 0 <= c < len(names)]:
         raise UserError(
-            f"--classes has {unknown[0]}, but the classes of {images[0].name} go from 0 to {len(names) - 1}: name those."
+            f"--classes has {unknown[0]}, but the classes of {images[0].name} are 0 to {len(names) - 1}: name some."
         )
     kept = tuple(classes) or tuple(range(len(names)))
     found = []

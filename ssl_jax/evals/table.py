@@ -38,7 +38,7 @@ def table(title: str, values: Mapping[str, Any], percent: bool) -> str:
     cells: dict[str, dict[str, str]] = {}
     for name, value in values.items():
         measure, suffix = split(name)
-        if measure.endswith(_SPREADS) or measure.rsplit("/", 1)[-1] in _DETAILS:
+        if _is_spread(measure, suffix, values) or measure.rsplit("/", 1)[-1] in _DETAILS:
             continue
         spreads = [values[f"{measure}{s}{suffix}"] for s in _SPREADS if f"{measure}{s}{suffix}" in values]
         cells.setdefault(measure, {})[suffix] = " ± ".join(_number(v, percent) for v in (value, *spreads))
@@ -55,6 +55,10 @@ def aligned(lines: Iterable[Iterable[str]]) -> str:
     text = [" | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     text.insert(1, "-|-".join("-" * w for w in widths))
     return "\n".join(text)
+
+
+def _is_spread(measure: str, suffix: str, values: Mapping[str, Any]) -> bool:
+    return any(measure.endswith(s) and f"{measure.removesuffix(s)}{suffix}" in values for s in _SPREADS)
 
 
 def _number(value: float, percent: bool) -> str:
