@@ -93,7 +93,7 @@ def _read(path: pathlib.Path) -> list[np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path) as stored:
+        with path.open("rb") as file, np.load(file) as stored:
             return [stored[f"arr_{i}"] for i in range(len(stored.files))]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("%s cannot be read (%s); its features are extracted again.", path, error)

@@ -132,7 +132,7 @@ class Tuner:
           seed: of the order and the views.
         """
         side = jax.ShapeDtypeStruct((1, self._view.size, self._view.size, images.shape[-1]), jnp.float32)
-        width = jax.eval_shape(functools.partial(self._method.features, *self._like), side).shape[-1]
+        width = jax.eval_shape(self._method.features, *self._like, side).shape[-1]
         head = {"kernel": jnp.zeros((width, self._classes)), "bias": jnp.zeros(self._classes)}
         network = dist.replicate(({"backbone": start[0], "head": head}, start[1]), self._mesh)
         velocity = dist.replicate(self._sgd.init(network[0]), self._mesh)
