@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def prepare(
         pretrained=stages[""][-1],
         untrained=stages["_untrained"][-1],
         supervised=stages["_supervised"][-1] if supervised is not None else None,
-        pixels=_pair(d.images.reshape(len(d.images), -1) for d in images),
+        pixels=_pair(d.images.reshape(len(d.images), math.prod(d.images.shape[1:])) for d in images),
         labels=_pair(d.labels for d in images),
         classes=len(images[0].classes),
         stages=stages,
