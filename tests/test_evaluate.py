@@ -117,9 +117,9 @@ def test_a_newer_checkpoint_starts_anew(evaluated, copied):
 def test_another_data_set(evaluated, copied, tmp_path):
     """Colour pictures of another size, for a run of 8x8 gray ones; no label of 2 in test."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 20)):
+    for part, count in (("train", 12), ("test", 20)):
         for label in range(3):
-            folder = tmp_path / "images" / split / f"class{label}"
+            folder = tmp_path / "images" / part / f"class{label}"
             folder.mkdir(parents=True)
             for i in range(count):
                 picture = rng.integers(0, 120, (14, 12, 3)) + 60 * label
