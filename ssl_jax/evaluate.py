@@ -1,46 +1,33 @@
 """Measures what a pretrained backbone is worth: `python -m ssl_jax.evaluate --workdir=runs/a`.
 
-Reads the newest checkpoint of a finished or a running run, extracts the features of its data set once, from the
-trained backbone and from the same one untrained, and prints and stores a table. Results go to results.json in the
-workdir, under flat names such as knn/top1, knn/top1_untrained and few_label/1/pretrained.
+Reads the newest checkpoint of a finished or a running run, extracts the features of its data set (or of another,
+--data) once, from the trained backbone and from the same one untrained, and prints and stores a table for each
+protocol. Results go to results.json in the workdir, under flat names such as knn/top1 and knn/top1_untrained; features
+are kept in its folder features/.
 """
 
 import argparse
-from collections.abc import Mapping
-import dataclasses
-import importlib.metadata
+from collections.abc import Callable, Sequence
 import json
 import pathlib
-import platform
 import sys
 import time
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
-import numpy as np
 
-import ssl_jax
-from ssl_jax import feed, train
+from ssl_jax import subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
-from ssl_jax.evals import few_label, health, knn, linear
-from ssl_jax.evals.features import extractor, spread
+from ssl_jax.evals import health
+from ssl_jax.evals.cache import FeatureCache
+from ssl_jax.evals.features import spread
+from ssl_jax.evals.table import table
 from ssl_jax.log import speak_plainly
-
-EVALS = ("knn", "linear", "few_label")
-_PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Features:
-    """Frozen features of one data set, (training [N, D], test [M, D]) by representation, with labels."""
-
-    pretrained: tuple[np.ndarray, np.ndarray]
-    untrained: tuple[np.ndarray, np.ndarray]
-    pixels: tuple[np.ndarray, np.ndarray] | None  # None for streamed images, which are no vectors of one length
-    labels: tuple[np.ndarray, np.ndarray]
-    classes: int
+from ssl_jax.protocols import DEFAULT, PROTOCOLS
+from ssl_jax.results import Results, versions
+from ssl_jax.subject import Features, Images, Network, Subject
 
 
 def load_config(workdir: str) -> ConfigDict:
@@ -71,173 +58,174 @@ def restore(run: train.Run, workdir: str) -> train.TrainState:
     return found[1]
 
 
-def extract(run: train.Run, ts: train.TrainState) -> Features:
-    """Extracts all representations of the run's training and test images.
-
-    Raises:
-      UserError: if the data set has no labels or no test split.
-    """
-    if run.test is None or not run.train.classes:
-        raise UserError(
-            f"Evaluation needs labels and a test split, which {run.config.data.source} lacks: add class folders "
-            "under train/ and test/."
-        )
-    frozen = extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
-    fresh = run.init()
-    known = [(d.images[d.labels >= 0], d.labels[d.labels >= 0]) for d in (run.train, run.test)]
-    if not all(len(labels) for _, labels in known):
-        raise UserError(f"Evaluation needs labelled images in both train and test of {run.config.data.source}.")
-    (train_x, train_y), (test_x, test_y) = known
-
-    def pair(state: train.TrainState) -> tuple[np.ndarray, np.ndarray]:
-        return frozen(state.params, state.state, train_x), frozen(state.params, state.state, test_x)
-
-    return Features(
-        pretrained=pair(ts),
-        untrained=pair(fresh),
-        pixels=None if run.train.streamed else tuple(x.reshape(len(x), -1) for x in (train_x, test_x)),
-        labels=(train_y, test_y),
-        classes=len(run.train.classes),
-    )
-
-
-def measure(features: Features, config: Any, evals: tuple[str, ...]) -> dict[str, Any]:
-    """Runs the evaluations on extracted features.
+def extract(run: train.Run, ts: train.TrainState, images: Images | None = None) -> Features:
+    """Extracts all representations of training and test images, without a cache.
 
     Args:
-      features: from `extract`.
-      config: the whole config of the run.
-      evals: some of `EVALS`.
+      run: from `train.prepare`.
+      ts: its state.
+      images: what to extract them of; None for the run's own labelled images.
 
-    Returns:
-      flat names to values; accuracies in [0, 1].
+    Raises:
+      UserError: if the run's own images are asked for, and have no labels or no test split.
     """
-    results: dict[str, Any] = dict(health.summary(spread(features.pretrained[0], config.run.eval_images)))
-    backbones = {"": features.pretrained, "_untrained": features.untrained}
-    if "knn" in evals:
-        for suffix, (bank, queries) in backbones.items():
-            results[f"knn/top1{suffix}"] = _knn(bank, queries, features, config.eval)
-    if "linear" in evals:
-        for suffix, (x, y) in backbones.items():
-            for name, value in _linear(x, y, features, config).items():
-                results[f"linear/{name}{suffix}"] = value
-    if "few_label" in evals:
-        results |= _few_label(features, config)
-    return results
+    images = subject.with_labels(subject.load_images(run)) if images is None else images
+    return subject.prepare(run, ts, images).features
 
 
-def _knn(bank: np.ndarray, queries: np.ndarray, features: Features, config: Any) -> float:
-    k = min(config.knn_k, len(bank))
-    return knn.top1(
-        bank,
-        features.labels[0],
-        queries,
-        features.labels[1],
-        num_classes=features.classes,
-        k=k,
-        temperature=config.knn_temperature,
-    )
-
-
-def _linear(x: np.ndarray, y: np.ndarray, features: Features, config: Any) -> Mapping[str, Any]:
-    return linear.probe(
-        x,
-        features.labels[0],
-        y,
-        features.labels[1],
-        num_classes=features.classes,
-        epochs=config.eval.linear_epochs,
-        batch_size=config.eval.linear_batch,
-        seed=config.seed,
-    )
-
-
-def _few_label(features: Features, config: Any) -> dict[str, Any]:
-    representations = {"untrained": features.untrained, "pretrained": features.pretrained}
-    if features.pixels is not None:
-        # Half as many components as tiny images have pixels: all of them would be the pixels again.
-        pca = few_label.pca(*features.pixels, components=min(64, features.pixels[0].shape[1] // 2))
-        representations = {"pixels": features.pixels, "pca": pca, **representations}
-    found = few_label.few_label(representations, *features.labels, draws=config.eval.draws, seed=config.seed)
-    print(few_label.table(found))
-    flat: dict[str, Any] = {}
-    for count, row in found.items():
-        for name, cell in row.items():
-            if isinstance(cell, dict) and "mean" in cell:
-                flat[f"few_label/{count}/{name}"] = cell["mean"]
-                flat[f"few_label/{count}/{name}_std"] = cell["std"]
-            else:
-                flat[f"few_label/{count}/{name}"] = cell
-    return flat
-
-
-def evaluate(workdir: str, evals: tuple[str, ...] = EVALS) -> dict[str, Any]:
+def evaluate(
+    workdir: str,
+    evals: Sequence[str] = DEFAULT,
+    *,
+    source: str | None = None,
+    path: str | None = None,
+    classes: Sequence[int] = (),
+    supervised: str | None = None,
+    tune_epochs: int | None = None,
+    frozen: Sequence[int] = (),
+) -> dict[str, Any]:
     """Evaluates a run, prints the tables and stores the results in `workdir/results.json`.
+
+    Results of other protocols that are stored already stay if they are of the same checkpoint and data; otherwise the
+    file is set aside under another name first.
 
     Args:
       workdir: of the run.
-      evals: some of `EVALS`; results of others that are stored already are kept.
+      evals: names of `protocols.PROTOCOLS`.
+      source: another data set to evaluate on, as `config.data.source`.
+      path: where to look for it, as `config.data.path`.
+      classes: labels to evaluate on; (): all.
+      supervised: workdir of a run of the method supervised, to compare with.
+      tune_epochs: of fine-tuning, for each share of the labels; None: `fine_tune.EPOCHS`.
+      frozen: numbers of stages that fine-tuning copies, frozen and tuned (Yosinski et al. 2014).
 
     Returns:
       what was stored.
 
     Raises:
-      UserError: for a workdir without a run or a checkpoint, or an unknown evaluation.
+      UserError: for a workdir without a run or a checkpoint, an unknown evaluation, or data without what it needs.
     """
-    for name in evals:
-        if name not in EVALS:
-            raise UserError(f"There is no evaluation '{name}'. {nearest(name, EVALS)}")
+    _check(evals, tune_epochs, frozen)
     began = time.time()
-    config = load_config(workdir)
-    run = train.prepare(config)
+    run = train.prepare(load_config(workdir))
     ts = restore(run, workdir)
-    features = extract(run, ts)
-    values = measure(features, config, evals)
-    for name in ("knn", "linear"):
-        if name in evals:
-            _print_row(name, values)
-    path = pathlib.Path(workdir) / "results.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    if stored.get("step") != int(ts.step):
-        stored = {}
-    stored |= values | {
-        "step": int(ts.step),
+    other = None if supervised is None else _yardstick(supervised, run)
+    images = subject.load_images(run, source, path)
+    name = images[0].name + (f", classes {','.join(map(str, classes))}" if classes else "")
+    if classes or any(PROTOCOLS[name].labels for name in evals):
+        images = subject.with_labels(images, classes)
+    results = Results(workdir, int(ts.step), name, run.train.name)
+    what = subject.prepare(
+        run, ts, images, cache=FeatureCache(workdir), supervised=other, tune_epochs=tune_epochs, frozen=frozen
+    )
+    # Always there: they cost next to nothing.
+    results.add(health.summary(spread(what.features.pretrained[0], run.config.run.eval_images)))
+    results.add({"seconds/extraction": time.time() - began, **_circumstances(run, ts)})
+    for name in evals:
+        _measure(name, what, results)
+    _conclude(run, results)
+    results.add({"evaluation_seconds": time.time() - began})
+    print(f"Results are in {results.path}.")
+    return results.values
+
+
+def _check(evals: Sequence[str], tune_epochs: int | None, frozen: Sequence[int]) -> None:
+    for name in evals:
+        if name not in PROTOCOLS:
+            raise UserError(f"There is no evaluation '{name}'. {nearest(name, PROTOCOLS)}")
+    if (frozen or tune_epochs is not None) and "fine_tune" not in evals:
+        raise UserError("--frozen and --fine_tune_epochs are about fine-tuning: add fine_tune to --evals.")
+    if tune_epochs is not None and tune_epochs < 1:
+        raise UserError(f"--fine_tune_epochs is {tune_epochs}: make it at least 1.")
+
+
+def _yardstick(workdir: str, run: train.Run) -> Network:
+    """The supervised run to compare with."""
+    config = load_config(workdir)
+    if config.method.name != "supervised":
+        raise UserError(
+            f"--supervised names {workdir}, a run of {config.method.name}: give it a run of the method supervised."
+        )
+    other = train.prepare(config)
+    channels = [r.train.image_shape[-1] for r in (run, other)]
+    if channels[0] != channels[1]:
+        raise UserError(
+            f"--supervised names {workdir}, whose images have {channels[1]} channel(s), and this run's {channels[0]}: "
+            "train it on the same images."
+        )
+    ts = restore(other, workdir)
+    seen = [f"{r.config.epochs} epochs of {r.info.num_examples} images" for r in (run, other)]
+    print(f"The supervised run has {seen[1]}, this one {seen[0]}.")
+    return Network(other, ts)
+
+
+def _circumstances(run: train.Run, ts: train.TrainState) -> dict[str, Any]:
+    return {
         "epoch": int(ts.step) / run.info.steps_per_epoch,
-        "seed": config.seed,
-        "config": config.to_dict(),
-        "versions": _versions(),
+        "seed": run.config.seed,
+        "config": run.config.to_dict(),
+        "versions": versions(),
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "evaluation_seconds": time.time() - began,
     }
-    path.write_text(json.dumps(stored, indent=2) + "\n")
-    print(f"Results are in {path}.")
-    return stored
 
 
-def _versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {"ssl_jax": ssl_jax.__version__, "python": platform.python_version(), **found}
+def _measure(name: str, what: Subject, results: Results) -> None:
+    """Runs one protocol, stores what it found and prints it."""
+    protocol = PROTOCOLS[name]
+    began = time.time()
+    values = protocol.measure(what)
+    results.add(values | {f"seconds/{name}": time.time() - began})
+    if protocol.title and values:
+        print(table(protocol.title, values, protocol.percent), end="\n\n")
 
 
-def _print_row(name: str, values: dict[str, Any]) -> None:
-    title = {"knn": "kNN", "linear": "linear probe"}[name]
-    pretrained, untrained = values[f"{name}/top1"], values[f"{name}/top1_untrained"]
-    print(f"{title}: {100 * pretrained:.1f} % of the test images (untrained backbone {100 * untrained:.1f} %)")
+def _conclude(run: train.Run, results: Results) -> None:
+    """Says what is wrong with the run, if anything is."""
+    values = results.values
+    if "pretext/loss" in values:
+        method, info = run.method, run.info
+        values = values | {"loss": values["pretext/loss"], "chance": method.chance(info), "best": method.best(info)}
+    if trouble := health.diagnose(values):
+        print(trouble)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    speak_plainly()
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ssl_jax.evaluate",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="folder of the run")
-    parser.add_argument("--evals", default=",".join(EVALS), help=f"some of {','.join(EVALS)} (default: all)")
-    args = parser.parse_args(argv)
+    add: Callable[..., Any] = parser.add_argument
+    add("--workdir", required=True, help="folder of the run")
+    add("--evals", default=",".join(DEFAULT), help=f"some of {','.join(PROTOCOLS)} (default: all but fine_tune)")
+    add("--data", help="evaluate on this data set: digits, cifar10, folder:PATH, tfds:NAME ... (default: the run's)")
+    add("--data_path", help="where to look for it, as config.data.path")
+    add("--classes", type=_numbers, default=(), help="evaluate on these classes alone, for example 5,6,7,8,9")
+    add("--supervised", help="folder of a run of the method supervised, to compare with")
+    add("--fine_tune_epochs", type=int, help="passes over the labelled images (default: few; see evals/fine_tune.py)")
+    add("--frozen", type=_numbers, default=(), help="fine-tune behind so many copied stages as well, for example 1,2,3")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    speak_plainly()
+    args = _parser().parse_args(argv)
     try:
-        evaluate(args.workdir, tuple(args.evals.split(",")))
+        evaluate(
+            args.workdir,
+            tuple(args.evals.split(",")),
+            source=args.data,
+            path=args.data_path,
+            classes=args.classes,
+            supervised=args.supervised,
+            tune_epochs=args.fine_tune_epochs,
+            frozen=args.frozen,
+        )
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -118,7 +118,7 @@ def test_unlabelled_rows_are_never_drawn_but_set_the_scale():
     results = few_label({"a": (train_x, test_x)}, hidden, np.where(np.arange(60) < 50, test_y, -1))
     assert results["all"]["a"]["images"] == 30
     assert results["all"]["a"]["mean"] == 1
-    scaled, _ = module._scaled("a", train_x, test_x, 60, 60)
+    scaled, _ = module.scaled("a", train_x, test_x, 60, 60)
     assert np.square(scaled).sum(1).mean() == pytest.approx(1, rel=1e-5)
 
 

@@ -64,11 +64,14 @@ def test_uniformity_of_known_features():
 
 @pytest.mark.fast
 def test_summary_and_diagnosis():
-    healthy = health.summary(gaussian(500, 64))
+    features = gaussian(500, 64)
+    healthy = health.summary(features)
     assert healthy == {
-        "feature_std": health.feature_std(gaussian(500, 64)),
+        "feature_std": health.feature_std(features),
         "feature_std_healthy": 1 / 8,
-        "rankme": health.rankme(gaussian(500, 64)),
+        "rankme": health.rankme(features),
+        "health/dead_units": 0,
+        "health/uniformity": health.uniformity(features),
     }
     assert health.diagnose(healthy) is None
 
@@ -91,6 +94,65 @@ def test_diagnosis_of_a_line():
 
 
 @pytest.mark.fast
+def test_dead_units():
+    z = gaussian(50, 8)
+    assert health.dead_units(z) == 0
+    z[:, 2] = 0
+    z[:, 5] = 7 + 1e-9 * gaussian(50, 1)[:, 0]
+    assert health.dead_units(z) == 0.25
+    assert health.dead_units(np.ones((5, 4))) == 1
+
+
+@pytest.mark.fast
+def test_lidar_of_known_features():
+    """Images of eight directions, in views that differ in all of sixteen alike."""
+    rng = np.random.default_rng(0)
+    means = np.hstack([rng.normal(size=(400, 8)), np.zeros((400, 8))])
+    views = means[:, None] + 0.01 * rng.normal(size=(400, 5, 16))
+    assert health.lidar(views) == pytest.approx(8, rel=0.05)
+    one = np.outer(rng.normal(size=400), np.ones(16))
+    assert health.lidar(one[:, None] + 0.001 * rng.normal(size=(400, 5, 16))) == pytest.approx(1, rel=0.05)
+    # What tells nothing of the image counts as noise, however large: RankMe sees sixteen directions.
+    loud = views + 100 * rng.normal(size=(400, 5, 16)) * (np.arange(16) >= 8)
+    assert health.lidar(loud) == pytest.approx(8, rel=0.1)
+    assert health.lidar(np.ones((4, 2, 3))) == 1
+
+
+@pytest.mark.fast
+def test_lidar_is_the_papers_formula():
+    z = np.random.default_rng(0).normal(size=(6, 3, 4))
+    between = np.cov(z.mean(1).T)
+    within = sum(np.cov(x.T) for x in z) / 6 + 1e-4 * np.eye(4)
+    values = np.linalg.eigvals(np.linalg.solve(within, between)).real
+    p = values / values.sum() + 1e-7
+    assert health.lidar(z) == pytest.approx(np.exp(-np.sum(p * np.log(p))))
+
+
+@pytest.mark.fast
+def test_diagnosis_of_dead_units():
+    z = gaussian(500, 64)
+    z[:, 10:] = 0
+    assert "84 % of the features are the same" in (health.diagnose(health.summary(z)) or "")
+
+
+@pytest.mark.fast
+def test_diagnosis_of_a_loss_at_chance():
+    values = health.summary(gaussian(500, 64)) | {"chance": 5.0, "best": 0.0}
+    assert "no better than that of an answer that knows nothing" in (health.diagnose(values | {"loss": 4.95}) or "")
+    assert health.diagnose(values | {"loss": 4.8}) is None
+    # A loss that is best at -1.
+    assert health.diagnose(values | {"chance": 0.0, "best": -1.0, "loss": -0.5}) is None
+    assert health.diagnose(values | {"chance": 0.0, "best": -1.0, "loss": -0.01})
+
+
+@pytest.mark.fast
+def test_diagnosis_of_features_that_are_no_better_than_untrained():
+    values = health.summary(gaussian(500, 64)) | {"knn/top1_untrained": 0.3}
+    assert "shortcut" in (health.diagnose(values | {"knn/top1": 0.29}) or "")
+    assert health.diagnose(values | {"knn/top1": 0.31}) is None
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -99,6 +161,7 @@ def test_diagnosis_of_a_line():
         (lambda: health.feature_std([[np.nan, 1.0]]), "NaN"),
         (lambda: health.alignment(np.ones((3, 2)), np.ones((4, 2))), "pairs"),
         (lambda: health.uniformity(np.ones((1, 2))), "single"),
+        (lambda: health.lidar(np.ones((5, 1, 2))), "two or more"),
     ],
 )
 def test_mistakes_are_explained(call, message):

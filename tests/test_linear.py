@@ -133,9 +133,9 @@ def test_each_epoch_drops_the_last_partial_batch():
 @pytest.mark.fast
 def test_held_out_part_is_stratified():
     labels = np.repeat([0, 1, 2, 3], [100, 20, 2, 1])
-    mask = linear._held_out(labels, seed=0)
+    mask = linear.held_out_part(labels, seed=0)
     assert np.bincount(labels[mask], minlength=4).tolist() == [10, 2, 1, 0]
-    assert (mask != linear._held_out(labels, seed=1)).any()
+    assert (mask != linear.held_out_part(labels, seed=1)).any()
 
 
 def test_edge_of_the_grid_is_reported(digits):
@@ -148,8 +148,8 @@ def test_edge_of_the_grid_is_reported(digits):
 
 @pytest.mark.fast
 def test_ties_go_to_the_middle_of_the_grid():
-    assert linear._choose(np.array([0.5, 0.7, 0.9])) == 2
-    assert linear._choose(np.array([0.9, 0.9, 0.9, 0.8, 0.9])) == 2
+    assert linear.choose(np.array([0.5, 0.7, 0.9])) == 2
+    assert linear.choose(np.array([0.9, 0.9, 0.9, 0.8, 0.9])) == 2
 
 
 @pytest.mark.fast

@@ -35,7 +35,8 @@ def test_accumulation_equals_the_whole_batch():
         step = train.mapped_step(run)
         images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
         ts, _ = step(run.init(), images, labels, train.batch_index(run, 0))
-        states.append(jax.device_get(ts))
+        # The online probe standardises each micro-batch by itself, as BatchNorm does.
+        states.append(dataclasses.replace(jax.device_get(ts), probe={}))
     tiny.assert_close(states[1], states[0], 1e-5)
 
 
@@ -168,6 +169,28 @@ def test_unlabelled_rows_do_not_move_the_probe():
     run, _, _ = tiny.compiled("rotation")
     nothing, _ = tiny.steps("rotation", 1, labels=np.full_like(run.train.labels, -1))
     tiny.assert_same(nothing.probe["params"], jax.device_get(run.init().probe["params"]))
+
+
+def test_the_probe_does_not_mind_the_scale_of_the_features():
+    """Standardised, features of any scale and offset train alike, and constant ones train nothing."""
+    x = tiny.generator(64, 8, 0.1).astype(np.float32)
+    labels = jnp.arange(64) % 3
+    params = {"kernel": jnp.zeros((8, 3)), "bias": jnp.zeros(3)}
+
+    mapped = dist.map_replicas(
+        train._probe, dist.make_mesh(jax.devices()[:2]), (P(), P(dist.AXIS), P(dist.AXIS)), (P(), P())
+    )
+
+    def gradient(features):
+        return mapped(params, jnp.asarray(features), labels)[0]
+
+    grads = gradient(x)
+    for other in (1e-3 * x, 100 * x + 10):
+        np.testing.assert_allclose(gradient(other)["kernel"], grads["kernel"], rtol=2e-3, atol=2e-5)
+    z = (x - x.mean(0)) / x.std(0)
+    wanted = z.T @ (1 / 3 - np.eye(3)[np.arange(64) % 3]) / 64
+    np.testing.assert_allclose(grads["kernel"], wanted, rtol=1e-3, atol=1e-5)
+    assert not np.any(gradient(np.ones((64, 8), np.float32))["kernel"])
 
 
 @pytest.mark.fast

@@ -1,6 +1,6 @@
 """Frozen features of a whole data set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import functools
 from typing import Any
 
@@ -28,23 +28,41 @@ def extractor(
 
     Args:
       method: whose `features` are wanted.
-      view: how an image is seen; should draw nothing at random.
+      view: how an image is seen.
       mesh: the batch is laid over its devices.
       batch_size: images a block, rounded up to a multiple of the devices.
       workers: processes that decode streamed images; 0: threads of this one.
 
     Returns:
-      a function `(params, state, images) -> float32 [N, D]`; images are uint8 [N, H, W, C], or those of a streamed
-      data set, of which a few blocks are in memory at a time.
+      a function `(params, state, images, draw=0) -> float32 [N, D]`; images are uint8 [N, H, W, C], or those of a
+      streamed data set, of which a few blocks are in memory at a time. What the view draws at random for an image
+      depends on `draw` and the image's place alone.
     """
+    extract = _compiled(method, view, mesh, batch_size, workers, (None,))
+    return lambda *args, **kwargs: extract(*args, **kwargs)[0]
+
+
+def stage_extractor(
+    method: Method, view: View, mesh: Mesh, batch_size: int = 512, *, workers: int = 0
+) -> Callable[..., list[np.ndarray]]:
+    """As `extractor`, for a list with the features after each stage of the backbone, the last being its output."""
+    stages = (*range(1, method.backbone.stages), None)
+    # One program: what the stages have in common is computed once.
+    return _compiled(method, view, mesh, batch_size, workers, stages)
+
+
+def _compiled(
+    method: Method, view: View, mesh: Mesh, batch_size: int, workers: int, stages: Sequence[int | None]
+) -> Callable[..., list[np.ndarray]]:
     devices = mesh.devices.size
     block = -(-batch_size // devices) * devices
     sharding = NamedSharding(mesh, P(dist.AXIS))
 
     @functools.partial(jax.jit, static_argnames="cropped")
-    def features(params: Any, state: Any, images: jax.Array, cropped: bool) -> jax.Array:
-        keys = jax.random.split(jax.random.key(0), len(images))
-        return method.features(params, state, render_batch(view, keys, images, cropped=cropped))
+    def features(params: Any, state: Any, images: jax.Array, places: jax.Array, draw: int, cropped: bool) -> Any:
+        keys = dist.example_keys(jax.random.fold_in(jax.random.key(0), draw), places)
+        x = render_batch(view, keys, images, cropped=cropped)
+        return [method.features(params, state, x, stage) for stage in stages]
 
     def parts(images: np.ndarray | Images) -> Iterator[jax.Array]:
         if isinstance(images, Images):
@@ -53,14 +71,16 @@ def extractor(
             for crops, _, _ in streamed(images, nothing, {"view": view}, plan, mesh, 1, workers):
                 yield crops["view"][0]
         else:
-            for start in range(0, len(images), block):
+            for start in range(0, max(len(images), 1), block):  # no image at all still has a width
                 part = images[start : start + block]
                 padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
                 yield jax.device_put(padded, sharding)
 
-    def extract(params: Any, state: Any, images: np.ndarray | Images) -> np.ndarray:
-        cropped = isinstance(images, Images)
-        blocks = [np.asarray(features(params, state, part, cropped=cropped)) for part in parts(images)]
-        return np.concatenate(blocks)[: len(images)]
+    def extract(params: Any, state: Any, images: np.ndarray | Images, draw: int = 0) -> list[np.ndarray]:
+        cropped, blocks = isinstance(images, Images), []
+        for number, part in enumerate(parts(images)):
+            places = jax.device_put(np.arange(number * block, (number + 1) * block), sharding)
+            blocks.append(jax.device_get(features(params, state, part, places, draw, cropped=cropped)))
+        return [np.concatenate(arrays)[: len(images)] for arrays in zip(*blocks, strict=True)]
 
     return extract

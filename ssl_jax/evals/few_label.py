@@ -80,10 +80,10 @@ def few_label(
             plans[name] = [_draw(train_y, count, seed, i) for i in range(1 if count is None else draws)]
 
     for name, (train_x, test_x) in representations.items():
-        train_x, test_x = _scaled(name, train_x, test_x, len(train_y), len(test_y))
+        train_x, test_x = scaled(name, train_x, test_x, len(train_y), len(test_y))
         test_x = test_x[test_y >= 0]
         for count_name, rows in plans.items():
-            fits = [_fit(train_x[r], train_y[r], test_x, test_y[test_y >= 0]) for r in rows]
+            fits = [fit(train_x[r], train_y[r], test_x, test_y[test_y >= 0]) for r in rows]
             accuracies = [accuracy for accuracy, _ in fits]
             results[count_name][name] = {
                 "mean": float(np.mean(accuracies)),
@@ -175,9 +175,14 @@ def _flat(x: ArrayLike) -> np.ndarray:
     return x.reshape(len(x), -1)
 
 
-def _scaled(
+def scaled(
     name: str, train_x: ArrayLike, test_x: ArrayLike, train_size: int, test_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets flattened to float32 rows, centred, and divided by one number: the training rows' mean square is 1.
+
+    Raises:
+      UserError: shapes do not fit the numbers of labels, or a feature is not finite; says which representation.
+    """
     train, test = _flat(train_x), _flat(test_x)
     if train.shape[1] != test.shape[1] or (len(train), len(test)) != (train_size, test_size):
         raise UserError(
@@ -195,8 +200,8 @@ def _scaled(
     return train, test
 
 
-def _fit(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> tuple[float, bool]:
-    """Returns the accuracy on the test set and whether the optimiser converged."""
+def fit(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> tuple[float, bool]:
+    """Fits logistic regression; returns its accuracy on the test set and whether the optimiser converged."""
     model = LogisticRegression(C=_C, max_iter=MAX_ITERATIONS)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("error")

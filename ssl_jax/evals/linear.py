@@ -73,8 +73,8 @@ def probe(
       UserError: shapes or labels do not fit, a feature is not finite, there is nothing to train or test on,
         or no class has two training images, so that none can be held out.
     """
-    train_x, train_y = _labelled("training", train_x, train_y, num_classes)
-    test_x, test_y = _labelled("test", test_x, test_y, num_classes)
+    train_x, train_y = labelled("training", train_x, train_y, num_classes)
+    test_x, test_y = labelled("test", test_x, test_y, num_classes)
     if train_x.shape[1] != test_x.shape[1]:
         raise UserError(
             f"The probe's training features have {train_x.shape[1]} channels but its test features "
@@ -87,14 +87,14 @@ def probe(
             "them positive and give at least one rate."
         )
     fit = functools.partial(_fit, num_classes=num_classes, epochs=epochs)
-    train_x, test_x = _standardise(train_x, test_x)
-    held_out = _held_out(train_y, seed)
+    train_x, test_x = standardise(train_x, test_x)
+    held_out = held_out_part(train_y, seed)
     choose_key, refit_key = jax.random.split(jax.random.key(seed))
 
     rest_x, rest_y = train_x[~held_out], train_y[~held_out]
     heads = fit(rest_x, rest_y, rates, choose_key, batch_size=min(batch_size, len(rest_x)))
     held_out_top1 = _accuracy(heads, train_x[held_out], train_y[held_out])
-    best = _choose(held_out_top1)
+    best = choose(held_out_top1)
     head = fit(train_x, train_y, rates[best : best + 1], refit_key, batch_size=min(batch_size, len(train_x)))
     return {
         "top1": float(_accuracy(head, test_x, test_y)[0]),
@@ -104,7 +104,12 @@ def probe(
     }
 
 
-def _labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features [N, D] as float32 and labels [N], without the rows labelled -1; `which` names them in errors.
+
+    Raises:
+      UserError: shapes or labels do not fit, no row has a label, or a feature is not finite.
+    """
     x, y = np.asarray(x, np.float32), np.asarray(y)
     if x.ndim != 2 or y.shape != x.shape[:1]:
         raise UserError(
@@ -124,28 +129,31 @@ def _labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple
     return x, y
 
 
-def _standardise(train_x: np.ndarray, test_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardise(train_x: np.ndarray, test_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets with the mean and standard deviation of the training features taken out, channel by channel."""
     mean, std = train_x.mean(0, dtype=np.float64), train_x.std(0, dtype=np.float64)
     # A channel that is constant but for rounding (a dead ReLU) carries nothing: do not blow its noise up.
     std = np.where(std > 1e-6 * std.max(), std, np.inf)
     return ((train_x - mean) / std).astype(np.float32), ((test_x - mean) / std).astype(np.float32)
 
 
-def _held_out(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Returns a [N] mask of a tenth of each class: at least one image, but never a class's only one."""
+def held_out_part(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Returns a [N] mask of a tenth of each class: at least one image, but never a class's only one.
+
+    Raises:
+      UserError: if no class has two images.
+    """
     rng = np.random.default_rng(seed)
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == label))
         mask[rows[: min(max(1, round(_HELD_OUT * len(rows))), len(rows) - 1)]] = True
     if not mask.any():
-        raise UserError(
-            "The probe holds out training images to choose its learning rate, but no class has two; label more images."
-        )
+        raise UserError("The probe holds out training images to choose by, but no class has two; label more images.")
     return mask
 
 
-def _choose(accuracies: np.ndarray) -> int:
+def choose(accuracies: np.ndarray) -> int:
     """Returns the index of the best accuracy; of equal ones that nearest the middle of the grid."""
     best = np.flatnonzero(accuracies == accuracies.max())
     return int(best[np.argmin(np.abs(best - (len(accuracies) - 1) / 2))])

@@ -1,0 +1,100 @@
+"""Features on disk, so that a second look at a checkpoint does not run the backbone again."""
+
+from collections.abc import Callable
+import hashlib
+import logging
+import pathlib
+from typing import Any
+import zipfile
+
+import jax
+import numpy as np
+
+from ssl_jax.errors import UserError
+
+logger = logging.getLogger("ssl_jax")
+
+LIMIT = 2**32  # bytes of features that one workdir keeps
+
+
+def fingerprint(tree: Any) -> str:
+    """A short hash of the contents of all arrays (and strings) of a tree, their shapes and their types."""
+    digest = hashlib.blake2b(digest_size=8)
+    for leaf in jax.tree.leaves(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """The extracted features of one run, in `workdir/features`.
+
+    A file is named by what was extracted, the checkpoint's step, and a hash of everything the features depend on:
+    weights, images and view. Files of the same name and another step are dropped when a new one is written, and then
+    the oldest until no more than `limit` bytes are left.
+
+    Args:
+      workdir: of the run.
+      limit: bytes kept.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, limit: int = LIMIT) -> None:
+        self._folder = pathlib.Path(workdir) / "features"
+        self._limit = limit
+
+    def get(self, name: str, step: int, key: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+        """Returns stored features, or makes and stores them.
+
+        Args:
+          name: what they are features of, for example 'pretrained'.
+          step: of the checkpoint.
+          key: changes with everything they depend on.
+          make: extracts them.
+
+        Raises:
+          UserError: if the workdir cannot be written.
+        """
+        path = self._folder / f"{name}-{step}-{key}.npz"
+        found = _read(path)
+        if found is not None:
+            return found
+        arrays = make()
+        try:
+            self._write(path, arrays)
+            self._tidy(name, step)
+        except OSError as error:
+            raise UserError(
+                f"Features cannot be written to {self._folder} ({error.strerror}): free some space, or make the "
+                "workdir writable."
+            ) from error
+        return arrays
+
+    def _write(self, path: pathlib.Path, arrays: list[np.ndarray]) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".new")
+        with temporary.open("wb") as file:
+            np.savez(file, *arrays)
+        temporary.replace(path)
+
+    def _tidy(self, name: str, step: int) -> None:
+        for path in self._folder.glob(f"{name}-*.npz"):
+            if path.name.split("-")[1] != str(step):
+                path.unlink()
+        newest_first = sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+        total = 0
+        for path in newest_first:
+            total += path.stat().st_size
+            if total > self._limit:
+                path.unlink()
+
+
+def _read(path: pathlib.Path) -> list[np.ndarray] | None:
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            return [stored[f"arr_{i}"] for i in range(len(stored.files))]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logger.warning("%s cannot be read (%s); its features are extracted again.", path, error)
+        return None

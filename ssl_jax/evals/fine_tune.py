@@ -1,0 +1,192 @@
+"""Fine-tuning: the whole backbone, or what lies behind its first stages, trained on labelled images."""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+
+from ssl_jax import dist, losses
+from ssl_jax.augment.view import View, render_batch
+from ssl_jax.methods import Method
+
+# Passes over the labelled images, by their percentage. SimCLR has 60 epochs of 1 % and 30 of 10 and of 100 %
+# (appendix B.5); these fit a minute or two of two CPU cores for ten thousand small images, and more do better.
+EPOCHS = {1: 20, 10: 4, 100: 1}
+BATCH_SIZE = 64  # images an update
+LEARNING_RATE = 0.05  # SimCLR's for 256 images; not scaled down to this batch, as there are so few updates
+HEAD_FACTOR = 20.0  # of the rate of the head, which starts at zero (SwAV: 20 for 10 % of the labels, 250 for 1 %)
+_MOMENTUM = 0.9
+_BLOCK = 512  # test images at a time
+
+
+@dataclasses.dataclass
+class _Substitute:
+    """Stands in for a method's backbone while the method computes features, to note or to replace the weights.
+
+    So whatever a method does around its backbone (CPC's gray patches, DINO's teacher) stays as its `features` has it.
+    """
+
+    backbone: nn.Module
+    weights: Any = None  # parameters and running statistics to use; None: those that the method gives
+    train: bool = False
+    frozen: int = 0
+
+    def apply(self, variables: Any, images: jax.Array, *, train: bool, stage: int | None = None) -> Any:
+        del train, stage
+        if self.weights is None:
+            self.weights = variables["params"], variables["batch_stats"]
+        params, stats = self.weights
+        both = {"params": params, "batch_stats": stats}
+        if not self.train:
+            return self.backbone.apply(both, images, train=False)
+        options: dict[str, Any] = {"frozen": self.frozen} if self.frozen else {}
+        out, moved = self.backbone.apply(both, images, train=True, mutable=["batch_stats"], **options)
+        self.weights = params, moved.get("batch_stats", {})
+        return out
+
+
+def _features(method: Method, like: tuple[Any, Any], substitute: _Substitute, images: jax.Array) -> jax.Array:
+    stand_in = dataclasses.replace(method, backbone=substitute)  # type: ignore[arg-type]
+    return stand_in.features(*like, images)
+
+
+def weights(method: Method, params: Any, state: Any, images: jax.ShapeDtypeStruct) -> tuple[Any, Any]:
+    """The backbone's parameters and running statistics that the method's `features` uses.
+
+    Args:
+      method: the method.
+      params: of it.
+      state: of it.
+      images: shape of normalised images [B, H, W, C]; nothing is computed.
+    """
+    witness = _Substitute(method.backbone)
+    jax.eval_shape(functools.partial(_features, method, (params, state), witness), images)
+    return witness.weights
+
+
+def transplant(backbone: Any, base: tuple[Any, Any], fresh: tuple[Any, Any], stages: int) -> tuple[Any, Any]:
+    """Weights whose stem and first `stages` stages are `base`'s and whose rest is `fresh` (Yosinski et al. 2014)."""
+
+    def mixed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        return {name: a[name] if backbone.stage_of(name) <= stages else b[name] for name in b}
+
+    return mixed(base[0], fresh[0]), mixed(base[1], fresh[1])
+
+
+def augmentation(method: Method, view: View) -> View:
+    """How an image is seen while fine-tuning: the method's first view without its colours, crop and flip for most.
+
+    Args:
+      method: whose views tell how far an image may be moved (digits have no mirror image).
+      view: as evaluation sees it, for size and normalisation.
+    """
+    first = next(iter(method.views().values()))
+    off: dict[str, Any] = dict.fromkeys(("jitter", "gray", "blur", "solarize", "photometric", "pca", "hsv"), 0.0)
+    return dataclasses.replace(first, size=view.size, mean=view.mean, std=view.std, **off)
+
+
+class Tuner:
+    """Fine-tunes a backbone; compiled once for any number of labelled images.
+
+    SGD with Nesterov momentum 0.9, cosine, no warm-up, no decay (SimCLR, appendix B.5), a linear head that starts at
+    zero. BatchNorm learns its statistics anew; frozen stages keep theirs. Nothing is chosen: the last epoch counts.
+
+    Args:
+      method: whose backbone it is.
+      view: how evaluation sees an image.
+      mesh: batches are laid over its devices.
+      like: parameters and state of the method, or their shapes; only their structure is looked at.
+      num_classes: number of classes.
+      frozen: the stem and so many stages do not move.
+    """
+
+    def __init__(
+        self, method: Method, view: View, mesh: Mesh, like: tuple[Any, Any], num_classes: int, frozen: int = 0
+    ) -> None:
+        self._method, self._view, self._mesh, self._frozen = method, view, mesh, frozen
+        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        self._classes = num_classes
+        self._drawn = augmentation(method, view)
+        self._batch = -(-BATCH_SIZE // mesh.devices.size) * mesh.devices.size
+        self._sgd = optax.trace(_MOMENTUM, nesterov=True)
+        in_specs = (P(), P(), P(dist.AXIS), P(dist.AXIS), P(), P())
+        self._step = dist.map_replicas(self._replica, mesh, in_specs, P())
+        self._logits = jax.jit(self._answers)
+
+    def __call__(self, start: tuple[Any, Any], images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> Any:
+        """Trains from `start` (parameters and statistics of the backbone) and returns the tuned network.
+
+        Args:
+          start: as `weights` returns it.
+          images: uint8 [N, H, W, C].
+          labels: [N] integers in [0, num_classes).
+          epochs: passes over the images. Updates are whole batches of an endless sequence of permutations, so that few
+            images may fill less than one.
+          seed: of the order and the views.
+        """
+        side = jax.ShapeDtypeStruct((1, self._view.size, self._view.size, images.shape[-1]), jnp.float32)
+        width = jax.eval_shape(self._method.features, *self._like, side).shape[-1]
+        head = {"kernel": jnp.zeros((width, self._classes)), "bias": jnp.zeros(self._classes)}
+        network = dist.replicate(({"backbone": start[0], "head": head}, start[1]), self._mesh)
+        velocity = dist.replicate(self._sgd.init(network[0]), self._mesh)
+        updates = max(1, math.ceil(len(images) * epochs / self._batch))
+        order = _order(len(images), updates * self._batch, seed).reshape(updates, -1)
+        sharding = NamedSharding(self._mesh, P(dist.AXIS))
+        for number, rows in enumerate(order):
+            batch = jax.device_put((images[rows], labels[rows].astype(np.int32)), sharding)
+            key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), number))
+            rate = np.float32(LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * number / updates)))
+            network, velocity = self._step(network, velocity, *batch, key, rate)
+        return network
+
+    def top1(self, network: Any, images: np.ndarray, labels: np.ndarray) -> float:
+        """Accuracy of a tuned network on images uint8 [M, H, W, C]."""
+        block = -(-_BLOCK // self._mesh.devices.size) * self._mesh.devices.size
+        sharding = NamedSharding(self._mesh, P(dist.AXIS))
+        correct = 0
+        for start in range(0, len(images), block):
+            part = images[start : start + block]
+            padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * 3)
+            logits = np.asarray(self._logits(network, jax.device_put(padded, sharding)))[: len(part)]
+            correct += int((logits.argmax(1) == labels[start : start + block]).sum())
+        return correct / len(images)
+
+    def _answers(self, network: Any, images: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.key(0), len(images))
+        params, stats = network
+        tuned = _Substitute(self._method.backbone, (params["backbone"], stats))
+        x = render_batch(self._view, keys, images)
+        return _linear(params["head"], _features(self._method, self._like, tuned, x))
+
+    def _replica(self, network, velocity, images, labels, key, rate):
+        params, stats = network
+        keys = dist.example_keys(jax.random.wrap_key_data(key), dist.positions(len(images)))
+        x = render_batch(self._drawn, keys, images)
+
+        def loss_of(params):
+            tuned = _Substitute(self._method.backbone, (params["backbone"], stats), True, self._frozen)
+            features = _features(self._method, self._like, tuned, x)
+            return dist.mean(losses.cross_entropy(_linear(params["head"], features), labels)), tuned.weights[1]
+
+        grads, stats = jax.grad(loss_of, has_aux=True)(params)
+        moves, velocity = self._sgd.update(dist.mean(grads), velocity)
+        moves["head"] = jax.tree.map(lambda m: HEAD_FACTOR * m, moves["head"])
+        return (jax.tree.map(lambda p, m: p - rate * m, params, moves), stats), velocity
+
+
+def _linear(head: Any, features: jax.Array) -> jax.Array:
+    return jnp.matmul(features, head["kernel"], precision="highest") + head["bias"]
+
+
+def _order(count: int, length: int, seed: int) -> np.ndarray:
+    """Rows [length]: one permutation of `count` after the other."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([rng.permutation(count) for _ in range(-(-length // count))])[:length]

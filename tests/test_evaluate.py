@@ -1,0 +1,273 @@
+"""The evaluation of a run from outside: what it prints, stores, keeps, and refuses."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+import tiny
+
+from ssl_jax import evaluate, protocols, subject, train
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.errors import UserError
+from ssl_jax.evals import cache, features, pretext
+from ssl_jax.evals.table import split
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def store(run, ts, workdir):
+    """A workdir as training leaves it."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.json").write_text(json.dumps(run.config.to_dict()))
+    checkpoints = Checkpoints(workdir, keep=3)
+    checkpoints.save(int(ts.step), ts, run.config.to_dict())
+    checkpoints.close()
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "run"
+    run = tiny.run("rotation", 8)
+    ts, _ = tiny.steps("rotation", 4)
+    store(run, ts, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(workdir, tmp_path):
+    return shutil.copytree(workdir, tmp_path / "run")
+
+
+def results(workdir):
+    return json.loads((workdir / "results.json").read_text())
+
+
+QUICK = ("health", "pretext", "knn", "linear_lbfgs", "layers", "few_shot", "retrieval", "cluster")
+
+
+@pytest.fixture(scope="module")
+def evaluated(workdir):
+    assert evaluate.main([f"--workdir={workdir}", f"--evals={','.join(QUICK)}"]) == 0
+    return results(workdir)
+
+
+def test_names_of_the_results(evaluated):
+    for suffix in ("", "_untrained", "_pixels"):
+        for name in ("knn/top1", "few_shot/5way_1shot/prototypes", "few_shot/5way_5shot/logistic", "retrieval/map"):
+            assert 0 < evaluated[f"{name}{suffix}"] < 1
+        for name in ("retrieval/recall@1", "retrieval/precision@10", "cluster/accuracy", "cluster/nmi"):
+            assert 0 < evaluated[f"{name}{suffix}"] < 1
+        assert 0 < evaluated[f"few_shot/5way_1shot/prototypes_ci95{suffix}"] < 0.02
+    for suffix in ("", "_untrained"):
+        assert evaluated[f"layers/3/top1{suffix}"] == evaluated[f"linear_lbfgs/top1{suffix}"]
+        assert 0.1 < evaluated[f"layers/1/top1{suffix}"] < 1
+        assert evaluated[f"pretext/rotation_top1{suffix}"] > 0
+        for name in ("lidar", "alignment", "uniformity", "dead_units", "rank/1", "rank/3", "feature_std", "rankme"):
+            assert np.isfinite(evaluated[f"health/{name}{suffix}"])
+    assert evaluated["health/rank/3"] == evaluated["health/rankme"] == evaluated["rankme"]
+    assert evaluated["pretext/loss_baseline"] == pytest.approx(np.log(4))
+    assert {f"seconds/{name}" for name in (*QUICK, "extraction")} <= set(evaluated)
+    assert evaluated["data"] == "digits" and evaluated["step"] == 4
+    assert {"seed", "config", "versions", "device", "evaluation_seconds", "epoch"} <= set(evaluated)
+
+
+def test_the_number_of_devices_does_not_matter(evaluated, copied, monkeypatch):
+    shutil.rmtree(copied / "features")
+    (copied / "results.json").unlink()
+    right = train.prepare
+    monkeypatch.setattr(train, "prepare", lambda config: right(config, jax.devices()[:1]))
+    # What the other protocols are given are these features, and nothing of the devices.
+    other = evaluate.evaluate(str(copied), ("health", "pretext", "knn", "linear_lbfgs"))
+    for name, value in other.items():
+        if isinstance(value, float) and not name.startswith(("seconds", "evaluation_seconds")):
+            # A prediction may hang on the last bit of a feature.
+            assert value == pytest.approx(evaluated[name], rel=1e-3, abs=0.005), name
+
+
+def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("extracted again")
+
+    monkeypatch.setattr(subject, "stage_extractor", lambda *args: never)
+    assert evaluate.main([f"--workdir={copied}", "--evals=label_curve"]) == 0
+    stored = results(copied)
+    assert stored["knn/top1"] == evaluated["knn/top1"]
+    assert 0.1 < stored["label_curve/1/top1"] < stored["label_curve/100/top1"] <= 1
+    assert stored["label_curve/100/top1_untrained"] and stored["label_curve/10/top1_pixels"]
+
+
+def test_a_newer_checkpoint_starts_anew(evaluated, copied):
+    run = tiny.run("rotation", 8)
+    ts, _ = tiny.steps("rotation", 6)
+    store(run, ts, copied)
+    assert evaluate.main([f"--workdir={copied}", "--evals=knn"]) == 0
+    stored = results(copied)
+    assert stored["step"] == 6 and "retrieval/map" not in stored
+    assert json.loads((copied / "results-4-digits.json").read_text()) == evaluated
+    names = [p.name for p in (copied / "features").iterdir()]
+    assert sorted(n.rsplit("-", 1)[0] for n in names) == ["pretrained-6", "untrained-0"]
+    found = evaluate.extract(run, jax.device_put(ts))
+    with np.load(next((copied / "features").glob("pretrained-6-*"))) as kept:
+        np.testing.assert_allclose(found.pretrained[1], kept["arr_5"], rtol=1e-4, atol=1e-6)
+
+
+def test_another_data_set(evaluated, copied, tmp_path):
+    """Colour pictures of another size, for a run of 8x8 gray ones; no label of 2 in test."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 20)):
+        for label in range(3):
+            folder = tmp_path / "images" / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for i in range(count):
+                picture = rng.integers(0, 120, (14, 12, 3)) + 60 * label
+                Image.fromarray(np.minimum(picture, 255).astype(np.uint8)).save(folder / f"{i}.png")
+    arguments = [f"--workdir={copied}", "--evals=knn,retrieval,few_shot", f"--data=folder:{tmp_path / 'images'}"]
+    assert evaluate.main(arguments) == 0
+    stored = results(copied)
+    assert stored["data"].startswith("folder:") and stored["knn/top1"] > 0.8
+    assert "few_shot/3way_5shot/prototypes" in stored  # fewer classes than five
+    assert json.loads((copied / "results-4-digits.json").read_text()) == evaluated
+    assert evaluate.main([*arguments[:1], "--evals=cluster", *arguments[2:], "--classes=0,2"]) == 0
+    stored = results(copied)
+    assert stored["data"].endswith("classes 0,2") and stored["cluster/accuracy"] > 0.9
+
+
+def test_gray_and_colour_meet():
+    images = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), np.uint8)
+    gray = subject._recoloured(images, 1)
+    wanted = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
+    assert np.abs(gray.astype(int) - wanted).max() <= 1  # Pillow rounds in fixed point
+    np.testing.assert_array_equal(subject._recoloured(gray, 3), np.repeat(gray, 3, axis=-1))
+    assert subject._recoloured(images, 3) is images
+
+
+def test_fine_tuning_and_copied_stages_beside_a_supervised_run(copied, tmp_path, monkeypatch):
+    monkeypatch.setattr(protocols.fine_tune, "EPOCHS", {10: 1, 100: 1})
+    ts, _ = tiny.steps("supervised", 4)
+    store(tiny.run("supervised", 8), ts, tmp_path / "supervised")
+    arguments = [
+        f"--workdir={copied}",
+        "--evals=knn,fine_tune",
+        "--frozen=1,3",
+        f"--supervised={tmp_path / 'supervised'}",
+    ]
+    assert evaluate.main(arguments) == 0
+    stored = results(copied)
+    names = ["10/top1", "100/top1", "10/top1_untrained", "100/top1_supervised", "frozen1/top1", "frozen3/top1"]
+    for name in (*names, "tuned1/top1", "tuned3/top1"):
+        assert 0 < stored[f"fine_tune/{name}"] <= 1
+    # All three stages copied and tuned is fine-tuning.
+    assert stored["fine_tune/tuned3/top1"] == stored["fine_tune/100/top1"]
+    assert stored["knn/top1_supervised"] > 0.1
+
+
+def test_garbage_test_labels_choose_nothing(workdir):
+    """Whatever is chosen on the way (rates, penalties) is the same when the test labels are wrong."""
+    run = tiny.run("rotation", **{"eval.linear_epochs": 2})
+    ts, _ = tiny.steps("rotation", 4)
+    train_split, test_split = subject.with_labels(subject.load_images(run))
+    right = subject.prepare(run, jax.device_put(ts), (train_split, test_split))
+    labels = (right.features.labels[0], (right.features.labels[1] + 1) % 10)
+    wrong = subject.dataclasses.replace(right, features=subject.dataclasses.replace(right.features, labels=labels))
+    for measure in (protocols.linear_probe, protocols.logistic_probe, protocols.layers):
+        for (name, value), other in zip(measure(right).items(), measure(wrong).values(), strict=True):
+            if split(name)[0].endswith("/top1"):
+                assert other < value
+            else:
+                assert other == value, name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--evals=knn,lineer",), "Did you mean 'linear'"),
+        (("--evals=knn", "--frozen=1"), "add fine_tune"),
+        (("--evals=fine_tune", "--fine_tune_epochs=0"), "at least 1"),
+        (("--evals=knn", "--data=digitz"), "Did you mean 'digits'"),
+        (("--evals=knn", "--classes=3,10"), "0 to 9"),
+        (("--evals=knn", "--supervised=nowhere"), "There is no run in nowhere"),
+        (("--evals=knn", "--data=folder:nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_explained(workdir, capsys, arguments, words):
+    assert evaluate.main([f"--workdir={workdir}", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert words in told and "Traceback" not in told
+
+
+def test_a_self_supervised_run_is_no_yardstick(workdir, capsys):
+    assert evaluate.main([f"--workdir={workdir}", f"--supervised={workdir}", "--evals=knn"]) == 2
+    assert "a run of rotation" in capsys.readouterr().err
+
+
+def test_numbers_that_are_none(workdir):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([f"--workdir={workdir}", "--classes=cat"])
+    assert stopped.value.code == 2
+
+
+def test_health_needs_no_labels(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    run = tiny.run("rotation", **{"data.source": f"folder:{tmp_path / 'images'}", "batch_size": 8})
+    store(run, run.init(), tmp_path / "run")
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=health"]) == 0
+    assert "health/lidar" in results(tmp_path / "run")
+    capsys.readouterr()
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=pretext"]) == 2
+    assert "pretext needs test images" in capsys.readouterr().err
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}"]) == 2
+    assert "needs labels and a test split" in capsys.readouterr().err
+
+
+def test_pretext_is_the_loss_of_the_test_images():
+    """Contrastive: the value depends on the batch, which is the training's; nothing of it on the devices."""
+    run = tiny.run("simclr")
+    ts = jax.device_get(tiny.fresh(run))
+    images, labels = run.test.images[:40], run.test.labels[:40]
+    found = []
+    for devices in (1, 4):
+        run = tiny.run("simclr", devices)
+        measure = pretext.measurer(run.method, run.info, run.mesh, tiny.BATCH)
+        found.append(measure(ts.params, ts.state, ts.step, images, labels))
+        assert found[-1] == measure(ts.params, ts.state, ts.step, images, labels)  # always in the same views
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert set(found[0]) == {"loss", "contrastive_top1", "projection_std"}
+    chance = run.method.chance(run.info)
+    assert 0.5 * chance < found[0]["loss"] < 1.5 * chance
+
+
+@pytest.mark.fast
+def test_pretext_batches():
+    rows = pretext._blocks(44, 16)
+    assert rows.shape == (2, 16) and len(np.unique(rows)) == 32
+    assert pretext._blocks(10_000, 512).shape == (8, 512)
+    assert sorted(np.unique(pretext._blocks(5, 16))) == list(range(5))
+
+
+@pytest.mark.fast
+def test_pretext_of_a_memory_bank_is_refused():
+    run = tiny.run("npid")
+    with pytest.raises(UserError, match="no meaning for test images"):
+        pretext.measurer(run.method, run.info, run.mesh, 16)
+
+
+def test_stages_end_with_the_features_and_draws_differ():
+    run = tiny.run("rotation", 2)
+    ts = tiny.fresh(run)
+    images = run.train.images[:20]
+    stages = features.stage_extractor(run.method, run.eval_view, run.mesh, 8)(ts.params, ts.state, images)
+    assert [s.shape for s in stages] == [(20, 4), (20, 8), (20, 16)]
+    view = run.method.view
+    extract = features.extractor(run.method, view, run.mesh, 8)
+    last = features.extractor(run.method, run.eval_view, run.mesh, 16)(ts.params, ts.state, images)
+    np.testing.assert_allclose(stages[-1], last, rtol=1e-5, atol=1e-6)
+    one, again, two = (extract(ts.params, ts.state, images, draw=d) for d in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert cache.fingerprint(one) != cache.fingerprint(two)
+    assert extract(ts.params, ts.state, images[:0]).shape == (0, 16)
