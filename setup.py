@@ -37,6 +37,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         # Reads prepared ArrayRecord data sets without TensorFlow; preparing them needs TensorFlow.
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
+        # Weights in safetensors files, and as ONNX graphs.
+        "export": ["onnx>=1.16", "safetensors>=0.4"],
         "test": ["mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
     },
 )

@@ -9,19 +9,33 @@ checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE; ssl_jax.load_back
 """
 
 import argparse
+from collections.abc import Callable
 import json
 import pathlib
 import sys
 from typing import Any
 
 from ssl_jax import weights
-from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD, View
 from ssl_jax.errors import UserError
 from ssl_jax.log import speak_plainly
 from ssl_jax.models import ResNet
 from ssl_jax.weights import card, foreign, graph
 
 FORMATS = ("npz", "safetensors", "torchvision", "timm", "onnx")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+# How an imported network wants to see an image, where that is not what is usual.
+_VIEW: dict[str, tuple[Callable[[str], Any], str]] = {
+    "size": (int, "side of the images, pixels (default: the transformer's own; 224; 32 with a 3x3 stem)"),
+    "centre": (float, "share of the short side to keep (default: 0.875; 1 with a 3x3 stem)"),
+    "interpolation": (str, "bilinear or bicubic (default: bicubic for transformers)"),
+    "mean": (_numbers, "of the channels, of images in [0, 1] (default: ImageNet's)"),
+    "std": (_numbers, "of the channels, likewise"),
+}
 
 
 def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
@@ -62,7 +76,7 @@ def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
 
 
 def bring_in(
-    path: str, arch: str, out: str, view: View | None = None, **network: Any
+    path: str, arch: str, out: str, view: dict[str, Any] | None = None, **network: Any
 ) -> tuple[pathlib.Path, list[str]]:
     """Brings the backbone of another project's checkpoint into a file of ours, with a model card beside it.
 
@@ -70,7 +84,7 @@ def bring_in(
       path: of the checkpoint.
       arch: name of the architecture, as in `config.model.name`.
       out: path of the file to write, .npz or .safetensors.
-      view: how images are to be seen; None for what is usual.
+      view: fields of the `View` of images that are not what is usual.
       **network: `heads` and `linear_stem`, as for `foreign.backbone`.
 
     Returns:
@@ -79,7 +93,7 @@ def bring_in(
     Raises:
       UserError: if the checkpoint does not hold this architecture.
     """
-    backbone, dropped = foreign.backbone(pathlib.Path(path), arch, view, **network)
+    backbone, dropped = foreign.backbone(pathlib.Path(path), arch, view or {}, **network)
     target = pathlib.Path(out)
     weights.save(target, backbone)
     _write(target.with_suffix(".md"), card.text(backbone, {}, target.name, target.suffix[1:]).encode())
@@ -111,15 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument("--arch", help="resnet18 ... resnet200, vit_tiny ... vit_large")
     there.add_argument("--heads", type=int, default=0, help="of a transformer, if not the size's own")
     there.add_argument("--linear-stem", action="store_true", help="a 3x3 stem without ReLU (lightly's CIFAR nets)")
-    there.add_argument("--size", type=int, help="side of the images it wants, pixels (default: what is usual)")
-    there.add_argument("--centre", type=float, default=0.875, help="share of the short side to keep, with --size")
-    there.add_argument("--mean", type=_numbers, default=IMAGENET_MEAN, help="with --size (default: ImageNet's)")
-    there.add_argument("--std", type=_numbers, default=IMAGENET_STD, help="with --size (default: ImageNet's)")
+    for name, (kind, words) in _VIEW.items():
+        there.add_argument(f"--{name}", type=kind, help=words)
     return parser
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(","))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,10 +135,7 @@ def main(argv: list[str] | None = None) -> int:
     speak_plainly()
     args = _parser().parse_args(argv)
     try:
-        if args.workdir:
-            path = export(args.workdir, args.format, args.out)
-        else:
-            path = _import(args)
+        path = export(args.workdir, args.format, args.out) if args.workdir else _import(args)
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
@@ -141,9 +146,7 @@ def main(argv: list[str] | None = None) -> int:
 def _import(args: argparse.Namespace) -> pathlib.Path:
     if not args.arch or not args.out:
         raise UserError("--import needs --arch=NAME and --out=FILE.npz as well.")
-    view = None
-    if args.size:
-        view = View(size=args.size, crop="centre", centre=args.centre, order=("crop",), mean=args.mean, std=args.std)
+    view = {name: getattr(args, name) for name in _VIEW if getattr(args, name) is not None}
     network = {"heads": args.heads, "linear_stem": args.linear_stem}
     path, dropped = bring_in(args.checkpoint, args.arch, args.out, view, **network)
     if dropped:

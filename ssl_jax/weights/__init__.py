@@ -1,8 +1,8 @@
 """A pretrained backbone without the run that made it: in memory, in a file, and read back.
 
 A file holds the parameter tree under its own names (`params/stem/kernel`, `stats/stem_norm/batch/mean`; .npz or
-.safetensors), or a state dict under torchvision's or timm's names (.safetensors). Either carries, as JSON under the name
-`ssl_jax`, what makes the numbers a function of images: the network, and how it wants to see an image.
+.safetensors), or a state dict under torchvision's or timm's names (.safetensors). Either carries, as JSON under the
+name `ssl_jax`, what makes the numbers a function of images: the network, and how it wants to see an image.
 """
 
 import dataclasses
@@ -109,7 +109,7 @@ class Backbone:
             raise UserError(f"Images are of type {images.dtype}: give uint8, or floating point in [0, 1].")
         if images.size and not (images.min() >= 0 and images.max() <= 1):
             raise UserError(
-                f"Images of floating point must lie in [0, 1], but reach from {images.min():.3g} to {images.max():.3g}: "
+                f"Images of floating point must lie in [0, 1], but go from {images.min():.3g} to {images.max():.3g}: "
                 "give them before normalisation, or as uint8."
             )
         return images.astype(np.float32)
@@ -171,7 +171,8 @@ def _simplest(method: Method) -> Method:
 
 def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
     module = _module(meta["network"])
-    view = View(**{k: tuple(v) if isinstance(v, list) else v for k, v in meta["view"].items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["view"].items()}
+    view = View(**fields)
     method = methods.build(meta["method"], module) if meta["method"] else Method(module)
     if meta["names"] == "ours":
         nested = flax.traverse_util.unflatten_dict(arrays, sep="/")

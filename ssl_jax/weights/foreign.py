@@ -1,10 +1,11 @@
 """Checkpoints of other projects: finds the backbone among their keys and takes it over.
 
-MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE name the same torchvision ResNet or timm transformer, behind prefixes that
-tell the network from its target and from what wraps it, and beside heads.
+MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE name the same torchvision ResNet or timm transformer, behind prefixes
+that tell the network from its target and from what wraps it, and beside heads.
 """
 
 import argparse
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -30,14 +31,14 @@ _HEADS = (
 
 
 def backbone(
-    path: pathlib.Path, arch: str, view: View | None, *, heads: int, linear_stem: bool
+    path: pathlib.Path, arch: str, view: dict[str, Any], *, heads: int = 0, linear_stem: bool = False
 ) -> tuple[Backbone, list[str]]:
     """Takes over the backbone of a checkpoint.
 
     Args:
       path: a .safetensors, .npz, .pth, .pt or .tar file.
       arch: a key of `DEPTHS` or `SIZES`; width, stem, patch and channels follow from the arrays.
-      view: how images are to be seen; None for ImageNet's usual centre crop at the size of the network.
+      view: fields of the view of images that are not those of `usual_view`.
       heads: attention heads of a transformer; 0 for the size's own. No array tells them.
       linear_stem: whether a 3x3 stem has no ReLU (lightly's CIFAR benchmark). No array tells it.
 
@@ -59,7 +60,8 @@ def backbone(
     module = _network(state, arch, heads, linear_stem)
     params, stats = naming.from_torch(state, module)
     origin = {"imported from": path.name, "architecture": arch, "prefix": root}
-    seen = view or usual_view(module, params)
+    seen = dataclasses.replace(usual_view(module, params), **view)
+    seen.check("view", seen.size, seen.size, len(seen.mean))
     return Backbone(Method(module), params, stats, seen, origin), dropped
 
 

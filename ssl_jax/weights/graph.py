@@ -42,7 +42,7 @@ class Graph:
         return name
 
     def linear(self, x: str, layer: Any) -> str:
-        """x W + b over the last axis."""
+        """The product with a kernel over the last axis, plus its bias."""
         x = self.add("MatMul", x, self.constant(layer["kernel"]))
         return self.add("Add", x, self.constant(layer["bias"]))
 
@@ -67,8 +67,10 @@ def model(backbone: Backbone) -> Any:
     if isinstance(module, ViT):
         size = [backbone.view.size] * 2
         width = _vit(graph, params, module, backbone.view.size)
-    elif isinstance(module, ResNet | ConvNet) and module.norm in ("batch", "none"):
-        width = (_resnet if isinstance(module, ResNet) else _convnet)(graph, params, backbone.stats, module)
+    elif isinstance(module, ResNet) and module.norm in ("batch", "none"):
+        width = _resnet(graph, params, backbone.stats, module)
+    elif isinstance(module, ConvNet) and module.norm in ("batch", "none"):
+        width = _convnet(graph, params, backbone.stats, module)
     else:
         raise UserError(
             f"There is no ONNX graph of a {type(module).__name__} with norm '{getattr(module, 'norm', '')}': use the "

@@ -182,8 +182,8 @@ def from_torch(state: dict[str, np.ndarray], module: nn.Module) -> tuple[Any, An
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(
-                f"The weights {words} {', '.join(keys[:3])}{more}, so they are not those of a {_title(module)}: give the "
-                "architecture that they have."
+                f"The weights {words} {', '.join(keys[:3])}{more}, so they are not those of a {_title(module)}: give "
+                "the architecture that they have."
             )
     flat = {p.ours: _taken_over(np.asarray(state[p.theirs], np.float32), p.kind) for p in wanted}
     _check_shapes(flat, wanted, state, module)
@@ -192,7 +192,7 @@ def from_torch(state: dict[str, np.ndarray], module: nn.Module) -> tuple[Any, An
 
 
 def _renamed(key: str) -> str:
-    """torchvision called the layers of a transformer's perceptron otherwise when its weights were stored."""
+    """The weights that torchvision offers name the layers of a transformer's perceptron as its first version did."""
     return key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")
 
 
