@@ -97,9 +97,9 @@ class Checkpoints:
         """
         if not self.steps():
             return None
-        stored = self._manager.item_metadata(self.steps()[-1])["state"]
+        stored = ocp.StandardCheckpointHandler().metadata(self._folder / str(self.steps()[-1]) / "state").tree
         one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), dict(stored))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), stored)
 
     def close(self) -> None:
         """Waits until everything is on disk."""

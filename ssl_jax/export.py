@@ -71,7 +71,7 @@ def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
         weights.save(path, backbone, layout if named else "ours")
     stored = folder / "results.json"
     results = json.loads(stored.read_text()) if stored.exists() else {}
-    _write(path.with_suffix(".md"), card.text(backbone, results, path.name, layout).encode())
+    _write(card_of(path), card.text(backbone, results, path.name, layout).encode())
     return path
 
 
@@ -96,8 +96,13 @@ def bring_in(
     backbone, dropped = foreign.backbone(pathlib.Path(path), arch, view or {}, **network)
     target = pathlib.Path(out)
     weights.save(target, backbone)
-    _write(target.with_suffix(".md"), card.text(backbone, {}, target.name, target.suffix[1:]).encode())
+    _write(card_of(target), card.text(backbone, {}, target.name, target.suffix[1:]).encode())
     return target, dropped
+
+
+def card_of(path: pathlib.Path) -> pathlib.Path:
+    """Where the model card of a file lies."""
+    return path.with_name(f"{path.name}.md")
 
 
 def _write(path: pathlib.Path, content: bytes) -> None:
@@ -139,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    print(f"The backbone is {path}, its model card {path.with_suffix('.md')}.")
+    print(f"The backbone is {path}, its model card {card_of(path)}.")
     return 0
 
 
