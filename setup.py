@@ -30,6 +30,7 @@ setup(
         "pillow>=10",
         "scikit-learn>=1.5",
         "tensorboardX>=2.6",
+        "threadpoolctl>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={
@@ -39,6 +40,10 @@ setup(
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
         # Weights in safetensors files, and as ONNX graphs.
         "export": ["onnx>=1.16", "safetensors>=0.4"],
-        "test": ["mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
+        "test": [
+            *("mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"),
+            *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"),
+            "playwright>=1.40",  # drives the Chromium that is installed; brings none
+        ],
     },
 )

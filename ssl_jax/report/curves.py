@@ -81,8 +81,7 @@ def _chart(runs: list[Files], name: str, reference: float | None) -> str:
                 axes.plot(np.array(x)[keep], np.array(y)[keep], label=label or None, color=colour, **style)
     if reference is not None:
         axes.axhline(reference, color=COLOURS[-1], linestyle=":", label="knows nothing")
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=9)
+    page.legend(axes)
     return page.chart(figure, _TITLES.get(name, name))
 
 
@@ -120,7 +119,7 @@ def _labels_chart(runs: list[Files], group: str) -> str:
         y, spread = [100 * r.value for r in line], [100 * (r.spread or 0) for r in line]
         axes.errorbar(x, y, spread, label=label, color=colour, marker="o", markersize=4, capsize=3)
     axes.set_xticks(range(len(counts)), counts)
-    axes.legend(fontsize=9)
+    page.legend(axes)
     return page.chart(figure, f"Accuracy against labels: {group}")
 
 

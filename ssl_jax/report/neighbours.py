@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
+from threadpoolctl import threadpool_limits
 
 from ssl_jax.evals import knn
 from ssl_jax.evals.features import spread
@@ -176,9 +177,12 @@ def maps(s: Sample) -> str:
     if len(x) < 5 or x.shape[1] < 2:
         raise Empty(f"A map needs at least 5 images and 2 features, and there are {len(x)} and {x.shape[1]}.")
     perplexity = min(30.0, (len(x) - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, random_state=0)
+    with threadpool_limits(1):  # its threads wait for each other busily: on a busy machine many times slower than one
+        placed = tsne.fit_transform(x)
     places = {
         "PCA": PCA(2, random_state=0).fit_transform(x),
-        f"t-SNE, perplexity {perplexity:.3g}": TSNE(2, perplexity=perplexity, random_state=0).fit_transform(x),
+        f"t-SNE, perplexity {perplexity:.3g}": placed,
     }
     names = [s.name(int(label)) for label in s.labels[rows]]
     figures = [_map(title, xy, s.labels[rows], names) for title, xy in places.items()]

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import train
@@ -63,7 +65,10 @@ def restored(files: Files) -> Network:
       UserError: if its data is not to be had, or it has no checkpoint yet.
     """
     run = train.prepare(files.config)
-    ts = restore(run, files.workdir)
+    # Shapes are enough to restore; compiling the initialisation would take most of the report's time.
+    everywhere = NamedSharding(run.mesh, P())
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(run.init))
+    ts = restore(dataclasses.replace(run, init=lambda: like), files.workdir)
     return Network(run, int(ts.step), *jax.device_get((ts.params, ts.state)))
 
 

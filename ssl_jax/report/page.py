@@ -25,7 +25,6 @@ _SETTINGS: Any = {
     "svg.hashsalt": "ssl_jax",
     "font.size": 11,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
-    "legend.frameon": False,
     "savefig.transparent": True,
 }
 _LARGEST = 112  # side of a small picture that is kept, pixels
@@ -44,7 +43,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.4
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p, figcaption { color: var(--soft); margin: .4rem 0; } figure { margin: .8rem 0; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; } a { color: inherit; }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
 .charts figure { margin: 0; min-width: 0; }
 .chart, .map { background: var(--card); border-radius: 6px; padding: 6px; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); }
@@ -166,6 +165,12 @@ def axes(x: str = "", y: str = "", size: tuple[float, float] = (5, 3)) -> tuple[
         found.grid(alpha=0.3)
         found.spines[["top", "right"]].set_visible(False)
     return figure, found
+
+
+def legend(axes: Any) -> None:
+    """Names the lines of a chart that have a label, if any has."""
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(fontsize=9, frameon=False, labelcolor=_INK)
 
 
 def chart(figure: Figure, title: str) -> str:
