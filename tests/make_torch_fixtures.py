@@ -14,7 +14,8 @@ from torch import nn
 try:
     import torchvision
 except RuntimeError:  # a torchvision of another torch lacks its compiled operators, of which its models need none
-    torch.library.Library("torchvision", "DEF").define("nms(Tensor dets, Tensor scores, float iou) -> Tensor")
+    absent = torch.library.Library("torchvision", "DEF")  # lives as long as this name does
+    absent.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 import timm
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
