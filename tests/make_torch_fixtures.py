@@ -15,7 +15,8 @@ try:
     import torchvision
 except RuntimeError:  # a torchvision of another torch lacks its compiled operators, of which its models need none
     absent = torch.library.Library("torchvision", "DEF")  # lives as long as this name does
-    absent.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    for name in ("nms", "qnms"):
+        absent.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision
 import timm
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -40,7 +41,9 @@ def shaken(model: nn.Module) -> nn.Module:
     """Statistics, scales and offsets that are not those of initialisation, so that each of them counts."""
     with torch.no_grad():
         for name, x in model.named_parameters():
-            x.copy_(torch.randn_like(x) * (0.5 if x.ndim > 1 else 0.1) + (1.0 if "weight" in name and x.ndim == 1 else 0))
+            x.copy_(
+                torch.randn_like(x) * (0.5 if x.ndim > 1 else 0.1) + (1.0 if "weight" in name and x.ndim == 1 else 0)
+            )
             if x.ndim == 4:
                 x.mul_(2 / x[0].numel() ** 0.5)
         for name, x in model.named_buffers():
@@ -63,7 +66,7 @@ def main() -> None:
     torch.manual_seed(0)
     DATA.mkdir(exist_ok=True)
     store("torchvision_resnet18", narrow_resnet(BasicBlock, [2, 2, 2, 2], 2, small=False), 32)
-    store("torchvision_resnet50_small", narrow_resnet(Bottleneck, [3, 4, 6, 3], 2, small=True), 16)
+    store("torchvision_resnet50_small", narrow_resnet(Bottleneck, [3, 4, 6, 3], 1, small=True), 16)
     vit = torchvision.models.VisionTransformer(16, 4, 2, 2, 16, 64)
     vit.heads = nn.Identity()
     store("torchvision_vit", vit, 16)

@@ -30,7 +30,7 @@ class Graph:
         x = np.asarray(x)
         name = f"c{len(self.constants)}"
         dtype = np.float32 if np.issubdtype(x.dtype, np.floating) else np.int64
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(x, dtype), name))
+        self.constants.append(numpy_helper.from_array(np.asarray(x, dtype, order="C"), name))
         return name
 
     def add(self, op: str, *inputs: str, out: str = "", **attributes: Any) -> str:
