@@ -68,7 +68,9 @@ def fresh(module, side=8, channels=3):
     made = module.init(jax.random.key(0), jnp.zeros((1, side, side, channels)), train=False)
     leaves, tree = jax.tree.flatten(made)
     rng = np.random.default_rng(0)
-    made = jax.tree.unflatten(tree, [np.float32(rng.uniform(0.2, 1, x.shape) * rng.choice([-1, 1])) for x in leaves])
+    draws = [rng.uniform(0.2, 1, x.shape) * rng.choice([-1, 1]) for x in leaves]
+    # Matrices as small as trained ones: large ones would show the rounding of float32 and nothing else.
+    made = jax.tree.unflatten(tree, [np.float32(x * (0.3 if x.ndim == 2 else 1)) for x in draws])
     stats = jax.tree.map(np.abs, made.get("batch_stats", {}))
     view = View(size=side, crop="centre", order=("crop",), mean=(0.5,), std=(0.25,))
     return weights.Backbone(Method(module), made["params"], stats, view, {"method": "test"})
