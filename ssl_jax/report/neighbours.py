@@ -199,12 +199,12 @@ def _colours(labels: np.ndarray, count: int) -> list[Any]:
 
 
 def _map(title: str, xy: np.ndarray, labels: np.ndarray, names: list[str]) -> str:
+    # The drawing is the unit square, so that the script finds a point where it was drawn.
+    share = 0.03 + 0.94 * (xy - xy.min(0)) / np.maximum(np.ptp(xy, axis=0), 1e-12)
     figure = Figure(figsize=(5, 4.4))
-    axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 1), ylim=(0, 1))
     axes.set_axis_off()
-    axes.scatter(xy[:, 0], xy[:, 1], s=14, c=_colours(labels, labels.max() + 1), linewidths=0)
-    figure.canvas.draw()
-    share = axes.transData.transform(xy) / [figure.bbox.width, figure.bbox.height]
+    axes.scatter(share[:, 0], share[:, 1], s=14, c=_colours(labels, labels.max() + 1), linewidths=0)
     points = [[round(float(x), 4), round(float(1 - y), 4), n] for (x, y), n in zip(share, names, strict=True)]
     text = html.escape(title)
     return (

@@ -190,5 +190,6 @@ def stage_outputs(method: Method, params: Any, state: Any, images: jax.Array) ->
             found[stage] = tokens.reshape(images.shape[1] // module.patch, -1, tokens.shape[-1])
         else:
             last = max((n for n in outputs if re.match(rf"stage{stage}(_|$)", n)), key=number)
-            found[stage] = np.asarray(outputs[last], np.float32)[0]
+            # A convnet's norm is caught before its ReLU; the output of a residual block has had its own.
+            found[stage] = np.maximum(np.asarray(outputs[last], np.float32)[0], 0)
     return found
