@@ -59,8 +59,8 @@ def features(backbone, images):
     return np.asarray(backbone.method.features(*backbone.state, jnp.asarray(images)))
 
 
-def close(found, wanted):
-    np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max())
+def close(found, wanted, tolerance=1e-5):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 def fresh(module, side=8, channels=3):
@@ -215,7 +215,8 @@ def test_every_format_keeps_the_features_or_refuses(tmp_path, kind, layout):
         again = weights.load(path)
         assert (again.view, again.origin) == (backbone.view, backbone.origin)
         found = features(again, images)
-    close(found, features(backbone, images))
+    # Random weights, unlike torch's above, make much of float32's rounding in the transformer's norms.
+    close(found, features(backbone, images), 5e-5)
 
 
 @pytest.fixture(scope="module")

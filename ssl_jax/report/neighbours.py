@@ -144,7 +144,7 @@ def _worst(matrix: np.ndarray, share: np.ndarray, classes: tuple[str, ...]) -> s
     rows = [(classes[i], classes[j], f"{100 * share[i, j]:.1f} %", str(matrix[i, j])) for i, j in pairs if matrix[i, j]]
     if not rows:
         return page.note("No image was taken for another class.")
-    return "<h3>Most frequent confusions</h3>" + page.table(("true class", "answer", "share", "images"), rows)
+    return "<h3>Most frequent confusions</h3>" + page.table(("true class", "answer", "share", "images"), rows, 2)
 
 
 def style(s: Sample) -> str:

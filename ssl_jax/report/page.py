@@ -43,7 +43,7 @@ h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.4
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 p, figcaption { color: var(--soft); margin: .4rem 0; } figure { margin: .8rem 0; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; } a { color: inherit; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap: .8rem; }
 .charts figure { margin: 0; min-width: 0; }
 .chart, .map { background: var(--card); border-radius: 6px; padding: 6px; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); }
@@ -51,6 +51,7 @@ svg { display: block; width: 100%; height: auto; color: var(--ink); }
 .scroll td, .scroll th { overflow-wrap: normal; }
 th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
+.two :is(th, td):nth-child(2) { text-align: left; }
 .pictures th, .pictures td { text-align: center; padding: .25rem; border: 0; font-size: .8rem; vertical-align: top; }
 .pictures th:first-child, .pictures td:first-child { text-align: center; }
 .pictures img { display: block; margin: 0 auto; } img { image-rendering: pixelated; }
@@ -142,13 +143,14 @@ def note(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of plain text that scrolls in itself where it is too wide."""
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
+    """A table of plain text that scrolls in itself where it is too wide; its first one or two columns are names."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
 
-    return f'<div class="scroll"><table>{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
+    kind = ' class="two"' if names == 2 else ""
+    return f'<div class="scroll"><table{kind}>{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
 
 
 def details(summary: str, text: str) -> str:

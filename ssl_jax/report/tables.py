@@ -83,7 +83,7 @@ def _group_table(found: list[tuple[str, list[Result]]]) -> str:
         for row in dict.fromkeys(r.row for r in results):
             cells = {r.variant: _cell(r) for r in results if r.row == row}
             rows.append((*((name,) if several else ()), row, *(cells.get(v, "") for v in variants)))
-    return page.table((*(("run",) if several else ()), "", *variants), rows)
+    return page.table((*(("run",) if several else ()), "", *variants), rows, 2 if several else 1)
 
 
 def _cell(r: Result) -> str:
