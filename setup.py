@@ -34,6 +34,7 @@ setup(
         "scikit-learn>=1.5",
         "scipy>=1.13",
         "tensorboardX>=2.6",
+        "threadpoolctl>=3.1",
         "tqdm>=4.66",
     ],
     extras_require={
@@ -42,6 +43,13 @@ setup(
         "plan": ["jax[tpu]>=0.10,<0.13"],  # the TPU compiler, which needs no TPU
         # Reads prepared ArrayRecord data sets without TensorFlow; preparing them needs TensorFlow.
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
-        "test": ["jax[tpu]>=0.10,<0.13", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
+        # Weights in safetensors files, and as ONNX graphs.
+        "export": ["onnx>=1.16", "safetensors>=0.4"],
+        "test": [
+            *("mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"),
+            *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"),
+            "playwright>=1.40",  # drives the Chromium that is installed; brings none
+            "jax[tpu]>=0.10,<0.13",  # its compiler plans for TPUs
+        ],
     },
 )

@@ -90,6 +90,17 @@ class Checkpoints:
             self._manager.close()
             self._manager = self._open()
 
+    def shapes(self) -> Any | None:
+        """What the newest checkpoint holds, as nested dicts of shapes and types on one device; None without any.
+
+        For `restore` where the run's own state is not at hand, because its data set is elsewhere.
+        """
+        if not self.steps():
+            return None
+        stored = ocp.StandardCheckpointHandler().metadata(self._folder / str(self.steps()[-1]) / "state").tree
+        one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=one), stored)
+
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()

@@ -104,10 +104,13 @@ class Method:
         """
         raise NotImplementedError
 
+    def variables(self, params: Any, state: Any) -> dict[str, Any]:
+        """The backbone that is evaluated and taken away: its 'params', and 'batch_stats' where it has any."""
+        return {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
+
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""
-        variables = {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
-        features: Any = self.backbone.apply(variables, images, train=False, stage=stage)
+        features: Any = self.backbone.apply(self.variables(params, state), images, train=False, stage=stage)
         return features.astype(jnp.float32)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:

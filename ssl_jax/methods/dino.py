@@ -179,9 +179,9 @@ class DINO(Method):
         moved = optax.incremental_update(params, teacher["params"], 1 - tau)
         return params, {**state, "teacher": {**teacher, "params": moved}}
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+    def variables(self, params: Any, state: Any) -> dict[str, Any]:
         """The teacher's, which is the better of the two throughout training (sec. 5.2)."""
-        return super().features(state["teacher"]["params"], state["teacher"], images, stage)
+        return super().variables(state["teacher"]["params"], state["teacher"])
 
     def groups(self, params: Any) -> Any:
         labels = super().groups(params)

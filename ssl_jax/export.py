@@ -1,0 +1,164 @@
+"""Takes a backbone away, or brings one in.
+
+  python -m ssl_jax.export --workdir=runs/a --format=torchvision          writes runs/a/backbone_torchvision.safetensors
+  python -m ssl_jax.export --import=r50.pth --arch=resnet50 --out=b.npz   a checkpoint of others in our parameter tree
+
+Formats: npz and safetensors (our names), torchvision and timm (state dicts under their names, in safetensors), onnx. A
+model card lies beside each. What is imported are ResNets and vision transformers of torchvision and timm, and the
+checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE; ssl_jax.load_backbone and --backbone take the result.
+"""
+
+import argparse
+from collections.abc import Callable
+import json
+import pathlib
+import sys
+from typing import Any
+
+from ssl_jax import weights
+from ssl_jax.errors import UserError
+from ssl_jax.log import speak_plainly
+from ssl_jax.models import ResNet
+from ssl_jax.weights import card, foreign, graph
+
+FORMATS = ("npz", "safetensors", "torchvision", "timm", "onnx")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(","))
+
+
+# How an imported network wants to see an image, where that is not what is usual.
+_VIEW: dict[str, tuple[Callable[[str], Any], str]] = {
+    "size": (int, "side of the images, pixels (default: the transformer's own; 224; 32 with a 3x3 stem)"),
+    "centre": (float, "share of the short side to keep (default: 0.875; 1 with a 3x3 stem)"),
+    "interpolation": (str, "bilinear or bicubic (default: bicubic for transformers)"),
+    "mean": (_numbers, "of the channels, of images in [0, 1] (default: ImageNet's)"),
+    "std": (_numbers, "of the channels, likewise"),
+}
+
+
+def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
+    """Writes the backbone of a run, and its model card beside it.
+
+    Args:
+      workdir: of the run, or a file of `weights.save`.
+      layout: one of `FORMATS`.
+      out: path of the file; default `backbone...` in the workdir.
+
+    Returns:
+      the path of the file.
+
+    Raises:
+      UserError: if there is no backbone, or the format has no such network.
+    """
+    backbone = weights.load(workdir)
+    named = layout in ("torchvision", "timm")
+    ending = f"_{layout}.safetensors" if named else f".{layout}"
+    source = pathlib.Path(workdir)
+    folder = source if source.is_dir() else source.parent
+    path = pathlib.Path(out) if out else folder / f"backbone{ending}"
+    if path.suffix != pathlib.Path(ending).suffix and path.suffix != f".{layout}":
+        raise UserError(f"--out={path} does not end in {pathlib.Path(ending).suffix}, as the format {layout} has it.")
+    if layout == "timm" and isinstance(backbone.module, ResNet) and backbone.module.width != 64:
+        raise UserError(
+            f"timm has no ResNet of width {backbone.module.width}: use --format=torchvision, whose model card says how "
+            "to build one."
+        )
+    if layout == "onnx":
+        _write(path, graph.model(backbone).SerializeToString())
+    else:
+        weights.save(path, backbone, layout if named else "ours")
+    stored = folder / "results.json"
+    results = json.loads(stored.read_text()) if stored.exists() else {}
+    _write(card_of(path), card.text(backbone, results, path.name, layout).encode())
+    return path
+
+
+def bring_in(
+    path: str, arch: str, out: str, view: dict[str, Any] | None = None, **network: Any
+) -> tuple[pathlib.Path, list[str]]:
+    """Brings the backbone of another project's checkpoint into a file of ours, with a model card beside it.
+
+    Args:
+      path: of the checkpoint.
+      arch: name of the architecture, as in `config.model.name`.
+      out: path of the file to write, .npz or .safetensors.
+      view: fields of the `View` of images that are not what is usual.
+      **network: `heads` and `linear_stem`, as for `foreign.backbone`.
+
+    Returns:
+      the path of the file, and the keys that were left behind.
+
+    Raises:
+      UserError: if the checkpoint does not hold this architecture.
+    """
+    backbone, dropped = foreign.backbone(pathlib.Path(path), arch, view or {}, **network)
+    target = pathlib.Path(out)
+    weights.save(target, backbone)
+    _write(card_of(target), card.text(backbone, {}, target.name, target.suffix[1:]).encode())
+    return target, dropped
+
+
+def card_of(path: pathlib.Path) -> pathlib.Path:
+    """Where the model card of a file lies."""
+    return path.with_name(f"{path.name}.md")
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m ssl_jax.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", help="folder of the run, or a file written before")
+    source.add_argument("--import", dest="checkpoint", metavar="PATH", help="checkpoint of another project")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="safetensors", help="with --workdir (default: %(default)s)"
+    )
+    parser.add_argument("--out", help="file to write")
+    there = parser.add_argument_group("with --import")
+    there.add_argument("--arch", help="resnet18 ... resnet200, vit_tiny ... vit_large")
+    there.add_argument("--heads", type=int, default=0, help="of a transformer, if not the size's own")
+    there.add_argument("--linear-stem", action="store_true", help="a 3x3 stem without ReLU (lightly's CIFAR nets)")
+    for name, (kind, words) in _VIEW.items():
+        there.add_argument(f"--{name}", type=kind, help=words)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    speak_plainly()
+    args = _parser().parse_args(argv)
+    try:
+        path = export(args.workdir, args.format, args.out) if args.workdir else _import(args)
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    print(f"The backbone is {path}, its model card {card_of(path)}.")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> pathlib.Path:
+    if not args.arch or not args.out:
+        raise UserError("--import needs --arch=NAME and --out=FILE.npz as well.")
+    view = {name: getattr(args, name) for name in _VIEW if getattr(args, name) is not None}
+    network = {"heads": args.heads, "linear_stem": args.linear_stem}
+    path, dropped = bring_in(args.checkpoint, args.arch, args.out, view, **network)
+    if dropped:
+        more = ", ..." if len(dropped) > 8 else ""
+        print(f"Left behind, as no part of the backbone: {', '.join(dropped[:8])}{more} ({len(dropped)} in all).")
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Draws runs as one self-contained HTML page: `python -m ssl_jax.report --workdir=runs/a [runs/b ...]`.
+
+Numbers over time, results and configs are of all runs together; pictures (views, neighbours, maps, filters) are of
+the first one. The page is written to report.html in the first workdir. It opens from disk without a network, and what
+cannot be shown says why. A run that is still going on is drawn as far as it has come.
+"""
+
+import argparse
+from collections.abc import Callable
+import functools
+import html
+import pathlib
+import sys
+
+from ssl_jax.errors import UserError
+from ssl_jax.log import speak_plainly
+from ssl_jax.report import curves, neighbours, network, page, runs, tables
+from ssl_jax.report.page import Empty
+
+
+def report(*workdirs: str, image: int = 0) -> pathlib.Path:
+    """Writes `report.html` into the first workdir and returns its path.
+
+    Args:
+      *workdirs: of the runs, at least one.
+      image: the test image whose feature maps are drawn.
+
+    Raises:
+      UserError: if a workdir holds no run.
+    """
+    files = runs.read(list(workdirs))
+    first = _Pictures(files[0])
+    sections: list[tuple[str, Callable[[], str]]] = [
+        ("Results", lambda: tables.results(files)),
+        ("Accuracy against labels", lambda: curves.over_labels(files)),
+        ("Loss", lambda: curves.over_time(files, "loss", first.chance() if len(files) == 1 else None)),
+        ("Accuracy while training", lambda: curves.over_time(files, "accuracy")),
+        ("Health of the features", lambda: curves.over_time(files, "health")),
+        ("Further measures", lambda: curves.over_time(files, "other")),
+        ("Views", lambda: network.views(first.network)),
+        ("What the method sees and answers", lambda: network.pictures(first.network)),
+        ("Nearest neighbours", lambda: neighbours.nearest(first.sample)),
+        ("Map of the features", lambda: neighbours.maps(first.sample)),
+        ("Confusions of the kNN", first.confusion),
+        ("First filters", lambda: network.filters(first.network)),
+        ("Feature maps", lambda: network.feature_maps(first.network, image)),
+        ("Time and throughput", lambda: curves.pace(files)),
+        ("Differences between configs", lambda: tables.differences(files)),
+        ("Records", lambda: tables.records(files)),
+    ]
+    path = pathlib.Path(workdirs[0]) / "report.html"
+    path.write_text(page.page(_title(files), _lead(files), sections, first.style()))
+    return path
+
+
+class _Pictures:
+    """The first run's network and features, made when first asked for; without them each section says why."""
+
+    def __init__(self, files: runs.Files) -> None:
+        self._files = files
+
+    @functools.cached_property
+    def _network(self) -> network.Network | str:
+        try:
+            return network.restored(self._files)
+        except UserError as error:
+            return str(error)
+
+    @property
+    def network(self) -> network.Network:
+        if isinstance(self._network, str):
+            raise Empty(self._network)
+        return self._network
+
+    @functools.cached_property
+    def sample(self) -> neighbours.Sample:
+        return neighbours.sample(self.network)
+
+    def chance(self) -> float | None:
+        if isinstance(self._network, str):
+            return None
+        return self._network.run.method.chance(self._network.run.info)
+
+    def confusion(self) -> str:
+        config = self._files.config.eval
+        return neighbours.confusion(self.sample, config.knn_k, config.knn_temperature)
+
+    def style(self) -> str:
+        return "" if isinstance(self._network, str) else neighbours.style(self.sample)
+
+
+def _title(files: list[runs.Files]) -> str:
+    first = files[0].config
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    return f"{first.method.name} on {first.data.source}{more}"
+
+
+def _lead(files: list[runs.Files]) -> str:
+    parts = []
+    for run in files:
+        last = run.entries[-1] if run.entries else {"step": 0, "epoch": 0}
+        config = run.config
+        words = (
+            f"{last['step']} updates of {config.batch_size} images, {last['epoch']:.0f} of {config.epochs} epochs; "
+            f"{config.model.name} of width {config.model.width}; seed {config.seed}"
+        )
+        parts.append(f"<p><b>{html.escape(run.name)}</b>: {html.escape(words)}.</p>")
+    if len(files) > 1:
+        parts.append(page.note(f"Views, neighbours, maps and filters are those of {files[0].name}."))
+    return "".join(parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    speak_plainly()
+    parser = argparse.ArgumentParser(
+        prog="python -m ssl_jax.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("others", nargs="*", metavar="OTHER_RUN", help="folders of runs to compare it with")
+    parser.add_argument("--image", type=int, default=0, help="test image whose feature maps are drawn (default: 0)")
+    args = parser.parse_args(argv)
+    try:
+        print(f"The report is {report(args.workdir, *args.others, image=args.image)}")
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,8 @@
+"""`python -m ssl_jax.report`."""
+
+import sys
+
+from ssl_jax.report import main
+
+if __name__ == "__main__":
+    sys.exit(main())

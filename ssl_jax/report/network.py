@@ -1,0 +1,200 @@
+"""What a run's network sees and answers: views, the method's pictures, first filters and feature maps."""
+
+import dataclasses
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from ssl_jax import train
+from ssl_jax.augment.view import render_batch, render_views
+from ssl_jax.data.resident import batch_indices
+from ssl_jax.evals.features import extractor
+from ssl_jax.evaluate import restore
+from ssl_jax.methods import Method
+from ssl_jax.models import ViT
+from ssl_jax.report import page
+from ssl_jax.report.page import Cell, Empty
+from ssl_jax.report.runs import Files
+
+_ROWS = 6  # images whose views and pictures are shown
+_FILTERS = 64
+_MAPS = 8  # channels shown of a stage
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The newest checkpoint of a run, on the host, and its data."""
+
+    run: train.Run
+    step: int
+    params: Any
+    state: Any
+
+    @functools.cached_property
+    def extract(self) -> Any:
+        """Features of images `[N, H, W, C]`, as evaluation has them."""
+        features = extractor(self.run.method, self.run.eval_view, self.run.mesh, 256)
+        return functools.partial(features, self.params, self.state)
+
+    @property
+    def side(self) -> int:
+        """Of the centre squares that streamed images are shown as, pixels."""
+        return round(self.run.eval_view.size / self.run.config.data.eval_centre)
+
+    @functools.cached_property
+    def batch(self) -> tuple[np.ndarray, dict[str, jax.Array], jax.Array]:
+        """The first images of the newest update, the views that the network saw of them, and the update's key."""
+        config, info = self.run.config, self.run.info
+        before = max(self.step - 1, 0)
+        rows = batch_indices(config.seed, before, info.num_examples, info.batch_size)
+        rows = rows[: min(_ROWS, info.batch_size // config.accumulate)]
+        rng = jax.random.fold_in(jax.random.key(config.seed), before)
+        position = jnp.arange(len(rows))
+        views = self.run.method.views()
+        images = self.run.train.pictures(rows, max(view.size for view in views.values()))
+        batch = jax.jit(lambda x: render_views(views, rng, position, x))(images)
+        batch |= {"index": jnp.asarray(rows), "position": position, "label": jnp.asarray(self.run.train.labels[rows])}
+        return images, batch, rng
+
+
+def restored(files: Files) -> Network:
+    """Restores a run.
+
+    Raises:
+      UserError: if its data is not to be had, or it has no checkpoint yet.
+    """
+    run = train.prepare(files.config)
+    # Shapes are enough to restore; compiling the initialisation would take most of the report's time.
+    everywhere = NamedSharding(run.mesh, P())
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(run.init))
+    ts = restore(dataclasses.replace(run, init=lambda: like), files.workdir)
+    return Network(run, int(ts.step), *jax.device_get((ts.params, ts.state)))
+
+
+def views(network: Network) -> str:
+    """Images of the newest update, and each view of them as the network saw it."""
+    images, batch, _ = network.batch
+    recipes = network.run.method.views()
+    rows = []
+    for i, image in enumerate(images):
+        seen = [np.asarray(batch[n][i]) * np.array(v.std) + np.array(v.mean) for n, v in recipes.items()]
+        rows.append([Cell(image / 255.0), *(Cell(x) for x in seen)])
+    text = f"Images of update {max(network.step, 1)}, and their views in that update, before normalisation."
+    return page.note(text) + page.pictures(("image", *recipes), rows)
+
+
+def pictures(network: Network) -> str:
+    """What the method's own `pictures` show.
+
+    Raises:
+      Empty: if it shows nothing.
+    """
+    method = network.run.method
+    _, batch, rng = network.batch
+    found = method.pictures(network.params, network.state, batch, rng=rng)
+    if not found:
+        raise Empty(f"{type(method).__name__} compares features, and has no pictures of its own to show.")
+    parts = []
+    for picture in found:
+        parts.append(f"<h3>{page.html.escape(picture.title)}</h3>")
+        rows = [
+            [Cell(x, picture.captions[i][j] if picture.captions else "") for j, x in enumerate(row)]
+            for i, row in enumerate(np.asarray(picture.images))
+        ]
+        parts.append(page.pictures(picture.columns, rows))
+    return "".join(parts)
+
+
+def filters(network: Network) -> str:
+    """Filters of the first convolution, or of a transformer's patches, each stretched to [0, 1].
+
+    Raises:
+      Empty: if the backbone begins with something else.
+    """
+    params = network.run.method.variables(network.params, network.state)["params"]
+    module = network.run.method.backbone
+    if isinstance(module, ViT):
+        kernel = np.asarray(params["patch"]["kernel"])
+        kernel = kernel.reshape(module.patch, module.patch, -1, kernel.shape[-1])
+    else:
+        first = params.get("stem", params.get("stage1", {}))
+        if np.ndim(first.get("kernel")) != 4:
+            raise Empty(f"A {type(module).__name__} does not begin with a convolution whose filters could be drawn.")
+        kernel = np.asarray(first["kernel"])
+    kernel = np.moveaxis(kernel, -1, 0)
+    strongest = np.sort(np.argsort(-np.abs(kernel).sum((1, 2, 3)), kind="stable")[:_FILTERS])
+    cells = [Cell(_stretched(kernel[i], "gray")) for i in strongest]
+    rows = [cells[i : i + 8] for i in range(0, len(cells), 8)]
+    text = f"{len(cells)} of {len(kernel)} filters of {kernel.shape[1]}x{kernel.shape[2]} pixels"
+    if len(cells) < len(kernel):
+        text += ", those of the largest weights"
+    return page.note(f"{text}. Gray is 0.") + page.pictures((), rows, width=40)
+
+
+def _stretched(x: np.ndarray, zero: str = "") -> np.ndarray:
+    """To [0, 1]; with `zero` so that 0 becomes the middle."""
+    if zero:
+        return 0.5 + 0.5 * x / max(np.abs(x).max(), 1e-12)
+    return (x - x.min()) / max(np.ptp(x), 1e-12)
+
+
+def feature_maps(network: Network, index: int) -> str:
+    """Channels of each stage for one test image (one of the training images where there is no test split).
+
+    Raises:
+      Empty: if there is no such image, or the method hides the image from its network.
+    """
+    method, data = network.run.method, network.run.test or network.run.train
+    if not 0 <= index < len(data.images):
+        raise Empty(f"There is no image {index}: choose one below {len(data.images)} with --image.")
+    if type(method).features is not Method.features:
+        raise Empty(
+            f"{type(method).__name__} changes images before its backbone sees them, so there are no maps of one."
+        )
+    image = data.pictures(np.array([index]), network.side)
+    seen = render_batch(network.run.eval_view, jax.random.split(jax.random.key(0), 1), jnp.asarray(image))
+    outputs = stage_outputs(method, network.params, network.state, seen)
+    rows = []
+    for stage, maps in outputs.items():
+        chosen = np.argsort(-maps.std((0, 1)), kind="stable")[:_MAPS]
+        cells = [Cell(_stretched(maps[..., c : c + 1])) for c in chosen]
+        rows.append([Cell(image[0] / 255.0, f"stage {stage}: {maps.shape[0]}x{maps.shape[1]}"), *cells])
+    text = f"Image {index}: the {_MAPS} channels of each stage that vary most over it, black lowest, white highest."
+    return page.note(text) + page.pictures((), rows, width=72)
+
+
+def stage_outputs(method: Method, params: Any, state: Any, images: jax.Array) -> dict[int, np.ndarray]:
+    """Output of each stage of the backbone for the first image, [h, w, channels] (a transformer's without its token).
+
+    Args:
+      method: whose backbone runs.
+      params: of the run.
+      state: of the run.
+      images: normalised [1, H, W, C].
+    """
+    module = method.backbone
+    variables = method.variables(params, state)
+    _, caught = module.apply(variables, images, train=False, capture_intermediates=True, mutable=["intermediates"])
+    outputs = {name: value["__call__"][0] for name, value in caught["intermediates"].items() if "__call__" in value}
+
+    def number(name: str) -> tuple[list[int], str]:
+        return [int(d) for d in re.findall(r"\d+", name)], name
+
+    found = {}
+    stages: int = module.stages  # type: ignore[attr-defined]
+    for stage in range(1, stages + 1):
+        if isinstance(module, ViT):
+            depth = sum(name.startswith("block") for name in outputs)
+            tokens = np.asarray(outputs[f"block{depth * stage // stages}"], np.float32)[0, 1:]
+            found[stage] = tokens.reshape(images.shape[1] // module.patch, -1, tokens.shape[-1])
+        else:
+            last = max((n for n in outputs if re.match(rf"stage{stage}(_|$)", n)), key=number)
+            # A convnet's norm is caught before its ReLU; the output of a residual block has had its own.
+            found[stage] = np.maximum(np.asarray(outputs[last], np.float32)[0], 0)
+    return found

@@ -1,0 +1,276 @@
+"""A pretrained backbone without the run that made it: in memory, in a file, and read back.
+
+A file holds the parameter tree under its own names (`params/stem/kernel`, `stats/stem_norm/batch/mean`; .npz or
+.safetensors), or a state dict under torchvision's or timm's names (.safetensors). Either carries, as JSON under the
+name `ssl_jax`, what makes the numbers a function of images: the network, and how it wants to see an image.
+"""
+
+import dataclasses
+import functools
+import importlib
+import json
+import pathlib
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax import methods, models
+from ssl_jax.augment.view import View, render_batch
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.errors import UserError
+from ssl_jax.methods import Method
+from ssl_jax.weights import naming
+
+_KEY = "ssl_jax"  # of the JSON in a file
+_LARGEST = 256  # images at a time
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen backbone: call it on images.
+
+    `method.features(*backbone.state, images)` is what evaluation calls; where the method adds nothing to its network's
+    output, as most do, `method` is the plain `Method` around the network.
+    """
+
+    method: Method
+    params: Any  # of the network
+    stats: Any  # running statistics of the network; empty without BatchNorm
+    view: View  # how it sees an image
+    origin: dict[str, Any]  # where it comes from, for the model card: names to plain values
+
+    @property
+    def module(self) -> nn.Module:
+        """The network."""
+        return self.method.backbone
+
+    @property
+    def state(self) -> tuple[Any, Any]:
+        """`(params, state)` as the method's `features` takes them."""
+        return {"backbone": self.params}, {"stats": {"backbone": self.stats}}
+
+    @property
+    def plain(self) -> bool:
+        """Whether features are the network's output on the whole image, nothing before and nothing after."""
+        return type(self.method) is Method
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's input."""
+        if "patch" in self.params:
+            return self.params["patch"]["kernel"].shape[0] // self.module.patch**2  # type: ignore[attr-defined]
+        first = self.params["stem" if "stem" in self.params else "stage1"]
+        return first["kernel"].shape[2]
+
+    def __call__(self, images: Any, stage: int | None = None) -> np.ndarray:
+        """Features of images, seen as the run's evaluation sees them.
+
+        Args:
+          images: [N, H, W, C], uint8, or floating point in [0, 1]; any N.
+          stage: residual stage (or quarter of a transformer) whose output is wanted; default the last.
+
+        Returns:
+          float32 [N, D].
+
+        Raises:
+          UserError: if these are no such images, or there is no such stage.
+        """
+        images = self._checked(np.asarray(images), stage)
+        # Powers of two, so that few programs serve any number of images.
+        block = min(_LARGEST, 1 << max(len(images) - 1, 0).bit_length())
+        parts = []
+        for start in range(0, max(len(images), 1), block):
+            part = images[start : start + block]
+            padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * 3)
+            out = _features(self.method, self.view, stage, *self.state, padded)
+            parts.append(np.asarray(out)[: len(part)])
+        return np.concatenate(parts)
+
+    def _checked(self, images: np.ndarray, stage: int | None) -> np.ndarray:
+        stages = self.module.stages  # type: ignore[attr-defined]
+        if stage is not None and not 1 <= stage <= stages:
+            raise UserError(f"There is no stage {stage} in this backbone: ask for 1 to {stages}.")
+        if images.ndim != 4 or not all(images.shape[1:]):
+            raise UserError(
+                f"Images must be [N, H, W, C], but have shape {images.shape}: add the axes that are missing."
+            )
+        if self.plain and images.shape[-1] != self.channels:
+            raise UserError(
+                f"Images have {images.shape[-1]} channel(s) where this backbone wants {self.channels}: the last axis "
+                "must be the channels; repeat a single one, or convert to gray."
+            )
+        if images.dtype == np.uint8:
+            return images
+        if not np.issubdtype(images.dtype, np.floating):
+            raise UserError(f"Images are of type {images.dtype}: give uint8, or floating point in [0, 1].")
+        if images.size and not (images.min() >= 0 and images.max() <= 1):
+            raise UserError(
+                f"Images of floating point must lie in [0, 1], but go from {images.min():.3g} to {images.max():.3g}: "
+                "give them before normalisation, or as uint8."
+            )
+        return images.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _features(method: Method, view: View, stage: int | None, params: Any, state: Any, images: jax.Array) -> jax.Array:
+    keys = jax.random.split(jax.random.key(0), len(images))  # the view draws nothing; `render` wants a key
+    return method.features(params, state, render_batch(view, keys, jnp.asarray(images)), stage)
+
+
+def load(path: str | pathlib.Path) -> Backbone:
+    """Loads the backbone of a run, without its data set, or of a file that `save` or `ssl_jax.export` wrote.
+
+    Args:
+      path: a workdir, or a .npz or .safetensors file.
+
+    Raises:
+      UserError: if there is none, or it cannot be read.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        return _of_run(path)
+    if not path.is_file():
+        raise UserError(f"There is no backbone at {path}: give the workdir of a run, or a .npz or .safetensors file.")
+    arrays, text = read(path)
+    if text is None:
+        raise UserError(
+            f"{path} does not say what network it holds: bring a checkpoint of others into a file of ours first, with "
+            "python -m ssl_jax.export --import=PATH --arch=NAME --out=FILE.npz."
+        )
+    return _of_file(arrays, json.loads(text))
+
+
+def _of_run(folder: pathlib.Path) -> Backbone:
+    from ssl_jax.evaluate import load_config  # here, since evaluation itself loads backbones
+
+    config = load_config(str(folder))
+    method = methods.build(config.method, models.backbone(config.model))
+    checkpoints = Checkpoints(folder)
+    try:
+        shapes = checkpoints.shapes()
+        found = None if shapes is None else checkpoints.restore(shapes)
+    finally:
+        checkpoints.close()
+    if found is None:
+        raise UserError(f"There is no checkpoint in {folder}/checkpoints: let the run write one first.")
+    step, ts = found
+    variables = jax.device_get(method.variables(ts["params"], ts["state"]))
+    origin = {"method": config.method.name, "step": step, "config": json.loads(config.to_json())}
+    view = method.eval_view(config.data.eval_centre)
+    return Backbone(_simplest(method), variables["params"], variables["batch_stats"], view, origin)
+
+
+def _simplest(method: Method) -> Method:
+    """The method, or the plain one if that gives the same features of the network that was taken from it."""
+    return Method(method.backbone) if type(method).features is Method.features else method
+
+
+def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
+    module = _module(meta["network"])
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["view"].items()}
+    view = View(**fields)
+    method = methods.build(meta["method"], module) if meta["method"] else Method(module)
+    if meta["names"] == "ours":
+        nested = flax.traverse_util.unflatten_dict(arrays, sep="/")
+        return Backbone(method, nested["params"], nested.get("stats", {}), view, meta["origin"])
+    if isinstance(module, models.ViT):
+        module = module.clone(positions="learned")  # a state dict holds fixed positions too
+        method = dataclasses.replace(method, backbone=module)
+    params, stats = naming.from_torch(arrays, module)
+    return Backbone(method, params, stats, view, meta["origin"])
+
+
+def save(path: str | pathlib.Path, backbone: Backbone, names: str = "ours") -> None:
+    """Writes a backbone into a file that `load` reads.
+
+    Args:
+      path: ends in .npz or .safetensors.
+      backbone: what to write.
+      names: 'ours' for the parameter tree, 'torchvision' or 'timm' for a state dict under their names.
+
+    Raises:
+      UserError: for a network that these names do not cover, another ending, or a place that cannot be written.
+    """
+    path = pathlib.Path(path)
+    if names == "ours":
+        tree = {"params": backbone.params, "stats": backbone.stats}
+        arrays = flax.traverse_util.flatten_dict(tree, sep="/")
+    else:
+        arrays = naming.to_torch(backbone.params, backbone.stats, backbone.module, names, backbone.view.size)
+    meta = {
+        "names": names,
+        "network": _description(backbone.module),
+        "method": None if backbone.plain else backbone.origin["config"]["method"],
+        "view": dataclasses.asdict(backbone.view),
+        "origin": backbone.origin,
+    }
+    _write(path, {k: np.ascontiguousarray(v) for k, v in arrays.items()}, json.dumps(meta))
+
+
+def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".npz":
+            with path.open("wb") as file:
+                np.savez(file, **{_KEY: np.array(text)}, **arrays)  # type: ignore[arg-type]
+        elif path.suffix == ".safetensors":
+            _safetensors().numpy.save_file(arrays, path, metadata={_KEY: text})
+        else:
+            raise UserError(f"{path} ends neither in .npz nor in .safetensors: choose one of them.")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.") from error
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
+    """Reads a .npz or .safetensors file.
+
+    Args:
+      path: of the file.
+
+    Returns:
+      name to array, and the JSON that `save` wrote beside them, None in a file of others.
+
+    Raises:
+      UserError: for another ending, a damaged file, or one that needs a package which is not installed.
+    """
+    if path.suffix not in (".npz", ".safetensors"):
+        raise UserError(f"{path} is neither .npz nor .safetensors, the files that weights are read from.")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            text = arrays.pop(_KEY, None)
+            return arrays, None if text is None else str(text)
+        with _safetensors().safe_open(path, "numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_KEY)  # noqa: SIM118
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes NumPy, zipfile or safetensors raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read ({type(error).__name__}: {reason}): copy it anew.") from error
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError("A .safetensors file needs the package safetensors: pip install ssl_jax[export].") from error
+    return safetensors
+
+
+def _description(module: nn.Module) -> dict[str, Any]:
+    """A network as JSON: its class, as a path inside `ssl_jax.models`, and its fields."""
+    fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+    place = type(module).__module__.removeprefix(models.__name__ + ".")
+    return {"class": f"{place}.{type(module).__name__}", **fields, "dtype": jnp.dtype(fields["dtype"]).name}
+
+
+def _module(description: dict[str, Any]) -> nn.Module:
+    fields = dict(description)
+    place, name = fields.pop("class").rsplit(".", 1)
+    cls = getattr(importlib.import_module(f"{models.__name__}.{place}"), name)
+    return cls(**{**fields, "dtype": jnp.dtype(fields["dtype"])})

@@ -1,0 +1,275 @@
+"""The report: every section filled or saying why, in a browser too, from runs of every kind."""
+
+import html
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+import tiny
+
+from ssl_jax import report
+from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.errors import UserError
+from ssl_jax.methods import Picture
+from ssl_jax.methods.rotation import Rotation
+from ssl_jax.models import SIZES, ViT
+from ssl_jax.report import curves, network, page, runs, tables
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+RESULTS = {
+    "feature_std": 0.1,
+    "rankme": 3.25,
+    "knn/top1": 0.9,
+    "knn/top1_untrained": 0.5,
+    "linear_lbfgs/top1": 0.91,
+    "layers/1/top1": 0.4,
+    "layers/2/top1": 0.6,
+    "fine_tune/1/top1": 0.3,
+    "fine_tune/10/top1": 0.6,
+    "fine_tune/10/top1_supervised": 0.5,
+    "fine_tune/frozen2/top1": 0.55,
+    "few_shot/5way_1shot/prototypes": 0.61,
+    "few_shot/5way_1shot/prototypes_ci95": 0.02,
+    "retrieval/recall@5": 0.7,
+    "pretext/psnr": 21.5,
+    "pretext/psnr_baseline": 12.0,
+    "few_label/1/pixels": 0.6,
+    "few_label/1/pixels_std": 0.1,
+    "few_label/all/pixels": 0.9,
+    "few_label/all/pixels_std": 0.0,
+    "few_label/1/pretrained": 0.7,
+    "few_label/1/pretrained_std": 0.1,
+    "step": 30,
+    "seed": 0,
+    "device": "1 x cpu",
+    "evaluation_seconds": 61.0,
+}
+
+
+def entries(count):
+    for step in range(1, count + 1):
+        yield {"step": step, "epoch": step / 10, "loss": 1 / step, "probe_top1": 0.1, "images_per_second": 50.0}
+    yield {"step": count, "epoch": count / 10, "feature_std": 0.1, "feature_std_healthy": 0.2, "rankme": 3.0}
+    yield {"step": count, "epoch": count / 10, "knn/top1": 0.8, "count_gap": 1.0, "count_gap_baseline": 2.0}
+
+
+def write(folder, config, ts=None, results=None, count=30):
+    """A workdir as training leaves it, with a line that is half written."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config.to_json())
+    lines = [json.dumps(e) + "\n" for e in entries(count)]
+    (folder / "metrics.jsonl").write_text("".join(lines) + '{"step": 31, "lo')
+    if results is not None:
+        (folder / "results.json").write_text(json.dumps(results))
+    if ts is not None:
+        checkpoints = Checkpoints(folder, 1)
+        checkpoints.save(count, ts, {})
+        checkpoints.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run of digits whose name would be markup."""
+    ts = tiny.fresh(tiny.run("rotation")).replace(step=jax.numpy.int32(30))
+    return write(tmp_path_factory.mktemp("runs") / "<b>run & one", tiny.config("rotation"), ts, RESULTS)
+
+
+@pytest.fixture(scope="module")
+def drawn(workdir, tmp_path_factory):
+    """The page of two runs; the method shows pictures."""
+    config = tiny.config("rotation", **{"seed": 1, "optim.default.learning_rate": 0.7})
+    other = write(tmp_path_factory.mktemp("other") / "two", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rotation, "pictures", show)
+        path = report.report(str(workdir), str(other), image=3)
+    return path.read_text()
+
+
+def show(self, params, state, batch, *, rng):
+    assert batch["view"].shape[0] == len(batch["label"]) == 6
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(params))
+    images = np.linspace(0, 1, 2 * 2 * 8 * 8).reshape(2, 2, 8, 8, 1)
+    return [Picture("What <it> answers", ("seen", "said"), images, (("a", "0"), ("b", "<1>")))]
+
+
+def sections(text):
+    """Heading to content."""
+    found = re.findall(r"<section.*?><h2>(.*?)</h2>(.*?)</section>", text, re.S)
+    return {html.unescape(k): v for k, v in found}
+
+
+def test_every_section_is_filled(drawn):
+    found = sections(drawn)
+    assert len(found) == 16
+    assert not [k for k, v in found.items() if 'class="none"' in v or len(v) < 100]
+
+
+def test_text_is_escaped_and_nothing_is_fetched(drawn):
+    assert "<b>run" not in drawn and "&lt;b&gt;run &amp; one" in drawn
+    assert "<it>" not in drawn and "<1>" not in drawn
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", drawn.replace('xlink:href="#', ""))
+    assert not re.search(r"url\((?!data:|#)|@import", drawn)
+    assert len(drawn) < 6e6
+
+
+def test_sections_show_what_they_are_of(drawn):
+    found = sections(drawn)
+    assert "recall@5" in found["Results"] and "70.0 %" in found["Results"]
+    assert "61.0 ± 2.0 %" in found["Results"] and "21.5" in found["Results"]
+    assert found["Accuracy against labels"].count("<svg") == 2  # few_label and fine_tune
+    assert found["Loss"].count("<svg") == 1 and "two" in found["Loss"]
+    assert found["Further measures"].count("<svg") == 1  # a baseline is no chart of its own
+    assert found["Views"].count("<img") == 12
+    assert found["What the method sees and answers"].count("<img") == 4
+    assert found["Nearest neighbours"].count("<img") == 72
+    assert "✓" in found["Nearest neighbours"] and "✗" in found["Nearest neighbours"]
+    assert found["Map of the features"].count("<svg") == 2
+    assert found["First filters"].count("<img") == 4
+    assert found["Feature maps"].count("<img") == 3 + 4 + 8 + 8  # a convnet of 4, 8 and 16 channels
+    assert "optim.default.learning_rate" in found["Differences between configs"]
+    assert "epochs" not in found["Differences between configs"]
+
+
+def test_a_browser_shows_it(drawn, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium is installed")
+    path = tmp_path / "report.html"
+    path.write_text(drawn)
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for width, scheme in ((1200, "dark"), (360, "light")):
+            tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            said, asked = [], []
+            tab.on("console", lambda message, said=said: said.append(message.text))
+            tab.on("pageerror", lambda error, said=said: said.append(str(error)))
+            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            tab.goto(path.as_uri())
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            low = "[...document.querySelectorAll('section')].filter(s => s.offsetHeight < 60).map(s => s.id)"
+            assert tab.evaluate(low) == []
+            broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
+            assert tab.evaluate(broken) == 0
+            hover(tab)
+            assert said == []
+            assert [u for u in asked if not u.startswith("data:")] == [path.as_uri()]
+        browser.close()
+
+
+def hover(tab):
+    """The image of a dot appears under the pointer."""
+    drawing = tab.locator(".map svg").first
+    drawing.scroll_into_view_if_needed()
+    x, y, _ = json.loads(tab.locator(".map").first.get_attribute("data-points"))[0]
+    box = drawing.bounding_box()
+    assert tab.locator(".tip").first.is_hidden()
+    tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    assert tab.locator(".tip").first.is_visible()
+    assert "data:image" in tab.locator(".tip span").first.evaluate("e => getComputedStyle(e).backgroundImage")
+
+
+def test_a_run_that_has_just_begun_says_so(tmp_path, capsys):
+    folder = write(tmp_path / "new", tiny.config("rotation"))
+    (folder / "metrics.jsonl").unlink()
+    assert report.main([f"--workdir={folder}"]) == 0
+    found = sections((folder / "report.html").read_text())
+    assert "Nothing has been logged yet" in found["Loss"]
+    assert "Not evaluated yet" in found["Results"]
+    assert "no checkpoint" in found["Views"] and "no checkpoint" in found["Nearest neighbours"]
+    assert "one run alone" in found["Differences between configs"]
+    assert report.main([f"--workdir={tmp_path / 'nowhere'}"]) == 2
+    assert "There is no run" in capsys.readouterr().err
+
+
+def test_a_run_without_labels_shows_all_but_what_needs_them(tmp_path):
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    changes = {"data.source": f"folder:{tmp_path / 'images'}", "data.size": 8}
+    ts = tiny.run("rotation", **colour(changes)).init()
+    folder = write(tmp_path / "run", tiny.config("rotation", **colour(changes)), ts)
+    report.report(str(folder), image=400)
+    found = sections((folder / "report.html").read_text())
+    assert "need labels" in found["Confusions of the kNN"]
+    assert "nothing is marked" in found["Nearest neighbours"] and "✗" not in found["Nearest neighbours"]
+    assert found["Map of the features"].count("<svg") == 2
+    assert "There is no image 400" in found["Feature maps"]
+    assert "has no pictures" in found["What the method sees and answers"]
+
+
+def colour(changes):
+    view = {"brightness": 0.0, "contrast": 0.0, "mean": (0.5,), "std": (0.25,)}
+    return changes | {f"method.view.{k}": v for k, v in view.items()}
+
+
+@pytest.mark.fast
+def test_names_of_results_are_told_apart():
+    found = {(r.group, r.row, r.variant): r for r in tables.parse(RESULTS)}
+    assert len(found) == 18  # no spread and no record is a result of its own
+    assert found["few_label", "1", "pixels"].spread == 0.1 and found["few_label", "1", "pixels"].share
+    assert found["few_shot", "5way_1shot/prototypes", "pretrained"].spread == 0.02
+    assert not found["pretext", "psnr", "baseline"].share
+    assert not found["health", "rankme", "pretrained"].share
+    assert found["fine_tune", "10/top1", "supervised"].value == 0.5
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("loss", "loss"),
+        ("reconstruction_loss", "loss"),
+        ("knn/top1", "accuracy"),
+        ("rotation_accuracy", "accuracy"),
+        ("feature_std", "health"),
+        ("health/uniformity", "health"),
+        ("images_per_second", "throughput"),
+        ("lr/default", "other"),
+    ],
+)
+def test_numbers_find_their_section(name, wanted):
+    assert curves.kind(name) == wanted
+
+
+@pytest.mark.fast
+def test_damaged_results_are_named(tmp_path):
+    folder = write(tmp_path / "run", tiny.config("rotation"))
+    (folder / "results.json").write_text('{"knn/to')
+    with pytest.raises(UserError, match=r"results.json is damaged"):
+        runs.read([str(folder)])
+
+
+def test_maps_of_a_stage_are_those_that_features_are_the_mean_of():
+    run = tiny.run("rotation")
+    ts = tiny.fresh(run)
+    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
+    for stage, maps in network.stage_outputs(run.method, ts.params, ts.state, images).items():
+        wanted = run.method.features(ts.params, ts.state, images, stage)[0]
+        np.testing.assert_allclose(maps.mean((0, 1)), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_of_a_transformer_leave_its_token_out(monkeypatch):
+    monkeypatch.setitem(SIZES, "vit_test", (16, 4, 2))
+    module = ViT("vit_test", 4)
+    images = jax.random.normal(jax.random.key(0), (1, 8, 8, 3))
+    params = module.init(jax.random.key(1), images, train=False)["params"]
+    method = network.Method(module)
+    maps = network.stage_outputs(method, {"backbone": params}, {"stats": {}}, images)
+    assert {stage: m.shape for stage, m in maps.items()} == {s: (2, 2, 16) for s in (1, 2, 3, 4)}
+    assert np.abs(maps[1] - maps[2]).max() > 0
+
+
+@pytest.mark.fast
+def test_small_images_are_kept_exactly_and_large_ones_made_smaller():
+    small = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    assert page.data_uri(small / 255.0).startswith("data:image/png")
+    large = page.data_uri(np.zeros((500, 400, 1)))
+    assert large.startswith("data:image/jpeg") and len(large) < 5000
