@@ -33,20 +33,21 @@ class ConvNet(nn.Module):
         return 3
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None, pool: bool = True) -> jax.Array:
         """Encodes images.
 
         Args:
           x: normalised images [B, H, W, C].
           train: use the statistics of the batch, and update the running ones.
           stage: layer (1 to 3) whose output is wanted; default the last.
+          pool: average over the image.
 
         Returns:
-          globally average-pooled features [B, D].
+          globally average-pooled features [B, D]; without `pool` the feature map [B, h, w, D].
         """
         x = x.astype(self.dtype)
         for i in range(stage or self.stages):
             stride = 1 if i == 0 else 2
             x = Conv(self.width * 2**i, 3, stride, False, self.conv_init, self.dtype, name=f"stage{i + 1}")(x)
             x = nn.relu(Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")(x, train))
-        return x.mean((1, 2))
+        return x.mean((1, 2)) if pool else x

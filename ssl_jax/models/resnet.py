@@ -51,16 +51,17 @@ class ResNet(nn.Module):
         return 4
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None, pool: bool = True) -> jax.Array:
         """Encodes images.
 
         Args:
           x: normalised images [B, H, W, C].
           train: use the statistics of the batch, and update the running ones.
           stage: residual stage (1 to 4) whose output is wanted; default the last.
+          pool: average over the image.
 
         Returns:
-          globally average-pooled features [B, D].
+          globally average-pooled features [B, D]; without `pool` the feature map [B, h, w, D].
         """
         blocks, bottleneck = DEPTHS[self.depth]
         small = self.stem != "imagenet"
@@ -83,7 +84,7 @@ class ResNet(nn.Module):
                     dtype=self.dtype,
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
-        return x.mean((1, 2))
+        return x.mean((1, 2)) if pool else x
 
     def _norm(self, name: str) -> Norm:
         return Norm(self.norm, self.bn_groups, dtype=self.dtype, name=name)
