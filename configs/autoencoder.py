@@ -20,7 +20,10 @@ VIEWS = {
 def get_config(preset: str = "cifar10", method: str = "autoencoder") -> ConfigDict:
     """Returns the config of `method`, of this family; `preset` is one of `common.PRESETS`. No authors' recipe."""
     config = common.get_config(method, preset)
-    config.optim.default = common.optimizer(name="adamw", learning_rate=1e-3, scaling="none", weight_decay=1e-4)
+    # Adam's first updates are of full size, however small the gradient: a short warm-up.
+    config.optim.default = common.optimizer(
+        name="adamw", learning_rate=1e-3, scaling="none", weight_decay=1e-4, warmup_epochs=0.25
+    )
     common.update(config.method, view=VIEWS[preset])
     if preset == "digits":
         config.method.widths = (64, 32)

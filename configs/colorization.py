@@ -29,7 +29,9 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     # No recipe of the authors for 32 pixels: 8x8 targets, one step from a ResNet's map. Resized crops have no border.
     view = dataclasses.replace(CROP, size=32, crop="torch", area=(0.5, 1.0))
     common.update(config.method, view=view, widths=(64,))
-    config.optim.default = common.optimizer(name="adamw", learning_rate=1e-3, scaling="none", weight_decay=1e-3)
+    config.optim.default = common.optimizer(
+        name="adamw", learning_rate=1e-3, scaling="none", weight_decay=1e-3, warmup_epochs=0.25
+    )
     if preset == "cifar10":
         config.epochs, config.method.widths = 200, (256,)
     return config

@@ -24,6 +24,8 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     # No recipe of the authors for 32 pixels: their proportions, a quarter of the sizes.
     view = dataclasses.replace(CROP, size=32, crop="torch", area=(0.5, 1.0))
     common.update(config.method, view=view, overlap=1, widths=(64, 32), judge=(32, 64))
+    for group in ("default", "discriminator"):
+        config.optim[group].warmup_epochs = 0.25
     if preset == "fashion_mnist":
         common.update(config.method, view=dataclasses.replace(view, size=28), fill=(0.286,))
     elif preset == "cifar10":

@@ -36,9 +36,11 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, view=small, width=64, depth=2, heads=2)
         if preset == "photo_tiles":
             config.epochs = 20
+            common.update(adamw, warmup_epochs=0.25)
         elif preset == "fashion_mnist":
             view = dataclasses.replace(presets.FASHION, jitter=0.0)
             common.update(config.method, view=view)
+            common.update(adamw, warmup_epochs=1.0)
         elif preset == "cifar10_small":
             # An update sees a quarter of few tokens: 100 epochs take no longer than 20 of a ResNet's two views.
             config.epochs, config.batch_size = 100, 128

@@ -13,7 +13,9 @@ PRESETS = common.COLOUR_PRESETS
 def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `common.COLOUR_PRESETS`."""
     config = common.get_config("split_brain", preset, PRESETS)
-    config.optim.default = common.optimizer(name="adamw", learning_rate=1e-3, scaling="none", weight_decay=1e-3)
+    config.optim.default = common.optimizer(
+        name="adamw", learning_rate=1e-3, scaling="none", weight_decay=1e-3, warmup_epochs=0.25
+    )
     if preset == "imagenet":
         # The paper gives no optimiser: Adam as for the smaller presets, for a ResNet's usual epochs.
         config.epochs, config.batch_size = 100, 256

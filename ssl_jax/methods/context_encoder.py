@@ -43,7 +43,7 @@ def centre_hole(size: int, overlap: int) -> np.ndarray:
 
 
 def centre_weights(size: int, overlap: int, weight: float) -> np.ndarray:
-    """What the pixels of the centre [size / 2, size / 2, 1] weigh: `weight` on the ring that is not hidden, 1 inside."""
+    """Weights [size / 2, size / 2, 1] of the centre's pixels: `weight` on the ring that is not hidden, 1 inside."""
     hole = centre_hole(size, overlap)[size // 4 : size // 4 * 3, size // 4 : size // 4 * 3]
     return np.where(hole, 1.0, weight).astype(np.float32)
 
