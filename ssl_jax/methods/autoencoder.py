@@ -21,7 +21,7 @@ from ssl_jax.models.decoders import Decoder
 CROP = View(area=(0.2, 1.0), flip=0.5, order=("crop", "flip"))
 
 
-def squared_error(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def squared_error(prediction: jax.Array | float, target: jax.Array) -> jax.Array:
     """Mean squared difference over all values of [B, H, W, C], in the units of the normalised pixels."""
     return jnp.mean(jnp.square(prediction - target))
 

@@ -55,7 +55,7 @@ def normalised(target: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     return (target - mean) / std, mean, std
 
 
-def masked_error(prediction: jax.Array, target: jax.Array, mask: jax.Array) -> jax.Array:
+def masked_error(prediction: jax.Array | float, target: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean squared error over the masked patches.
 
     Args:
@@ -111,7 +111,7 @@ class MAE(Method):
         visible, restore, _ = random_masking(keys, math.prod(self._grid()), self._visible())
         x = batch["view"]
         params, stats = initialise({"backbone": self.backbone}, keys[0], x)
-        tokens = self.backbone.apply({"params": params["backbone"]}, x, train=True, pool=False, visible=visible)
+        tokens: Any = self.backbone.apply({"params": params["backbone"]}, x, train=True, pool=False, visible=visible)
         more, none = initialise({"decoder": self._decoder(batch)}, keys[1], tokens, restore=restore)
         return params | more, {"stats": stats | none}
 
