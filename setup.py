@@ -29,6 +29,7 @@ setup(
         "orbax-checkpoint>=0.12.8",
         "pillow>=10",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
         "tensorboardX>=2.6",
         "tqdm>=4.66",
     ],
