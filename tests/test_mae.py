@@ -57,15 +57,15 @@ def test_who_predicts_the_mean():
 
 @pytest.mark.fast
 def test_masking():
-    visible, restore, mask = mae.random_masking(KEYS, 16, 4)
-    assert visible.shape == (5, 4) and (mask.sum(1) == 12).all()
+    visible, restore, mask = mae.random_masking(KEYS, 36, 9)
+    assert visible.shape == (5, 9) and (mask.sum(1) == 27).all()
     assert len({tuple(sorted(row)) for row in np.asarray(visible).tolist()}) == 5  # each image its own
     for rows, back, hidden in zip(*map(np.asarray, (visible, restore, mask)), strict=True):
-        order = np.concatenate([rows, np.setdiff1d(np.arange(16), rows)])
-        np.testing.assert_array_equal(np.sort(back), np.arange(16))
-        np.testing.assert_array_equal(np.where(hidden, -1, order[back]), np.where(hidden, -1, np.arange(16)))
-        np.testing.assert_array_equal(hidden, ~np.isin(np.arange(16), rows))
-    again = mae.random_masking(KEYS[::-1], 16, 4)[2]
+        order = np.concatenate([rows, np.setdiff1d(np.arange(36), rows)])
+        np.testing.assert_array_equal(np.sort(back), np.arange(36))
+        np.testing.assert_array_equal(np.where(hidden, -1, order[back]), np.where(hidden, -1, np.arange(36)))
+        np.testing.assert_array_equal(hidden, ~np.isin(np.arange(36), rows))
+    again = mae.random_masking(KEYS[::-1], 36, 9)[2]
     np.testing.assert_array_equal(again, mask[::-1])
     share = mae.random_masking(jax.random.split(jax.random.key(1), 2000), 16, 4)[2].mean(0)
     assert np.abs(share - 0.75).max() < 4 * (0.75 * 0.25 / 2000) ** 0.5  # uniformly

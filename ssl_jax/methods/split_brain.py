@@ -97,15 +97,15 @@ class SplitBrain(Method):
         colours, h, logits, stats = self._predict(params, state["stats"], batch["view"], train)
         target = colours[:, :: self.stride, :: self.stride]
         labels = {"ab": lab.soft_encode(target[..., 1:])[0][..., 0], "l": lightness_bins(target[..., 0])}
-        loss, metrics = 0.0, {}
+        terms, metrics = [], {}
         for (name, label), scores in zip(labels.items(), logits, strict=True):
             label, scores = label.reshape(-1), scores.reshape(-1, scores.shape[-1])
-            loss += losses.cross_entropy(scores, label)
+            terms.append(losses.cross_entropy(scores, label))
             shares = bin_shares(label[:, None], jnp.ones((label.size, 1)), scores.shape[-1])
             metrics[f"{name}_bin_accuracy"] = losses.accuracy(scores, label)
             metrics[f"{name}_bin_accuracy_baseline"] = dist.mean(shares).max()  # of the most frequent bin
         aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
-        return loss, ({"stats": stats}, aux)
+        return sum(terms), ({"stats": stats}, aux)
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         """Both halves' features of all of Lab, concatenated."""
