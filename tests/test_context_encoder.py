@@ -12,6 +12,7 @@ import tiny
 
 from configs import context_encoder as config
 from ssl_jax import methods, models
+from ssl_jax.augment import holes
 from ssl_jax.errors import UserError
 from ssl_jax.methods import context_encoder
 
@@ -21,24 +22,24 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.fast
 def test_centre():
     """The authors' 128 pixels: a hole of 56x56 in the middle of a prediction of 64x64."""
-    hole = context_encoder.centre_hole(128, 4)
+    hole = holes.centre_hole(128, 4)
     assert hole.shape == (128, 128, 1) and hole.sum() == 56**2
     rows = np.flatnonzero(hole.any((1, 2)))
     assert (rows[0], rows[-1]) == (36, 91)
-    weights = context_encoder.centre_weights(128, 4, 10.0)
+    weights = holes.centre_weights(128, 4, 10.0)
     assert weights.shape == (64, 64, 1) and weights.sum() == 64**2 + 9 * (64**2 - 56**2)
     assert weights[3, 30] == weights[30, 60] == 10 and weights[4, 4] == weights[59, 59] == 1
-    assert (context_encoder.centre_weights(32, 0, 10.0) == 1).all()
+    assert (holes.centre_weights(32, 0, 10.0) == 1).all()
 
 
 def test_random_regions():
     keys = jax.random.split(jax.random.key(0), 6)
-    holes = np.asarray(context_encoder.random_regions(keys, 32, 0.25))
-    assert holes.shape == (6, 32, 32, 1) and (holes.sum((1, 2, 3)) == 256).all()
-    assert len({hole.tobytes() for hole in holes}) == 6
-    np.testing.assert_array_equal(context_encoder.random_regions(keys[::-1], 32, 0.25), holes[::-1])
+    found = np.asarray(holes.random_regions(keys, 32, 0.25))
+    assert found.shape == (6, 32, 32, 1) and (found.sum((1, 2, 3)) == 256).all()
+    assert len({hole.tobytes() for hole in found}) == 6
+    np.testing.assert_array_equal(holes.random_regions(keys[::-1], 32, 0.25), found[::-1])
     # Blobs: most neighbours of what is hidden are hidden, where of single pixels it would be a quarter.
-    assert (holes[:, 1:] & holes[:, :-1]).sum() / holes[:, 1:].sum() > 0.7
+    assert (found[:, 1:] & found[:, :-1]).sum() / found[:, 1:].sum() > 0.7
 
 
 @pytest.mark.fast
@@ -83,7 +84,7 @@ def test_generator_and_discriminator_get_their_own_gradients():
         method = run.method
         y = method._inpaint(params, ts.state["stats"], batch, jax.random.key(1), True)[3]
         target = batch["view"][:, 8:24, 8:24]  # [-1, 1], as the view normalises
-        weights = context_encoder.centre_weights(32, 1, 10.0)
+        weights = holes.centre_weights(32, 1, 10.0)
         return context_encoder.weighted_error(y, target, weights)
 
     alone = jax.jit(jax.vmap(lambda _, params: jax.grad(error)(params), (0, None), axis_name="data", axis_size=1))
@@ -99,17 +100,17 @@ def test_what_is_hidden_is_not_seen(region):
     if region == "random":  # another decoder and discriminator: of the whole image
         params, state = jax.jit(lambda: method.init(jax.random.key(0), batch, run.info))()
     inpaint = jax.jit(lambda b: method._inpaint(params, state["stats"], b, jax.random.key(1), False))
-    holes, x, _, y, _ = inpaint(batch)
+    hidden, x, _, y, _ = inpaint(batch)
     share = (14 / 32) ** 2 if region == "centre" else 0.25
-    np.testing.assert_allclose(holes.mean(), share, rtol=1e-6)
+    np.testing.assert_allclose(hidden.mean(), share, rtol=1e-6)
     fill = 2 * np.array([117, 104, 123]) / 255 - 1  # in the authors' order
     np.testing.assert_allclose(
-        np.asarray(x)[np.asarray(holes)[..., 0]], np.tile(fill, (int(holes.sum()), 1)), atol=1e-5
+        np.asarray(x)[np.asarray(hidden)[..., 0]], np.tile(fill, (int(hidden.sum()), 1)), atol=1e-5
     )
     assert np.abs(y).max() <= 1
-    other = inpaint(batch | {"view": batch["view"] + 2 * holes})[3]
+    other = inpaint(batch | {"view": batch["view"] + 2 * hidden})[3]
     np.testing.assert_array_equal(other, y)
-    assert np.abs(inpaint(batch | {"view": batch["view"] + 0.5 * ~holes})[3] - y).max() > 1e-3
+    assert np.abs(inpaint(batch | {"view": batch["view"] + 0.5 * ~hidden})[3] - y).max() > 1e-3
 
 
 def test_random_regions_count_where_they_are():
@@ -127,7 +128,7 @@ def test_pictures():
     run, _ = run_and_state()
     (picture,) = grids.assert_well_formed(run)
     given, made, truth = picture.images.swapaxes(0, 1)
-    outside = ~context_encoder.centre_hole(32, 1)[..., 0]
+    outside = ~holes.centre_hole(32, 1)[..., 0]
     for image in (given, made):
         np.testing.assert_allclose(image[:, outside], truth[:, outside], atol=1e-5)
         assert np.abs(image - truth).max() > 0.05
