@@ -26,7 +26,9 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     common.update(config.method, view=view, overlap=1, widths=(64, 32), judge=(32, 64))
     for group in ("default", "discriminator"):
         config.optim[group].warmup_epochs = 0.25
-    if preset == "fashion_mnist":
+    if preset == "photo_tiles":
+        common.update(config.method, widths=(32, 16), judge=(16, 32))
+    elif preset == "fashion_mnist":
         common.update(config.method, view=dataclasses.replace(view, size=28), fill=(0.286,))
     elif preset == "cifar10":
         common.update(config.method, widths=(256, 128), judge=(64, 128))
