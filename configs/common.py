@@ -50,13 +50,13 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
 
     config.model = ConfigDict()
-    config.model.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200, vit_tiny, small, base, large
+    config.model.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large
     config.model.width = 64  # channels of the first stage; 128 is "2x"
     config.model.stem = "small"  # small (3x3), small_linear (without ReLU) or imagenet (7x7 stride 2, max-pool)
     config.model.norm = "batch"  # batch, group, layer, none
     config.model.bn_groups = 1  # BatchNorm groups of the global batch; 1: statistics of all of it
     config.model.zero_init = False  # last scale of each residual block starts at zero
-    config.model.conv_init = "kaiming"  # how convolutions start: kaiming (torchvision's ResNets) or torch (its default)
+    config.model.conv_init = "kaiming"  # how convolutions start: kaiming (torchvision), torch (its default) or dcgan
     config.model.patch = 16  # side of a ViT's patches, pixels; this and the following are of a ViT alone
     config.model.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16)
     config.model.positions = "learned"  # learned (DINO) or sincos (fixed: MoCo v3, MAE)

@@ -131,6 +131,11 @@ def evaluation(view: View, centre: float) -> View:
     )
 
 
+def pixels(view: View, images: jax.Array) -> jax.Array:
+    """Values in [0, 1] of images [..., C] that a view normalised."""
+    return images * jnp.asarray(view.std, images.dtype) + jnp.asarray(view.mean, images.dtype)
+
+
 def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = False) -> jax.Array:
     """Draws one view of one image.
 

@@ -56,6 +56,7 @@ class Method:
 
     uses_labels = False
     uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
+    uses_map = False  # the network's use is its map: features are the map's mean, not a ViT's class token
 
     def views(self) -> dict[str, View]:
         """View name to recipe; by default every field that is a `View`."""
@@ -110,8 +111,9 @@ class Method:
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""
-        features: Any = self.backbone.apply(self.variables(params, state), images, train=False, stage=stage)
-        return features.astype(jnp.float32)
+        variables = self.variables(params, state)
+        features: Any = self.backbone.apply(variables, images, train=False, stage=stage, pool=not self.uses_map)
+        return (features.mean((1, 2)) if self.uses_map else features).astype(jnp.float32)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """What the network sees and answers on a few rows; `batch` is as for `loss`. Not compiled, on one device."""
@@ -207,7 +209,9 @@ def _tuples(value: Any) -> Any:
     return tuple(value) if isinstance(value, list | tuple) else value
 
 
-def apply(module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool) -> tuple[jax.Array, Any]:
+def apply(
+    module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool, **options: Any
+) -> tuple[jax.Array, Any]:
     """Runs one part of a network and moves its running statistics.
 
     Args:
@@ -217,6 +221,7 @@ def apply(module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *
       stats: running statistics of all parts, by name.
       x: input.
       train: use the statistics of the batch.
+      **options: further arguments of the part.
 
     Returns:
       output, and `stats` with this part's entry moved on.
@@ -224,25 +229,26 @@ def apply(module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *
     variables = {"params": params[name], "batch_stats": stats.get(name, {})}
     out: Any
     if not train:
-        out = module.apply(variables, x, train=False)
+        out = module.apply(variables, x, train=False, **options)
         return out, stats
-    out, moved = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    out, moved = module.apply(variables, x, train=True, mutable=["batch_stats"], **options)
     return out, {**stats, name: moved.get("batch_stats", {})}
 
 
-def initialise(parts: dict[str, nn.Module], rng: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+def initialise(parts: dict[str, nn.Module], rng: jax.Array, x: jax.Array, **options: Any) -> tuple[Any, Any]:
     """Initialises a chain of parts, each fed with the output of the one before.
 
     Args:
       parts: name to module, in order; the first takes `x`.
       rng: a key.
       x: input of the first part.
+      **options: further arguments of the first part.
 
     Returns:
       parameters and running statistics, each a dict by part name.
     """
     params, stats = {}, {}
     for i, (name, module) in enumerate(parts.items()):
-        x, variables = module.init_with_output(jax.random.fold_in(rng, i), x, train=True)
+        x, variables = module.init_with_output(jax.random.fold_in(rng, i), x, train=True, **({} if i else options))
         params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
     return params, stats

@@ -20,7 +20,8 @@ def backbone(config: Any) -> nn.Module:
       config: the fields of `configs/common.py` under `model`.
 
     Returns:
-      a module `(images [B, H, W, C], *, train, stage=None) -> features [B, D]` with a property `stages`.
+      a module `(images [B, H, W, C], *, train, stage=None, pool=True) -> features [B, D]`, or without `pool` the map
+      [B, h, w, D], with a property `stages`.
 
     Raises:
       UserError: for an unknown name, or a field without meaning.

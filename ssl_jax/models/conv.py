@@ -24,6 +24,7 @@ _BLOCK_BYTES = 2_400_000
 INITS = {
     "kaiming": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # torchvision's ResNets
     "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # torch's own default, lightly's CIFAR nets
+    "dcgan": nn.initializers.normal(0.02),  # generators and discriminators
 }
 
 

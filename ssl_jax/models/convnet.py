@@ -37,7 +37,9 @@ class ConvNet(nn.Module):
         return int(name.removeprefix("stage").split("_")[0])
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool = True
+    ) -> jax.Array:
         """Encodes images.
 
         Args:
@@ -45,9 +47,10 @@ class ConvNet(nn.Module):
           train: use the statistics of the batch, and update the running ones.
           stage: layer (1 to 3) whose output is wanted; default the last.
           frozen: so many layers keep their running statistics, and get no gradient.
+          pool: average over the image.
 
         Returns:
-          globally average-pooled features [B, D].
+          globally average-pooled features [B, D]; without `pool` the feature map [B, h, w, D].
         """
         x = x.astype(self.dtype)
         for i in range(stage or self.stages):
@@ -56,4 +59,4 @@ class ConvNet(nn.Module):
             norm = Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")
             x = nn.relu(norm(x, train and i >= frozen))
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
-        return x.mean((1, 2))
+        return x.mean((1, 2)) if pool else x

@@ -57,7 +57,9 @@ class ResNet(nn.Module):
         return 0 if name.startswith("stem") else int(name.removeprefix("stage").split("_")[0])
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool = True
+    ) -> jax.Array:
         """Encodes images.
 
         Args:
@@ -65,9 +67,10 @@ class ResNet(nn.Module):
           train: use the statistics of the batch, and update the running ones.
           stage: residual stage (1 to 4) whose output is wanted; default the last.
           frozen: the stem and so many stages keep their running statistics, and get no gradient.
+          pool: average over the image.
 
         Returns:
-          globally average-pooled features [B, D].
+          globally average-pooled features [B, D]; without `pool` the feature map [B, h, w, D].
         """
         blocks, bottleneck = DEPTHS[self.depth]
         small = self.stem != "imagenet"
@@ -92,7 +95,7 @@ class ResNet(nn.Module):
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train and i >= frozen)
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
-        return x.mean((1, 2))
+        return x.mean((1, 2)) if pool else x
 
     def _norm(self, name: str) -> Norm:
         return Norm(self.norm, self.bn_groups, dtype=self.dtype, name=name)

@@ -13,6 +13,7 @@ from ssl_jax.models.heads import torch_uniform
 
 # Width, blocks and heads. MoCo v3 gives vit_small twice the heads.
 SIZES = {
+    "vit_micro": (64, 4, 2),  # for a laptop
     "vit_tiny": (192, 12, 3),
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
@@ -96,6 +97,8 @@ class ViT(nn.Module):
         frozen: int = 0,
         drop_path: float = 0.0,
         keys: jax.Array | None = None,
+        pool: bool = True,
+        visible: jax.Array | None = None,
     ) -> jax.Array:
         """Encodes images.
 
@@ -106,9 +109,12 @@ class ViT(nn.Module):
           frozen: the patches and so many quarters of the blocks get no gradient.
           drop_path: probability that an image skips the last block's branches, falling linearly to 0 at the first.
           keys: one random key an image [B]; without them no branch is skipped.
+          pool: return the class token.
+          visible: indices [B, k] of the only patches that are seen (MAE); needs `pool=False`.
 
         Returns:
-          class token after the last norm [B, D].
+          class token after the last norm [B, D]; without `pool` the map of the patches' tokens [B, rows, columns, D],
+          or with `visible` all tokens, the class token's first, [B, 1 + k, D].
 
         Raises:
           UserError: if the images do not divide into patches.
@@ -122,6 +128,8 @@ class ViT(nn.Module):
         token = self.param("token", init.token, (1, 1, width)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, width)), x], 1)
         x += self._positions(grid, width).astype(x.dtype)
+        if visible is not None:
+            x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], visible[..., None], 1)], 1)
         gates = jnp.ones((1, depth, 2))
         if train and keys is not None:
             gates = open_gates(keys, drop_path, depth)
@@ -129,7 +137,10 @@ class ViT(nn.Module):
             block = nn.remat(Block) if i * self.stages < self.remat * depth else Block
             x = block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
             x = jax.lax.stop_gradient(x) if i + 1 == depth * frozen // self.stages else x
-        return nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, 0])
+        x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, 0] if pool else x)
+        if pool or visible is not None:
+            return x
+        return x[:, 1:].reshape(len(x), *grid, width)
 
     def _positions(self, grid: tuple[int, int], width: int) -> jax.Array:
         if self.positions == "sincos":
@@ -177,6 +188,12 @@ def patches(images: jax.Array, side: int) -> jax.Array:
         )
     x = images.reshape(b, h // side, side, w // side, side, c).swapaxes(2, 3)
     return x.reshape(b, -1, side * side * c)
+
+
+def unpatched(x: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
+    """Images [B, H, W, C] of patches [B, rows columns, side side C], as `patches` cut them; `grid`: rows, columns."""
+    x = x.reshape(len(x), *grid, side, side, -1).swapaxes(2, 3)
+    return x.reshape(len(x), grid[0] * side, grid[1] * side, -1)
 
 
 def open_gates(keys: jax.Array, drop_path: float, depth: int) -> jax.Array:

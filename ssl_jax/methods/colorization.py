@@ -1,0 +1,169 @@
+"""Colorization: colorful image colorization as a task for features.
+
+Zhang, Isola, Efros 2016 (arXiv 1603.08511). From the lightness L of an image its colours are predicted, as a
+distribution over 313 bins of the ab plane. Follows the authors' code (richzhang/colorization, caffe branch):
+
+- targets are every fourth pixel of ab, softly encoded by the ten nearest bins (sec. 2.1);
+- rare colours weigh more (eq. 4) in the gradient alone, and images without colour (no |ab| above 5) nothing there: the
+  loss that is reported is the plain cross-entropy over all pixels;
+- the prior is estimated while training, as the mean of all soft targets so far, this batch's included, where the
+  authors have a file that was counted over ImageNet beforehand: so it is that of the data at hand;
+- the shared backbone and a decoder stand for their dilated VGG; L - 50 is divided by 50, which their first
+  convolution's initialisation does not need.
+
+Features see the lightness of an image.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax import dist
+from ssl_jax.augment import lab
+from ssl_jax.augment.view import View, pixels
+from ssl_jax.errors import UserError
+from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
+from ssl_jax.models.decoders import Decoder
+
+# Values in [0, 1]: they are converted to Lab.
+CROP = View(size=176, crop="shift", pad=0, flip=0.5, order=("crop", "flip"), mean=(0.0,), std=(1.0,))
+
+
+def check_colour(name: str, channels: int) -> None:
+    """Refuses, with a `UserError`, images without colours."""
+    if channels != 3:
+        raise UserError(
+            f"config.method.name is '{name}', which predicts colours, but the images of config.data.source have "
+            f"{channels} channel(s): use colour images, or another method."
+        )
+
+
+def lightness(images: jax.Array) -> jax.Array:
+    """The network's input [..., 1], about -1 to 1, of Lab images [..., 3]."""
+    return images[..., :1] / 50 - 1
+
+
+def cross_entropy(logits: jax.Array, bins: jax.Array, weights: jax.Array) -> jax.Array:
+    """Cross-entropy with a soft target (eq. 2), for each pixel.
+
+    Args:
+      logits: [..., Q].
+      bins: [..., k], those that the target has.
+      weights: [..., k], the target's value there.
+
+    Returns:
+      [...].
+    """
+    return -jnp.sum(weights * jnp.take_along_axis(jax.nn.log_softmax(logits), bins, -1), -1)
+
+
+def rebalancing(prior: jax.Array, mix: float = 0.5) -> jax.Array:
+    """Weights of the bins (eq. 4): one over the prior mixed with a uniform distribution, one on average.
+
+    Args:
+      prior: p~ [Q], sums to one.
+      mix: lambda, share of the uniform distribution over bins that occur.
+
+    Returns:
+      w [Q] with sum(prior * w) = 1; zero for bins that do not occur.
+    """
+    occurs = prior > 0
+    smooth = (1 - mix) * prior + mix / occurs.sum()
+    w = jnp.where(occurs, 1 / smooth, 0.0)
+    return w / jnp.sum(prior * w)
+
+
+def reweighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
+    """The mean of losses [B, h, w], with the gradient of the mean of `weights` times them."""
+    weighted = jnp.mean(jax.lax.stop_gradient(weights) * losses)
+    return weighted + jax.lax.stop_gradient(losses.mean() - weighted)
+
+
+def annealed_mean(logits: jax.Array, temperature: float = 0.38) -> jax.Array:
+    """The colour [..., 2] that logits [..., 313] stand for: mean of a sharpened distribution (eq. 5)."""
+    return jax.nn.softmax(logits / temperature) @ jnp.asarray(lab.ab_centres(), logits.dtype)
+
+
+def bin_shares(bins: jax.Array, weights: jax.Array, count: int) -> jax.Array:
+    """Mean over all pixels [...] of the targets [..., k] as a distribution [count]."""
+    return jnp.zeros(count, weights.dtype).at[bins.reshape(-1)].add(weights.reshape(-1)) * (bins.shape[-1] / bins.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class Colorization(Method):
+    """Prediction of colours from lightness."""
+
+    view: View = CROP  # 176 of 256 pixels (authors' prototxt)
+    stride: int = 4  # from one pixel of the target to the next, pixels
+    widths: tuple[int, ...] = (256, 256, 256)  # channels of the decoder's stages; the authors' conv8 has 256
+    mix: float = 0.5  # lambda, sec. 2.2
+    temperature: float = 0.38  # T of the colours that are shown, sec. 2.3
+
+    uses_map = True
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        super().check(height, width, channels)
+        check_colour("colorization", channels)
+
+    def _decoder(self) -> Decoder:
+        b = self.backbone
+        side = -(-self.view.size // self.stride)
+        return Decoder(self.widths, side, lab.BINS, bn_groups=b.bn_groups, dtype=b.dtype)
+
+    def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        parts = {"backbone": self.backbone, "decoder": self._decoder()}
+        params, stats = initialise(parts, rng, batch["view"][..., :1], pool=False)
+        return params, {"stats": stats, "prior": jnp.zeros(lab.BINS), "batches": jnp.zeros(())}
+
+    def _predict(self, params, stats, images, train):
+        """Lab images, the map, logits [B, h, w, 313] and the running statistics."""
+        colours = lab.rgb_to_lab(pixels(self.view, images))
+        h, stats = apply(self.backbone, "backbone", params, stats, lightness(colours), train=train, pool=False)
+        logits, stats = apply(self._decoder(), "decoder", params, stats, h, train=train)
+        return colours, h, logits, stats
+
+    def loss(self, params, state, batch, *, rng, step, info, train=True):
+        colours, h, logits, stats = self._predict(params, state["stats"], batch["view"], train)
+        bins, weights = lab.soft_encode(colours[:, :: self.stride, :: self.stride, 1:])
+        prior, batches = state["prior"], state["batches"]
+        if train:
+            shares = dist.mean(bin_shares(bins, weights, lab.BINS))
+            batches += 1
+            prior += (shares - prior) / batches
+        nearest = bins[..., 0]
+        coloured = jnp.abs(colours[..., 1:]).max((1, 2, 3)) > 5
+        factor = rebalancing(prior, self.mix)[nearest] * coloured[:, None, None]
+        loss = reweighted(cross_entropy(logits, bins, weights), factor)
+        common = dist.mean(bin_shares(nearest[..., None], jnp.ones_like(weights[..., :1]), lab.BINS)).max()
+        metrics = {
+            "ab_bin_accuracy": jnp.mean(logits.argmax(-1) == nearest, dtype=jnp.float32),
+            "ab_bin_accuracy_baseline": common,  # of the most frequent bin
+        }
+        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
+        return loss, ({"stats": stats, "prior": prior, "batches": batches}, aux)
+
+    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+        return super().features(params, state, lightness(lab.rgb_to_lab(pixels(self.view, images))), stage)
+
+    def pictures(self, params, state, batch, *, rng):
+        colours, _, logits, _ = self._predict(params, state["stats"], batch["view"][:8], train=False)
+        ab = annealed_mean(logits, self.temperature)
+        ab = jax.image.resize(ab, (*colours.shape[:3], 2), "bilinear")
+        columns = [colours.at[..., 1:].set(0.0), jnp.concatenate([colours[..., :1], ab], -1), colours]
+        shown = np.stack([lab.lab_to_rgb(x) for x in columns], 1)
+        return [Picture("Colours are predicted from lightness.", ("lightness", "predicted", "truth"), shown)]
+
+    def chance(self, info: Info) -> float:
+        """Ln 313."""
+        return math.log(lab.BINS)
+
+    def best(self, info: Info) -> float:
+        """The entropy of the target of a colour at a bin's centre: the least, but for bins at the rim of the gamut."""
+        squared = np.array([0, *[1] * 4, *[2] * 4, 4]) * lab.GRID**2
+        p = np.exp(-squared / (2 * lab.SIGMA**2))
+        p /= p.sum()
+        return float(-np.sum(p * np.log(p)))

@@ -1,0 +1,135 @@
+"""Colorization: its loss, what weighs in the gradient, and what the network sees."""
+
+import dataclasses
+import math
+
+import grids
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from configs import colorization as config
+from ssl_jax import methods, models
+from ssl_jax.augment import lab
+from ssl_jax.errors import UserError
+from ssl_jax.methods import colorization
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.mark.fast
+def test_rebalancing():
+    prior = jnp.array([0.7, 0.2, 0.1, 0.0])
+    w = colorization.rebalancing(prior)
+    np.testing.assert_allclose(w, (0.754170, 1.461204, 1.798405, 0), atol=1e-6)  # methods.md, section 10
+    np.testing.assert_allclose(prior @ w, 1, rtol=1e-6)
+    np.testing.assert_allclose(colorization.rebalancing(prior, mix=1.0), (1, 1, 1, 0), rtol=1e-6)
+
+
+def test_loss_is_plain_and_its_gradient_is_weighted():
+    """Against NumPy, with dense targets."""
+    rng = np.random.default_rng(0)
+    ab = rng.uniform(-80, 80, (2, 2, 3, 2)).astype(np.float32)
+    logits = rng.normal(size=(2, 2, 3, 313)).astype(np.float32)
+    weights = rng.uniform(0, 3, (2, 2, 3)).astype(np.float32)
+    squared = np.square(ab[..., None, :].astype(float) - lab.ab_centres()).sum(-1)
+    target = np.exp(-squared / 50) * (squared <= np.sort(squared, -1)[..., 9:10])
+    target /= target.sum(-1, keepdims=True)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+    def loss(logits):
+        return colorization.reweighted(colorization.cross_entropy(logits, *lab.soft_encode(ab)), weights)
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
+    np.testing.assert_allclose(value, -(target * np.log(p)).sum(-1).mean(), rtol=1e-5)
+    np.testing.assert_allclose(gradient, weights[..., None] * (p - target) / weights.size, atol=1e-6)
+    np.testing.assert_allclose(loss(jnp.zeros_like(logits)), math.log(313), rtol=1e-6)  # 5.746
+
+
+@pytest.mark.fast
+def test_best_is_the_entropy_of_a_centre():
+    _, weights = lab.soft_encode(jnp.zeros((1, 2)))
+    method = colorization.Colorization(backbone=None)
+    np.testing.assert_allclose(method.best(None), -(weights * jnp.log(weights)).sum(), rtol=1e-5)
+
+
+@pytest.mark.fast
+def test_annealed_mean_goes_from_mean_to_mode():
+    logits = jnp.zeros(313).at[jnp.array([3, 5])].set(jnp.log(jnp.array([600.0, 900.0])))
+    cold, warm = (colorization.annealed_mean(logits, t) for t in (0.01, 1.0))
+    np.testing.assert_allclose(cold, lab.ab_centres()[5], atol=1e-3)
+    weights = np.exp(logits) / np.exp(logits).sum()
+    np.testing.assert_allclose(warm, weights @ lab.ab_centres(), rtol=1e-4)
+
+
+def run_and_state():
+    run, _, _ = tiny.compiled("colorization")
+    return run, tiny.fresh(run)
+
+
+def test_features_see_lightness_alone():
+    """The guard against a colour that is seen: images of one lightness have the same features."""
+    run, ts = run_and_state()
+    images = tiny.batch_of(run, 4)["view"]
+    gray = lab.lab_to_rgb(lab.rgb_to_lab(images).at[..., 1:].set(0.0))
+    features = jax.jit(lambda x: run.method.features(ts.params, ts.state, x))
+    assert np.abs(gray - images).max() > 0.1
+    np.testing.assert_allclose(features(gray), features(images), atol=1e-4)
+    assert np.abs(features(1 - images) - features(images)).max() > 1e-2
+
+
+def test_images_without_colour_move_nothing():
+    run, ts = run_and_state()
+    batch = tiny.batch_of(run, 4)
+    gray = batch | {"view": jnp.broadcast_to(batch["view"].mean(-1, keepdims=True), batch["view"].shape)}
+    loss = tiny.loss_function(run)
+    gradient = jax.jit(jax.value_and_grad(lambda params, batch: loss(params, ts.state, batch)[0]))
+    value, still = gradient(ts.params, gray)
+    assert value > 1  # it is reported all the same
+    assert all(not np.any(x) for x in jax.tree.leaves(still))
+    assert any(np.any(x) for x in jax.tree.leaves(gradient(ts.params, batch)[1]))
+
+
+def test_prior_is_the_mean_of_all_targets():
+    run, ts = run_and_state()
+    loss, state, seen = jax.jit(tiny.loss_function(run)), ts.state, []
+    for seed in (0, 1, 2):
+        batch = tiny.batch_of(run, 4, seed=seed)
+        bins, weights = lab.soft_encode(lab.rgb_to_lab(batch["view"])[:, ::4, ::4, 1:])
+        seen.append(np.bincount(bins.ravel(), weights.ravel(), 313) / bins[..., 0].size)
+        _, (state, metrics) = loss(ts.params, state, batch)
+    np.testing.assert_allclose(state["prior"], np.mean(seen, 0), atol=1e-6)
+    np.testing.assert_allclose(state["prior"].sum(), 1, rtol=1e-5)
+    share = np.bincount(bins[..., 0].ravel(), minlength=313).max() / bins[..., 0].size
+    np.testing.assert_allclose(metrics["ab_bin_accuracy_baseline"], share, rtol=1e-5)
+
+
+def test_pictures():
+    run, _ = run_and_state()
+    (picture,) = grids.assert_well_formed(run)
+    seen, truth = picture.images[:, 0], picture.images[:, 2]
+    np.testing.assert_allclose(truth, tiny.batch_of(run, 10)["view"][:8], atol=1e-3)
+    assert np.ptp(seen, axis=-1).max() < 1e-3 < np.ptp(truth, axis=-1).max()
+
+
+@pytest.mark.fast
+def test_gray_data_are_refused():
+    c = config.get_config("cifar10")
+    method = methods.build(c.method, models.backbone(c.model))
+    with pytest.raises(UserError, match="1 channel"):
+        method.check(32, 32, 1)
+
+
+@pytest.mark.fast
+def test_imagenet_sizes():
+    """Targets of 44x44 for views of 176, as the authors have them, from a ResNet's map of 6x6."""
+    c = config.get_config("imagenet")
+    method = methods.build(c.method, models.backbone(c.model))
+    batch = {"view": jnp.zeros((1, 176, 176, 3))}
+    params, state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, methods.Info(10, 2, 5, 5)))
+    assert params["backbone"]["stem"]["kernel"].shape[2] == 1
+    logits = jax.eval_shape(lambda p, s: method._predict(p, s["stats"], batch["view"], False)[2], params, state)
+    assert logits.shape == (1, 44, 44, 313)
+    assert dataclasses.replace(method, stride=8)._decoder().side == 22
