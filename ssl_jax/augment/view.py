@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment import ops
@@ -122,6 +123,11 @@ def evaluation(view: View, centre: float) -> View:
         mean=view.mean,
         std=view.std,
     )
+
+
+def displayed(view: View, images: jax.Array) -> np.ndarray:
+    """Rendered images [..., C] without the view's normalisation, 0 to 1, as a person sees them."""
+    return np.clip(np.asarray(images) * np.array(view.std) + np.array(view.mean), 0.0, 1.0)
 
 
 def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:
