@@ -125,7 +125,7 @@ def evaluation(view: View, centre: float) -> View:
     )
 
 
-def displayed(view: View, images: jax.Array) -> np.ndarray:
+def displayed(view: View, images: jax.Array | np.ndarray) -> np.ndarray:
     """Rendered images [..., C] without the view's normalisation, 0 to 1, as a person sees them."""
     return np.clip(np.asarray(images) * np.array(view.std) + np.array(view.mean), 0.0, 1.0)
 
