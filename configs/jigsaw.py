@@ -18,7 +18,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     small = View(area=(0.6, 1.0), flip=0.5, order=("crop", "flip"), mean=VIEW.mean, std=VIEW.std)
     if preset == "photo_tiles":
         common.update(config.method, view=replace(small, size=32), tile=8, aberration=1, permutations=24, orders=4)
-        common.update(config.method, tile_width=64, hidden=(256,))
+        common.update(config.method, tile_width=64, hidden=())
         config.optim.default = common.optimizer(learning_rate=0.3, weight_decay=1e-4)
     elif preset == "fashion_mnist":
         common.update(config.method, view=replace(small, size=42), tile=11, aberration=0, orders=8)

@@ -136,7 +136,8 @@ def assert_picture(picture: methods.Picture) -> None:
     rows, columns, *_, channels = picture.images.shape
     assert picture.title and picture.images.ndim == 5 and channels in (1, 3)
     assert 0 < rows <= 8 and columns == len(picture.columns)
-    assert np.isfinite(picture.images).all() and 0 <= picture.images.min() <= picture.images.max() <= 1
+    assert isinstance(picture.images, np.ndarray) and np.isfinite(picture.images).all()
+    assert 0 <= picture.images.min() <= picture.images.max() <= 1
     assert picture.captions == () or [len(row) for row in picture.captions] == [columns] * rows
 
 

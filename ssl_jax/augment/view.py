@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment import ops
@@ -125,9 +124,9 @@ def evaluation(view: View, centre: float) -> View:
     )
 
 
-def displayed(view: View, images: jax.Array | np.ndarray) -> np.ndarray:
-    """Rendered images [..., C] without the view's normalisation, 0 to 1, as a person sees them."""
-    return np.clip(np.asarray(images) * np.array(view.std) + np.array(view.mean), 0.0, 1.0)
+def pixels(view: View, images: jax.Array) -> jax.Array:
+    """Values in [0, 1] of images [..., C] that a view normalised."""
+    return images * jnp.asarray(view.std, images.dtype) + jnp.asarray(view.mean, images.dtype)
 
 
 def render(view: View, key: jax.Array, image: jax.Array) -> jax.Array:

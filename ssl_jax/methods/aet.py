@@ -19,7 +19,7 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment import ops, presets
-from ssl_jax.augment.view import View, displayed
+from ssl_jax.augment.view import View, pixels
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
 from ssl_jax.models.heads import MLP
@@ -175,7 +175,14 @@ class AET(Method):
         errors = np.mean(np.square(found - wanted), -1)
         captions = tuple(("", "", f"squared error {error:.2f}") for error in errors)
         title = "Images, their transformed copies, and these with the predicted transformation undone"
-        return [Picture(title, ("image", "transformed", "undone"), displayed(self.view, grid), captions)]
+        return [
+            Picture(
+                title,
+                ("image", "transformed", "undone"),
+                np.asarray(pixels(self.view, jnp.asarray(grid)).clip(0, 1)),
+                captions,
+            )
+        ]
 
     def chance(self, info: Info) -> float:
         """The mean square of the normalised parameters: zeros are predicted."""

@@ -22,7 +22,7 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.patches import grid
-from ssl_jax.augment.view import View, displayed
+from ssl_jax.augment.view import View, pixels
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
 from ssl_jax.models.heads import MLP
@@ -167,7 +167,7 @@ class Counting(Method):
             (f"distance {a:.2f}", "", "", "", "", f"distance {b:.2f}") for a, b in zip(near, far, strict=True)
         )
         title = "Squared distance of the tiles' counts together to the counts of their image, and of another"
-        return [Picture(title, columns, displayed(self.view, seen), captions)]
+        return [Picture(title, columns, np.asarray(pixels(self.view, jnp.asarray(seen)).clip(0, 1)), captions)]
 
     def chance(self, info: Info) -> float:
         """The margin: nothing is counted."""

@@ -8,7 +8,7 @@ cut some pixels apart, and some images are grey, so that the fringes of a lens d
 - P permutations far from each other are chosen greedily, as theirs, but by no chance: from the identity on, always
   the first in dictionary order of those whose nearest chosen one is furthest, and of these furthest on average;
 - the number of outputs is the number of permutations (their prototxt has 1000 for 100);
-- any backbone replaces their tower, with `tile_width` and `hidden` for fc6 and fc7, and BatchNorm for dropout (VISSL);
+- any backbone replaces their tower, with `tile_width` and `hidden` for fc6 and fc7, and BatchNorm for dropout in fc7;
 - a tile does not know its place, so tiles are encoded once and their features shuffled, `orders` times an image;
 - features are of whole images, each normalised on its own as tiles are.
 """
@@ -97,8 +97,10 @@ class Jigsaw(Method):
 
     def _heads(self) -> dict[str, MLP]:
         dtype = self.backbone.dtype
-        tile = MLP((), self.tile_width, out_norm="affine", dtype=dtype)
-        return {"tile": tile, "puzzle": MLP(self.hidden, self.permutations, dtype=dtype)}
+        return {
+            "tile": MLP((), self.tile_width, dtype=dtype),
+            "puzzle": MLP(self.hidden, self.permutations, dtype=dtype),
+        }
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         body, head = jax.random.split(rng)

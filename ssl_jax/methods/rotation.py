@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_jax import losses
 from ssl_jax.augment import presets
-from ssl_jax.augment.view import View, displayed
+from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
 from ssl_jax.models.heads import torch_uniform
 
@@ -78,7 +78,11 @@ class Rotation(Method):
         captions = tuple((f"{90 * k}°", f"turned back by {90 * a}°") for k, a in zip(turns, answers, strict=True))
         grid = np.stack([np.asarray(seen), np.stack(back)], 1)
         title = "Turned images, and the same turned back by the angle that the network sees in them"
-        return [Picture(title, ("turned", "turned back"), displayed(self.view, grid), captions)]
+        return [
+            Picture(
+                title, ("turned", "turned back"), np.asarray(pixels(self.view, jnp.asarray(grid)).clip(0, 1)), captions
+            )
+        ]
 
     def chance(self, info: Info) -> float:
         """Ln 4."""
