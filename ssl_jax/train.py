@@ -90,7 +90,7 @@ def prepare(config: Any, devices: list[jax.Device] | None = None) -> Run:
     method = methods.build(config.method, models.backbone(config.model))
     train, test = load_data(config)
     method.check(*train.images.shape[1:])
-    info = _info(config, len(train.images), mesh)
+    info = _info(config, len(train.images), len(train.classes), mesh)
     channels = train.images.shape[-1]
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
     labels = method.groups(shapes[0])
@@ -141,7 +141,7 @@ def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
     return train, test
 
 
-def _info(config: Any, num_examples: int, mesh: Mesh) -> Info:
+def _info(config: Any, num_examples: int, num_classes: int, mesh: Mesh) -> Info:
     batch, devices = config.batch_size, mesh.devices.size
     if batch < 1 or config.accumulate < 1 or config.epochs < 1:
         raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
@@ -158,7 +158,7 @@ def _info(config: Any, num_examples: int, mesh: Mesh) -> Info:
             f"{config.accumulate} micro-batch(es): make it a multiple of {devices * config.accumulate}."
         )
     steps = num_examples // batch
-    return Info(num_examples, batch, steps, steps * config.epochs)
+    return Info(num_examples, batch, steps, steps * config.epochs, num_classes)
 
 
 def _init_method(method: Method, config: Any, channels: int, info: Info) -> tuple[Any, Any]:
@@ -249,8 +249,10 @@ def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, ja
     known = labels >= 0
     count = jnp.maximum(dist.total(known.sum()), 1)
 
+    x = _standardised(features.astype(jnp.float32))
+
     def loss_of(params):
-        logits = features.astype(jnp.float32) @ params["kernel"] + params["bias"]
+        logits = x @ params["kernel"] + params["bias"]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels, 0))
         correct = jnp.argmax(logits, -1) == labels
         share = dist.total(jnp.sum(correct, where=known)) / count
@@ -258,6 +260,18 @@ def _probe(params: Any, features: jax.Array, labels: jax.Array) -> tuple[Any, ja
 
     (_, top1), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     return dist.mean(grads), top1
+
+
+def _standardised(x: jax.Array) -> jax.Array:
+    """Features [n, D] with the mean and the variance of the global batch taken out, channel by channel.
+
+    Their scale differs between methods by orders of magnitude, and one learning rate has to suit them all. The probe
+    only ever judges the batch it is given, so that there are no running statistics to keep.
+    """
+    x -= dist.mean(x.mean(0))
+    variance = dist.mean(jnp.square(x).mean(0))
+    # Relative, so that features of any scale are treated alike; the rest is for features that are all constant.
+    return x * jax.lax.rsqrt(variance + 1e-5 * variance.mean() + 1e-30)
 
 
 def state_specs(method: Method) -> Any:
@@ -471,7 +485,7 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
         save = last or stopped or (save_steps and done % save_steps == 0)
         evaluate = eval_steps and (done % eval_steps == 0 or last) and not stopped
         if save or evaluate:
-            _read(run, pending, done, log)
+            loss = _read(run, pending, done, log)
             pending = None
             paused = time.time()
             # The loss was computed before the update: a checkpoint also wants the weights after it to be numbers.
@@ -480,7 +494,7 @@ def _loop(run: Run, ts: TrainState, start: int, checkpoints: Checkpoints, log: L
             if save:
                 checkpoints.save(done, ts, stored_config)
             if evaluate:
-                watch(ts, done, log)
+                watch(ts, done, log, loss)
             log.skip_time(time.time() - paused)
         if stopped and not last:
             raise Stopped(f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes.")
@@ -493,8 +507,8 @@ def _no_number(what: str, done: int) -> str:
     )
 
 
-def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:
-    """Reads the metrics of the step that made `done` updates; raises on a loss that is no number."""
+def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> float:
+    """Reads the metrics of the step that made `done` updates; returns the loss, raises where it is no number."""
     values = {k: float(v) for k, v in jax.device_get(metrics).items()}
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values[name]):
@@ -503,6 +517,7 @@ def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> None:
     if done % run.config.run.log_steps == 0 or done == run.info.total_steps:
         rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
         log.write(done, {**values, **rates, "images_per_second": log.rate(done)})
+    return values["loss"]
 
 
 class Watch:
@@ -529,8 +544,8 @@ class Watch:
         self._classes = len(run.train.classes)
         self._scored = bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
 
-    def __call__(self, ts: TrainState, done: int, log: Log) -> dict[str, float]:
-        """Measures, records and returns the values after `done` updates."""
+    def __call__(self, ts: TrainState, done: int, log: Log, loss: float | None = None) -> dict[str, float]:
+        """Measures, records and returns the values after `done` updates, the last of which had this loss."""
         bank = self._extract(ts.params, ts.state, self._bank[0])
         values = health.summary(bank)
         show = {"std": f"{values['feature_std']:.3f}"}
@@ -547,7 +562,9 @@ class Watch:
             )
             show = {"kNN": f"{100 * values['knn/top1']:.1f}%", **show}
         log.write(done, values, show=show)
-        trouble = health.diagnose(values)
+        method, info = self._run.method, self._run.info
+        task = {} if loss is None else {"loss": loss, "chance": method.chance(info), "best": method.best(info)}
+        trouble = health.diagnose(values | task)
         if trouble and done:
             log.say(trouble)
         return values

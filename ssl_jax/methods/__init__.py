@@ -31,6 +31,7 @@ class Info:
     batch_size: int  # global batch of images (views not counted) that one update sees
     steps_per_epoch: int  # updates
     total_steps: int  # updates
+    num_classes: int = 0  # of the training labels; 0: none are known
 
 
 class Picture(NamedTuple):
@@ -54,6 +55,7 @@ class Method:
     backbone: nn.Module
 
     uses_labels = False
+    uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
 
     def views(self) -> dict[str, View]:
         """View name to recipe; by default every field that is a `View`."""

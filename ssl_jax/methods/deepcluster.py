@@ -94,6 +94,8 @@ def clustering_loss(
 class DeepCluster(Method):
     """DeepCluster-v2."""
 
+    uses_index = True
+
     large: View = presets.SWAV_LARGE  # two of them, whose embeddings are clustered
     small: View = presets.SWAV_SMALL
     small_crops: int = 6

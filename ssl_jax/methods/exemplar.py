@@ -74,6 +74,8 @@ def batch_hard(z: jax.Array, labels: jax.Array, axis_name: str | None = None) ->
 class Exemplar(Method):
     """Exemplar-CNN, with the paper's softmax or with triplets."""
 
+    uses_index = True
+
     view: View = TRANSFORMATIONS  # sec. 2.1 and augment_patches_distr.m
     copies: int = 1  # of each image in a batch; triplets want more
     hidden: int = 512  # width of the layer between backbone and classifier, sec. 3.1

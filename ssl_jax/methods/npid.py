@@ -96,6 +96,8 @@ def nce_best(noise: int, num_examples: int) -> float:
 class NPID(Method):
     """Non-parametric instance discrimination."""
 
+    uses_index = True
+
     view: View = presets.NPID  # sec. 4, and the authors' main.py
     out: int = 128  # width D of v and of the bank, sec. 4
     temperature: float = 0.07  # T, sec. 4

@@ -36,6 +36,8 @@ PATCH = dataclasses.replace(presets.PIRL, size=64, crop="shift", pad=0)
 class PIRL(Method):
     """Pretext-invariant representation learning: jigsaw."""
 
+    uses_index = True
+
     view: View = presets.PIRL  # the image I, sec. 3.3
     large: View = LARGE  # what is cut into patches: geometry alone, values in [0, 1]
     patch: View = PATCH  # of one cell of the grid: the smaller square that is cut out, and its colours

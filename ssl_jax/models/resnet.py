@@ -50,14 +50,19 @@ class ResNet(nn.Module):
         """Number of residual stages."""
         return 4
 
+    def stage_of(self, name: str) -> int:
+        """The stage that a part of the parameters belongs to, by its name; 0: the stem."""
+        return 0 if name.startswith("stem") else int(name.removeprefix("stage").split("_")[0])
+
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0) -> jax.Array:
         """Encodes images.
 
         Args:
           x: normalised images [B, H, W, C].
           train: use the statistics of the batch, and update the running ones.
           stage: residual stage (1 to 4) whose output is wanted; default the last.
+          frozen: the stem and so many stages keep their running statistics, and get no gradient.
 
         Returns:
           globally average-pooled features [B, D].
@@ -66,7 +71,7 @@ class ResNet(nn.Module):
         small = self.stem != "imagenet"
         x = x.astype(self.dtype)
         x = Conv(self.width, 3 if small else 7, 1 if small else 2, False, self.conv_init, self.dtype, name="stem")(x)
-        x = self._norm("stem_norm")(x, train)
+        x = self._norm("stem_norm")(x, train and not frozen)
         x = x if self.stem == "small_linear" else nn.relu(x)
         if not small:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
@@ -82,7 +87,8 @@ class ResNet(nn.Module):
                     conv_init=self.conv_init,
                     dtype=self.dtype,
                     name=f"stage{i + 1}_block{j + 1}",
-                )(x, train)
+                )(x, train and i >= frozen)
+            x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
         return x.mean((1, 2))
 
     def _norm(self, name: str) -> Norm:

@@ -77,6 +77,13 @@ class ViT(nn.Module):
         """Names of the parameters that never move."""
         return ("patch",) if self.fixed_patch else ()
 
+    def stage_of(self, name: str) -> int:
+        """The stage that a part of the parameters belongs to, by its name; 0: before the first block."""
+        if name == "norm":
+            return self.stages
+        depth = SIZES[self.size][1]
+        return -(-int(name.removeprefix("block")) * self.stages // depth) if name.startswith("block") else 0
+
     @nn.compact
     def __call__(
         self,
@@ -84,6 +91,7 @@ class ViT(nn.Module):
         *,
         train: bool,
         stage: int | None = None,
+        frozen: int = 0,
         drop_path: float = 0.0,
         keys: jax.Array | None = None,
     ) -> jax.Array:
@@ -93,6 +101,7 @@ class ViT(nn.Module):
           x: normalised images [B, H, W, C].
           train: as other backbones have it; only `drop_path` depends on it.
           stage: quarter of the depth (1 to 4) whose output is wanted; default the last.
+          frozen: the patches and so many quarters of the blocks get no gradient.
           drop_path: probability that an image skips the last block's branches, falling linearly to 0 at the first.
           keys: one random key an image [B]; without them no branch is skipped.
 
@@ -116,6 +125,7 @@ class ViT(nn.Module):
             gates = open_gates(keys, drop_path, depth)
         for i in range(depth * (stage or self.stages) // self.stages):
             x = Block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
+            x = jax.lax.stop_gradient(x) if i + 1 == depth * frozen // self.stages else x
         return nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, 0])
 
     def _positions(self, grid: tuple[int, int], width: int) -> jax.Array:
