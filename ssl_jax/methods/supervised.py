@@ -57,7 +57,7 @@ class Supervised(Method):
 
     uses_labels = True
 
-    view: View = dataclasses.replace(presets.ROTNET)  # crop and flip, as supervised baselines have it
+    view: View = presets.ROTNET  # crop and flip, as supervised baselines have it
     classes: tuple[int, ...] = ()  # the labels it is taught, others count as unknown; (): all (Yosinski's task A or B)
 
     def _head(self, info: Info) -> Classifier:
