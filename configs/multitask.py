@@ -1,8 +1,9 @@
 """Multi-task learning. `python -m ssl_jax.main --config=configs/multitask.py:cifar10+TASK+TASK --workdir=runs/multi`.
 
 Tasks are named after the preset, joined by plus signs: any methods that have it, for instance
-`configs/multitask.py:cifar10_small+context_prediction+colorization`, with `+exemplar` and `+rotation` as wanted. Each
+`configs/multitask.py:cifar10_small+colorization+context_prediction`, with `+exemplar` and `+rotation` as wanted. Each
 has the fields of its own config under `config.method.tasks.TASK`, and a weight, `config.method.weights.TASK`.
+Evaluation sees an image as the task does that is named first.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from ssl_jax import methods
 from ssl_jax.errors import UserError, nearest
 
 PRESETS = common.LARGE_PRESETS
-TASKS = ("context_prediction", "rotation")  # where none are named
+TASKS = ("rotation", "context_prediction")  # where none are named
 
 
 def _task(name: str, preset: str) -> ConfigDict:
@@ -31,11 +32,13 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `PRESETS`, with tasks joined by plus signs."""
     preset, *names = preset.split("+")
     config = common.get_config("multitask", preset, PRESETS)
-    tasks = {name: _task(name, preset) for name in names or TASKS}
+    names = names or list(TASKS)
+    tasks = {name: _task(name, preset) for name in names}
     config.method = common.method_fields(
         "multitask",
         tasks=ConfigDict({name: task.method for name, task in tasks.items()}),
         weights=ConfigDict({name: 1.0 for name in tasks}),
+        lead=names[0],
     )
     # SGD for all that is not a task's own group; the authors' RMSProp could not be read anywhere.
     config.optim = ConfigDict({group: c for task in tasks.values() for group, c in task.optim.items()})

