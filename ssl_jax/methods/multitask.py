@@ -4,7 +4,7 @@ Doersch, Zisserman 2017 (arXiv 1708.07860), whose code is not public. Every task
 the gradient of the weighted sum of the losses moves the backbone. Decisions:
 
 - harmonised inputs (sec. 3.4): every task sees the lightness of an image, in three copies, so that features of the
-  one serve the other. Tasks normalise their views differently; so each input is also brought to mean 0 and variance 1;
+  one serve the other. Its scale stays the task's own, which BatchNorm takes out;
 - BatchNorm's scale and offset are shared, its running statistics are each task's own, since tasks feed patches as
   well as whole images; evaluation sees an image as the task `lead` does, with its statistics;
 - all tasks take their turn on the same images in each update, where the authors' tasks have machines of their own;
@@ -25,10 +25,8 @@ from ssl_jax.methods import Batch, Embed, Info, Method, Picture
 
 
 def harmonised(images: jax.Array) -> jax.Array:
-    """The lightness of images [B, H, W, 1 or 3] in three copies [B, H, W, 3], of mean 0 and variance 1 in each."""
+    """The lightness of images [B, H, W, 1 or 3] in three copies [B, H, W, 3]."""
     x = ops.gray(images) if images.shape[-1] == 3 else images
-    x -= x.mean((1, 2, 3), keepdims=True)
-    x *= jax.lax.rsqrt(jnp.square(x).mean((1, 2, 3), keepdims=True) + 1e-6)
     return jnp.broadcast_to(x, (*x.shape[:-1], 3))
 
 
