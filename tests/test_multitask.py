@@ -71,7 +71,9 @@ def test_with_the_others_weighing_nothing_a_task_is_what_it_is_alone():
     assert all(not np.any(x) for x in jax.tree.leaves(grads["context_prediction"]))
     # And the sum of the losses is the loss.
     (both, _), _ = jax.jit(jax.value_and_grad(tiny.loss_function(run), has_aux=True))(ts.params, ts.state, batch)
-    np.testing.assert_allclose(both, metrics["rotation/loss"] + metrics["context_prediction/loss"], rtol=1e-5)
+    weights = run.method.weights
+    wanted = sum(weights[name] * metrics[f"{name}/loss"] for name in ("rotation", "context_prediction"))
+    np.testing.assert_allclose(both, wanted, rtol=1e-5)
 
 
 def test_evaluation_follows_the_lead_and_every_task_has_its_pictures():
@@ -100,7 +102,7 @@ def test_tasks_are_named_on_the_command_line(preset, tasks):
     assert {name.split("/")[0] for name in m.views()} == set(m.tasks)
     assert set(c.optim) == {"default"}
     info = methods.Info(100, 10, 10, 100)
-    assert m.chance(info) == pytest.approx(sum(t.chance(info) for t in m.tasks.values()))
+    assert m.chance(info) == pytest.approx(sum(m.weights[k] * t.chance(info) for k, t in m.tasks.items()))
 
 
 @pytest.mark.fast
