@@ -9,12 +9,13 @@ from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
 from ssl_jax.methods.exemplar import TRANSFORMATIONS
 
+PRESETS = (*common.PRESETS, "photo_tiles")
 replace = dataclasses.replace
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    """Returns the config; `preset` is one of `common.PRESETS`."""
-    config = common.get_config("exemplar", preset)
+    """Returns the config; `preset` is one of `PRESETS`."""
+    config = common.get_config("exemplar", preset, PRESETS)
     # Gray images have no colour components; of HSV they have the value.
     gray = replace(TRANSFORMATIONS, pca=0.0, order=("affine", "crop", "hsv"))
     cifar = {"mean": presets.CIFAR10_MEAN, "std": presets.CIFAR10_STD}
@@ -35,7 +36,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, view=replace(TRANSFORMATIONS, **cifar))
         config.epochs, config.batch_size = 200, 128
         config.optim.default = common.optimizer(learning_rate=0.06, weight_decay=5e-4)
-    elif preset == "cifar10_small":
+    elif preset in ("cifar10_small", "photo_tiles"):
         # 780 updates are too few for a softmax over 10,000 classes: pairs and triplets.
         common.update(config.method, view=replace(TRANSFORMATIONS, **cifar), copies=2, triplet=128)
     elif preset == "imagenet":

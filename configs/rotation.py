@@ -7,10 +7,12 @@ from ml_collections import ConfigDict
 from configs import common
 from ssl_jax.augment import presets
 
+PRESETS = (*common.PRESETS, "photo_tiles")
+
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
-    """Returns the config; `preset` is one of `common.PRESETS`."""
-    config = common.get_config("rotation", preset)
+    """Returns the config; `preset` is one of `PRESETS`."""
+    config = common.get_config("rotation", preset, PRESETS)
     # The authors' SGD for CIFAR; they give the rate for 128 images, each in four rotations.
     sgd = common.optimizer(
         learning_rate=0.1, scaling="none", nesterov=True, weight_decay=5e-4, schedule="steps", factor=0.2
@@ -26,7 +28,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, view=presets.ROTNET_CIFAR)
         config.epochs, config.batch_size = 200, 128
         config.optim.default = common.update(sgd, milestones=(60, 120, 160))
-    elif preset == "cifar10_small":
+    elif preset in ("cifar10_small", "photo_tiles"):
         common.update(config.method, view=presets.ROTNET_CIFAR)
     elif preset == "imagenet":
         # VISSL's schedule for a ResNet-50, with the authors' four rotations of each image (VISSL turns each once).

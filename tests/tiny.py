@@ -131,6 +131,16 @@ def overfit(run: train.Run, steps: int, method: methods.Method | None = None, un
     return params, state, [float(v) for v in values], history
 
 
+def assert_picture(picture: methods.Picture) -> None:
+    """A well-formed picture: at most 8 rows, every column named, images from 0 to 1 in grey or colour."""
+    rows, columns, *_, channels = picture.images.shape
+    assert picture.title and picture.images.ndim == 5 and channels in (1, 3)
+    assert 0 < rows <= 8 and columns == len(picture.columns)
+    assert isinstance(picture.images, np.ndarray) and np.isfinite(picture.images).all()
+    assert 0 <= picture.images.min() <= picture.images.max() <= 1
+    assert picture.captions == () or [len(row) for row in picture.captions] == [columns] * rows
+
+
 def generator(n: int, d: int, s: float) -> np.ndarray:
     """The input generator A(n, d, s) of the specification sheet, section 10."""
     i, j = np.mgrid[:n, :d]

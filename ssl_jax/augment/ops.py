@@ -88,6 +88,24 @@ def resized_crop(
     return jnp.clip(out, 0.0, 1.0) if interpolation == "bicubic" else out
 
 
+def blurred_by_shrinking(image: jax.Array, side: jax.Array) -> jax.Array:
+    """Shrinks a square image to `side` x `side` pixels and enlarges it back, bilinearly, antialiased as Pillow.
+
+    Args:
+      image: [S, S, C].
+      side: pixels, 1 to S, whole; may be traced.
+
+    Returns:
+      [S, S, C].
+    """
+    size = len(image)
+    down = resize_matrix(0, size * size / side, size, size, interpolation="bilinear")
+    down = jnp.where(jnp.arange(size)[:, None] < side, down, 0.0)  # only so many rows are pixels of the small image
+    up = resize_matrix(0, side, size, size, interpolation="bilinear")
+    both = jnp.matmul(up, down, precision="highest")
+    return jnp.einsum("ih,hwc,jw->ijc", both, image, both, precision="highest")
+
+
 def shifted_crop(image: jax.Array, top: jax.Array, left: jax.Array, size: int, pad: int) -> jax.Array:
     """Pads with zeros and cuts out a square: the classic CIFAR crop.
 
@@ -281,6 +299,31 @@ def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
     centre = jnp.array([(h - 1) / 2, (w - 1) / 2], image.dtype)
     grid = jnp.stack(jnp.meshgrid(jnp.arange(h), jnp.arange(w), indexing="ij"), -1).astype(image.dtype) - centre
     place = jnp.einsum("ij,hwj->hwi", matrix, grid, precision="highest") + shift + centre
+    return _sampled(image, place)
+
+
+def projective(image: jax.Array, matrix: jax.Array, fill: jax.Array | float) -> jax.Array:
+    """Samples the image at projectively moved places, bilinearly (Pillow's PERSPECTIVE with its eight coefficients).
+
+    Args:
+      image: [H, W, C].
+      matrix: [3, 3], takes an output point (x, y, 1) to an input point, homogeneous, in pixels from the upper left
+        corner of the image; the centre of the first pixel is (1/2, 1/2).
+      fill: value [C] of what lies outside.
+
+    Returns:
+      [H, W, C].
+    """
+    y, x = jnp.meshgrid(*(jnp.arange(side) + 0.5 for side in image.shape[:2]), indexing="ij")
+    point = jnp.stack([x, y, jnp.ones_like(x)], -1).astype(image.dtype)
+    moved = jnp.einsum("ij,hwj->hwi", matrix, point, precision="highest")
+    place = moved[..., 1::-1] / moved[..., 2:] - 0.5
+    return _sampled(image - fill, place) + fill
+
+
+def _sampled(image: jax.Array, place: jax.Array) -> jax.Array:
+    """The image [H, W, C] at places [H, W, 2] (row, column), bilinearly, with zeros outside."""
+    h, w = image.shape[:2]
     corner = jnp.floor(place)
     out = jnp.zeros_like(image)
     for dy in (0, 1):

@@ -47,3 +47,31 @@ def render_patches(view: View, keys: jax.Array, patches: jax.Array) -> jax.Array
 def permuted(keys: jax.Array, patches: jax.Array) -> jax.Array:
     """Puts the patches [B, T, ...] of each image in a random order of its own; keys are one an image [B]."""
     return jax.vmap(lambda key, x: jax.random.permutation(key, x, axis=0))(keys, patches)
+
+
+def cut(keys: jax.Array, cells: jax.Array, size: int, aberration: int = 0) -> jax.Array:
+    """Cuts a smaller square out of every cell, at a random place of its own.
+
+    Args:
+      keys: one key an image [B].
+      cells: [B, T, h, h, C].
+      size: side of the square, pixels; at most h - `aberration`.
+      aberration: each channel is cut up to so many pixels further down and right, in whole pixels, so that the colour
+        fringes of a lens do not tell where in the image a square was.
+
+    Returns:
+      [B, T, size, size, C].
+    """
+    room = cells.shape[2] - size - aberration
+
+    def one(key: jax.Array, cell: jax.Array) -> jax.Array:
+        place, apart = jax.random.split(key)
+        corner = jax.random.randint(place, (2,), 0, room + 1)
+        if not aberration:
+            return jax.lax.dynamic_slice(cell, (*corner, 0), (size, size, cell.shape[-1]))
+        shifts = corner + jax.random.randint(apart, (cell.shape[-1], 2), 0, aberration + 1)
+        channels = [jax.lax.dynamic_slice(cell[..., c], tuple(s), (size, size)) for c, s in enumerate(shifts)]
+        return jnp.stack(channels, -1)
+
+    own = jax.vmap(lambda key: jax.random.split(key, cells.shape[1]))(keys)
+    return jax.vmap(jax.vmap(one))(own, cells)

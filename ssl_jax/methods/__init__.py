@@ -200,8 +200,15 @@ def build(config: Any, backbone: nn.Module) -> Method:
         if isinstance(known[name].default, View):
             fields[name] = View(**{k: _tuples(v) for k, v in value.items()})
         else:
-            fields[name] = _tuples(value)
+            fields[name] = _nested(value, backbone)
     return cls(backbone=backbone, **fields)
+
+
+def _nested(value: Any, backbone: nn.Module) -> Any:
+    """A field's value: a mapping with a 'name' is a method on the same backbone, any other is one of such values."""
+    if not hasattr(value, "items"):
+        return _tuples(value)
+    return build(value, backbone) if "name" in value else {k: _nested(v, backbone) for k, v in value.items()}
 
 
 def _tuples(value: Any) -> Any:

@@ -11,11 +11,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax import losses
 from ssl_jax.augment import presets
-from ssl_jax.augment.view import View
-from ssl_jax.methods import Batch, Info, Method, apply, initialise
+from ssl_jax.augment.view import View, pixels
+from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
 from ssl_jax.models.heads import torch_uniform
 
 
@@ -60,9 +61,28 @@ class Rotation(Method):
         labels = jnp.tile(jnp.arange(4), len(x))
         h, stats = apply(self.backbone, "backbone", params, state["stats"], x.reshape(-1, *x.shape[2:]), train=train)
         logits, stats = apply(self._head, "classifier", params, stats, h, train=train)
-        metrics = {"rotation_top1": losses.accuracy(logits, labels)}
+        top1 = losses.accuracy(logits, labels)
+        metrics = {"rotation_top1": top1, "rotation_top1_baseline": jnp.full_like(top1, 0.25)}
         aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h[::4])}
         return losses.cross_entropy(logits, labels), ({"stats": stats}, aux)
+
+    def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
+        """Each image in another rotation, as the network sees it and turned back by its answer."""
+        images, stats = batch["view"][:8], state["stats"]
+        turns = np.arange(len(images)) % 4
+        seen = rotations(images)[np.arange(len(images)), turns]
+        h, _ = apply(self.backbone, "backbone", params, stats, seen, train=False)
+        logits, _ = apply(self._head, "classifier", params, stats, h, train=False)
+        answers = np.argmax(logits, -1)
+        back = [np.rot90(x, -k) for x, k in zip(np.asarray(seen), answers, strict=True)]
+        captions = tuple((f"{90 * k}°", f"turned back by {90 * a}°") for k, a in zip(turns, answers, strict=True))
+        grid = np.stack([np.asarray(seen), np.stack(back)], 1)
+        title = "Turned images, and the same turned back by the angle that the network sees in them"
+        return [
+            Picture(
+                title, ("turned", "turned back"), np.asarray(pixels(self.view, jnp.asarray(grid)).clip(0, 1)), captions
+            )
+        ]
 
     def chance(self, info: Info) -> float:
         """Ln 4."""

@@ -1,0 +1,147 @@
+"""Multi-task learning: one backbone, tasks that stay what they are alone, and one kind of input for all."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from configs import multitask as config
+from ssl_jax import methods, models
+from ssl_jax.errors import UserError
+from ssl_jax.methods import multitask
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@functools.cache
+def method(preset="photo_tiles", **changes):
+    c = config.get_config(preset)
+    return dataclasses.replace(methods.build(c.method, models.backbone(c.model)), **changes)
+
+
+@pytest.mark.fast
+def test_inputs_are_harmonised():
+    """Grey in three copies, also of a task that feeds lightness itself, in one channel."""
+    x = np.random.default_rng(0).uniform(size=(4, 6, 6, 3)).astype(np.float32)
+    found = np.asarray(multitask.harmonised(jnp.asarray(x)))
+    gray = x @ np.array([0.2989, 0.5870, 0.1140], np.float32)
+    np.testing.assert_allclose(found, np.stack([gray] * 3, -1), atol=1e-6)
+    np.testing.assert_allclose(multitask.harmonised(jnp.asarray(gray[..., None])), found, atol=1e-6)
+
+
+@pytest.mark.fast
+def test_the_harmonised_backbone_has_the_parameters_of_the_plain_one():
+    plain = method().backbone
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 3)), jnp.float32)
+    wrapped = multitask.Harmonised(plain)
+    variables = jax.jit(lambda: wrapped.init(jax.random.key(0), x, train=True))()
+    shapes = jax.eval_shape(lambda: plain.init(jax.random.key(0), x, train=True))
+    assert jax.tree.structure(variables) == jax.tree.structure(shapes)
+    found = jax.jit(lambda v: wrapped.apply(v, x, train=False))(variables)
+    wanted = jax.jit(lambda v: plain.apply(v, multitask.harmonised(x), train=False))(variables)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert (wrapped.norm, wrapped.stages, wrapped.bn_groups) == ("batch", 3, 1)
+
+
+def test_with_the_others_weighing_nothing_a_task_is_what_it_is_alone():
+    run = tiny.compiled("multitask")[0]
+    ts, batch = tiny.fresh(run), tiny.batch_of(run, 8)
+    lone = dataclasses.replace(run.method, weights={"rotation": 1.0, "context_prediction": 0.0})
+    (first, *_), task = sorted(run.method.tasks), run.method._tasks()["rotation"]
+    assert first == "context_prediction"
+    views = {"view": batch["rotation/view"], **{k: batch[k] for k in ("index", "label", "position")}}
+
+    class Alone(type(task)):
+        def loss(self, params, state, batch, *, rng, **rest):  # the key that it has among the tasks
+            return super().loss(params, state, batch, rng=jax.random.fold_in(rng, 1), **rest)
+
+    together = jax.jit(jax.value_and_grad(tiny.loss_function(run, lone), has_aux=True))
+    alone = jax.jit(jax.value_and_grad(tiny.loss_function(run, Alone(**vars(task))), has_aux=True))
+    (loss, (state, metrics)), grads = together(ts.params, ts.state, batch)
+    own = {"backbone": ts.params["backbone"], **ts.params["rotation"]}
+    (wanted, (wanted_state, _)), wanted_grads = alone(own, ts.state["rotation"], views)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
+    np.testing.assert_allclose(metrics["rotation/loss"], wanted, rtol=1e-6)
+    tiny.assert_close({"backbone": grads["backbone"], **grads["rotation"]}, wanted_grads, 1e-5)
+    tiny.assert_close(state["rotation"], wanted_state, 1e-6)
+    assert all(not np.any(x) for x in jax.tree.leaves(grads["context_prediction"]))
+    # And the sum of the losses is the loss.
+    (both, _), _ = jax.jit(jax.value_and_grad(tiny.loss_function(run), has_aux=True))(ts.params, ts.state, batch)
+    weights = run.method.weights
+    wanted = sum(weights[name] * metrics[f"{name}/loss"] for name in ("rotation", "context_prediction"))
+    np.testing.assert_allclose(both, wanted, rtol=1e-5)
+
+
+def test_evaluation_follows_the_lead_and_every_task_has_its_pictures():
+    run = tiny.compiled("multitask")[0]
+    ts, batch = tiny.fresh(run), tiny.batch_of(run, 16)
+    assert run.method.lead == "rotation"
+    x = batch["rotation/view"]
+    found = jax.jit(run.method.features)(ts.params, ts.state, x)
+    moved = {**ts.state, "context_prediction": jax.tree.map(lambda s: s + 1, ts.state["context_prediction"])}
+    np.testing.assert_array_equal(jax.jit(run.method.features)(ts.params, moved, x), found)
+    pictures = run.method.pictures(ts.params, ts.state, batch, rng=jax.random.key(0))
+    assert [p.title.split(":")[0] for p in pictures] == ["context_prediction", "rotation"]
+    for picture in pictures:
+        tiny.assert_picture(picture)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("tasks", ["context_prediction+exemplar", "rotation+jigsaw+counting+aet", "exemplar"])
+@pytest.mark.parametrize("preset", ["photo_tiles", "cifar10_small", "imagenet"])
+def test_tasks_are_named_on_the_command_line(preset, tasks):
+    c = config.get_config(f"{preset}+{tasks}")
+    m = methods.build(c.method, models.backbone(c.model))
+    side = {"imagenet": 292}.get(preset, 32)
+    m.check(side, side, 3)
+    assert set(m.tasks) == set(tasks.split("+")) and m.lead == tasks.split("+")[0]
+    assert {name.split("/")[0] for name in m.views()} == set(m.tasks)
+    assert set(c.optim) == {"default"}
+    info = methods.Info(100, 10, 10, 100)
+    assert m.chance(info) == pytest.approx(sum(m.weights[k] * t.chance(info) for k, t in m.tasks.items()))
+
+
+@pytest.mark.fast
+def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
+    m = method()
+    params = {"backbone": {}, "rotation": {}, "context_prediction": {}}
+    state = {"rotation": {"stats": {}}, "context_prediction": {"stats": {}}}
+    info = methods.Info(10, 2, 5, 5)
+    args = {"rng": jax.random.key(0), "step": 0, "info": info, "embed": lambda fn: None}
+    assert m.on_epoch(params, state, **args) is state
+    seen = []
+
+    class Counts(type(m.tasks["rotation"])):
+        def on_epoch(self, params, state, *, rng, step, info, embed):
+            assert set(params) == {"backbone"}
+            embed(lambda p, s, batch: seen.append((set(p), s, set(batch))))
+            return {"stats": {}, "epochs": 1}
+
+    other = dataclasses.replace(m, tasks={**m.tasks, "rotation": Counts(m.backbone)})
+    args["embed"] = lambda fn: fn(params, state, {"rotation/view": 0, "context_prediction/view": 1, "index": 2})
+    new = other.on_epoch(params, state, **args)
+    assert new["rotation"] == {"stats": {}, "epochs": 1}
+    assert new["context_prediction"] is state["context_prediction"]
+    assert seen == [({"backbone"}, state["rotation"], {"view", "index"})]
+
+
+@pytest.mark.fast
+def test_mistakes_are_explained():
+    with pytest.raises(UserError, match="Did you mean 'rotation'"):
+        config.get_config("cifar10+rotatoin")
+    with pytest.raises(UserError, match="no preset 'digits'"):
+        config.get_config("digits+rotation")
+    for changes, words in (
+        ({"tasks": {}}, "at least one task"),
+        ({"weights": {"rotation": 1.0}}, "each its weight"),
+        ({"lead": "rotatoin"}, "Did you mean 'rotation'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            dataclasses.replace(method(), **changes).check(32, 32, 3)
+    labels = {"supervised": methods.build({"name": "supervised"}, method().backbone)}
+    with pytest.raises(UserError, match="uses labels"):
+        dataclasses.replace(method(), tasks=labels, weights={"supervised": 1.0}, lead="supervised").check(32, 32, 3)
