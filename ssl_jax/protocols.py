@@ -176,7 +176,8 @@ def own_task(s: Subject) -> Values:
 def fine_tuning(s: Subject) -> Values:
     """The whole backbone with 1, 10 and 100 % of the labels, and copies of its first stages where asked for."""
     values: Values = {}
-    (train_x, train_y), (test_x, test_y) = ((d.images, d.labels) for d in s.images)
+    train_x, train_y = s.images[0].images, s.images[0].labels
+    test_x, test_y = (spread(a, fine_tune.MAX_TEST) for a in (s.images[1].images, s.images[1].labels))
     starts = {suffix: _weights(network, train_x) for suffix, network in s.networks.items()}
 
     def tuner(network: Network, frozen: int = 0) -> fine_tune.Tuner:
