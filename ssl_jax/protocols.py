@@ -188,7 +188,8 @@ def fine_tuning(s: Subject) -> Values:
             f"Fine-tuning keeps its images in memory, and those of {s.images[0].name} are streamed: give it fewer with "
             "--data, raise config.data.max_gib, or leave fine_tune out of --evals."
         )
-    (train_x, train_y), (test_x, test_y) = ((d.images, d.labels) for d in s.images)
+    train_x, train_y = s.images[0].images, s.images[0].labels
+    test_x, test_y = (spread(a, fine_tune.MAX_TEST) for a in (s.images[1].images, s.images[1].labels))
     starts = {suffix: _weights(network, train_x) for suffix, network in s.networks.items()}
 
     def tuner(network: Network, frozen: int = 0) -> fine_tune.Tuner:

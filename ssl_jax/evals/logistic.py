@@ -14,8 +14,8 @@ from ssl_jax.evals.linear import choose, held_out_part, labelled, standardise
 
 # Inverse strengths of the L2 penalty, weakest last. On standardised features the held-out part has its best between
 # the ends for ten to a hundred thousand images; where it has not, `at_edge` says so.
-CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-MAX_ITERATIONS = 500
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+MAX_ITERATIONS = 1000
 
 
 class Result(TypedDict):

@@ -14,7 +14,7 @@ from ssl_jax.errors import UserError
 from ssl_jax.evals.features import spread
 from ssl_jax.methods import Info, Method
 
-MAX_IMAGES = 4096
+MAX_IMAGES = 2048  # in two views and two networks each, as BYOL has it, some twenty seconds of two CPU cores
 
 
 def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callable[..., dict[str, float]]:
