@@ -55,6 +55,6 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             config.epochs, config.batch_size = 200, 128
         elif preset == "imagenet":
             config.epochs, config.batch_size = 100, 256
-            config.data.size = max(task.data.size for task in tasks.values())
+            config.data.size = max((task.data.size for task in tasks.values() if task.data.size), default=None)
             config.optim.default.weight_decay = 1e-4
     return config
