@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import subject, train
+from ssl_jax import imported, subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import health
@@ -77,6 +77,7 @@ def evaluate(
     workdir: str,
     evals: Sequence[str] = DEFAULT,
     *,
+    backbone: str | None = None,
     source: str | None = None,
     path: str | None = None,
     classes: Sequence[int] = (),
@@ -90,8 +91,9 @@ def evaluate(
     file is set aside under another name first.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; with `backbone`, a folder for the results, made if absent.
       evals: names of `protocols.PROTOCOLS`.
+      backbone: a file with a backbone, to evaluate instead of a run.
       source: another data set to evaluate on, as `config.data.source`.
       path: where to look for it, as `config.data.path`.
       classes: labels to evaluate on; (): all.
@@ -107,8 +109,12 @@ def evaluate(
     """
     _check(evals, tune_epochs, frozen)
     began = time.time()
-    run = train.prepare(load_config(workdir))
-    ts = restore(run, workdir)
+    if backbone is None:
+        run = train.prepare(load_config(workdir))
+        ts = restore(run, workdir)
+    else:
+        run, ts = _from_file(backbone, workdir, evals, source, path)
+        source = None
     other = None if supervised is None else _yardstick(supervised, run)
     images = subject.load_images(run, source, path)
     name = images[0].name + (f", classes {','.join(map(str, classes))}" if classes else "")
@@ -137,6 +143,24 @@ def _check(evals: Sequence[str], tune_epochs: int | None, frozen: Sequence[int])
         raise UserError("--frozen and --fine_tune_epochs are about fine-tuning: add fine_tune to --evals.")
     if tune_epochs is not None and tune_epochs < 1:
         raise UserError(f"--fine_tune_epochs is {tune_epochs}: make it at least 1.")
+
+
+def _from_file(
+    backbone: str, workdir: str, evals: Sequence[str], source: str | None, path: str | None
+) -> tuple[train.Run, train.TrainState]:
+    """A backbone without its run, and a folder for what is found out about it."""
+    if source is None:
+        raise UserError("--backbone needs the data set to evaluate on: add --data.")
+    if "pretext" in evals:
+        raise UserError(
+            "pretext is about a run's own task, which a backbone in a file has not: leave it out of --evals."
+        )
+    folder = pathlib.Path(workdir)
+    if (folder / "config.json").exists():
+        raise UserError(f"{workdir} is a run's own folder: choose another --workdir for the results of --backbone.")
+    network = imported.load(backbone, source, path)
+    folder.mkdir(parents=True, exist_ok=True)
+    return network.run, network.ts
 
 
 def _yardstick(workdir: str, run: train.Run) -> Network:
@@ -200,8 +224,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add: Callable[..., Any] = parser.add_argument
-    add("--workdir", required=True, help="folder of the run")
-    add("--evals", default=",".join(DEFAULT), help=f"some of {','.join(PROTOCOLS)} (default: all but fine_tune)")
+    add("--workdir", required=True, help="folder of the run; with --backbone, where the results go")
+    add("--backbone", help="evaluate this file of ssl_jax.export instead of a run, on --data")
+    add("--evals", help=f"some of {','.join(PROTOCOLS)} (default: all but fine_tune)")
     add("--data", help="evaluate on this data set: digits, cifar10, folder:PATH, tfds:NAME ... (default: the run's)")
     add("--data_path", help="where to look for it, as config.data.path")
     add("--classes", type=_numbers, default=(), help="evaluate on these classes alone, for example 5,6,7,8,9")
@@ -211,6 +236,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _default(backbone: str | None) -> tuple[str, ...]:
+    return DEFAULT if backbone is None else tuple(name for name in DEFAULT if name != "pretext")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
@@ -218,7 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         evaluate(
             args.workdir,
-            tuple(args.evals.split(",")),
+            tuple(args.evals.split(",")) if args.evals else _default(args.backbone),
+            backbone=args.backbone,
             source=args.data,
             path=args.data_path,
             classes=args.classes,

@@ -22,8 +22,8 @@ class Imported(Method):
     """A network that is only looked at; it has no task of its own."""
 
     features_of: Any = None  # the method whose features these are
-    seen: View = presets.RESIZED_CROP  # by evaluation
-    view: View = presets.RESIZED_CROP  # in which health compares an image with itself
+    seen: View = presets.MOCO_V2  # by evaluation
+    view: View = presets.MOCO_V2  # in which health compares an image with itself, and whose crop fine-tuning takes
 
     def eval_view(self, centre: float) -> View:
         return self.seen
@@ -60,7 +60,8 @@ def load(path: str, source: str, where: str | None) -> Network:
             f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.channels}: "
             "choose another --data."
         )
-    view = dataclasses.replace(presets.RESIZED_CROP, size=found.view.size, mean=found.view.mean, std=found.view.std)
+    recipe = presets.MOCO_V2 if channels == 3 else presets.ROTNET  # gray has no colours to change
+    view = dataclasses.replace(recipe, size=found.view.size, mean=found.view.mean, std=found.view.std)
     method = Imported(found.module, features_of=found.method, seen=found.view, view=view)
     info = Info(len(images.images), config.batch_size, 1, 1, len(images.classes))
 

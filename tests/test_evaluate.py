@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import evaluate, protocols, subject, train
+from ssl_jax import evaluate, protocols, subject, train, weights
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError
 from ssl_jax.evals import cache, features, pretext
@@ -133,6 +133,27 @@ def test_another_data_set(evaluated, copied, tmp_path):
     assert evaluate.main([*arguments[:1], "--evals=cluster", *arguments[2:], "--classes=0,2"]) == 0
     stored = results(copied)
     assert stored["data"].endswith("classes 0,2") and stored["cluster/accuracy"] > 0.9
+
+
+def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_path, capsys):
+    """Same features, same numbers; a new network beside it, and a run's folder is left alone."""
+    file = tmp_path / "backbone.npz"
+    weights.save(file, weights.load(workdir))
+    command = [f"--workdir={tmp_path / 'out'}", f"--backbone={file}"]
+    assert evaluate.main([*command, "--data=digits", "--evals=knn,retrieval,health"]) == 0
+    found = results(tmp_path / "out")
+    for name in ("knn/top1", "knn/top1_pixels", "retrieval/map", "health/rankme"):
+        np.testing.assert_allclose(found[name], evaluated[name], rtol=1e-5)
+    assert 0 < found["knn/top1_untrained"] < 1
+    for arguments, words in (
+        ([*command, "--evals=knn"], "--data"),
+        ([*command, "--data=digits", "--evals=pretext"], "own task"),
+        ([*command, "--data=photo_tiles", "--evals=knn"], "3 channel"),
+        ([f"--workdir={workdir}", command[1], "--data=digits", "--evals=knn"], "own folder"),
+        ([command[0], "--backbone=nothing.npz", "--data=digits"], "no backbone"),
+    ):
+        assert evaluate.main(arguments) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_gray_and_colour_meet():
