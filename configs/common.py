@@ -37,6 +37,9 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.epochs = 100  # passes over the training images
     config.batch_size = 256  # images an update, over all devices; views are not counted
     config.accumulate = 1  # micro-batches an update is split into, to save memory
+    # What a loss that compares embeddings (simclr, dcl, barlow_twins, vicreg) compares: those of each 'micro'-batch by
+    # itself, or those of the 'whole' batch, for which every image goes through the network once more.
+    config.accumulate_loss = "micro"
     config.mapping = "shard_map"  # how the step is mapped over devices, or 'pmap'
 
     config.data = ConfigDict()

@@ -153,7 +153,7 @@ def _from_file(
         raise UserError("--backbone needs the data set to evaluate on: add --data.")
     if "pretext" in evals:
         raise UserError(
-            "pretext is about a run's own task, which a backbone in a file has not: leave it out of --evals."
+            "pretext is about a run's own task, and a backbone in a file has none: leave it out of --evals."
         )
     folder = pathlib.Path(workdir)
     if (folder / "config.json").exists():

@@ -96,6 +96,11 @@ def prepare(
     method = methods.build(config.method, models.backbone(config.model))
     train, test = splits or load_data(config)
     method.check(*train.image_shape)
+    if config.accumulate_loss == "whole" and type(method).embed is Method.embed:
+        raise UserError(
+            f"config.accumulate_loss='whole' is for losses that compare embeddings, and {config.method.name} has no "
+            "`embed`: use 'micro'."
+        )
     if train.streamed:
         stream.check(method.views())
     info = _info(config, len(train.images), len(train.classes), mesh)
@@ -171,6 +176,8 @@ def _info(config: Any, num_examples: int, num_classes: int, mesh: Mesh) -> Info:
         raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
     if config.run.log_steps < 1 or config.run.keep < 1:
         raise UserError("config.run.log_steps and config.run.keep must be at least 1.")
+    if config.accumulate_loss not in ("micro", "whole"):
+        raise UserError(f"config.accumulate_loss is '{config.accumulate_loss}': use 'micro' or 'whole'.")
     if batch > num_examples:
         raise UserError(
             f"config.batch_size is {batch}, more than the {num_examples} training images of "
@@ -208,20 +215,47 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     probe_optimizer = _probe_optimizer(config)
     views = method.views()
 
-    def micro_batch(ts: TrainState, images, labels, rng, state, number, rows):
+    def seen(rng, number, rows, images, labels):
+        """A micro-batch as the method gets it, and the key of its loss."""
         position = number * (info.batch_size // config.accumulate) + dist.positions(len(rows))
         batch = render_views(views, rng, position, images)
         batch |= {"index": rows, "position": position, "label": labels}
+        return batch, jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
+
+    def whole(ts: TrainState, rng, parts):
+        """Loss and metrics of the whole batch's embeddings, and the gradient for those of each micro-batch."""
+
+        def forward(state, x):
+            batch, key = seen(rng, *x)
+            z, (state, _) = method.embed(ts.params, state, batch, rng=key, step=ts.step, info=info)
+            return state, z
+
+        def compare(z):
+            loss, metrics = method.compare(jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), z))
+            return dist.mean(loss), metrics
+
+        _, z = jax.lax.scan(forward, ts.state, parts)
+        (loss, metrics), pulls = jax.value_and_grad(compare, has_aux=True)(z)
+        return {"loss": loss, **dist.mean(metrics)}, pulls
+
+    def micro_batch(ts: TrainState, rng, state, x, pull=None):
+        batch, key = seen(rng, *x)
 
         def loss_of(params):
-            key = jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
-            loss, extra = method.loss(params, state, batch, rng=key, step=ts.step, info=info)
-            return dist.mean(loss), extra
+            options = {"rng": key, "step": ts.step, "info": info}
+            if pull is None:
+                loss, extra = method.loss(params, state, batch, **options)
+                return dist.mean(loss), extra
+            # Linear in the embeddings, with the whole loss's gradient. Its sum over replicas and micro-batches is
+            # wanted, where the former comes with the gradient and the latter are averaged.
+            z, (moved, aux) = method.embed(params, state, batch, **options)
+            products = jax.tree.map(jnp.vdot, z, pull)
+            return config.accumulate * sum(jax.tree.leaves(products)), (moved, aux)
 
         (loss, (state, aux)), grads = jax.value_and_grad(loss_of, has_aux=True)(ts.params)
         # Exact under shard_map already; under pmap this is where the replicas meet.
         grads = dist.mean(grads)
-        metrics = {"loss": loss, **dist.mean(aux["metrics"])}
+        metrics = {"loss": loss, **dist.mean(aux["metrics"])} if pull is None else {}
         probe_grads: Any = {}
         if ts.probe:
             probe_grads, metrics["probe_top1"] = _probe(ts.probe["params"], aux["features"], batch["label"])
@@ -229,13 +263,15 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
 
     def step(ts: TrainState, images, labels, index):
         rng = jax.random.fold_in(jax.random.wrap_key_data(ts.rng), ts.step)
+        given = (images, labels) if isinstance(images, dict) else (images[index], labels[index])
+        parts = (jnp.arange(len(index)), index, *given)
+        common, pulls = whole(ts, rng, parts) if config.accumulate_loss == "whole" else ({}, None)
 
-        def one(state, number, rows, given=None):
-            chosen, known = given or (images[rows], labels[rows])
-            return micro_batch(ts, chosen, known, rng, state, number, rows)
+        def one(state, x, pull=None):
+            return micro_batch(ts, rng, state, x, pull)
 
-        parts = (index, (images, labels)) if isinstance(images, dict) else (index,)
-        state, (grads, probe_grads, metrics) = _accumulate(one, ts.state, parts)
+        state, (grads, probe_grads, metrics) = _accumulate(one, ts.state, (parts, pulls) if common else (parts,))
+        metrics |= common
         updates, opt_state = run.optimizer.update(grads, ts.opt_state, ts.params)
         params = optax.apply_updates(ts.params, updates)
         params, state = method.after_update(params, state, ts.step, info)
@@ -250,20 +286,20 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
 
 
 def _accumulate(one: Callable[..., Any], state: Any, parts: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Runs `one(state, number, *part)` over micro-batches; state changes once each, results are averaged."""
-    count = len(parts[0])
+    """Runs `one(state, *part)` over micro-batches; state changes once each, results are averaged."""
+    count = len(jax.tree.leaves(parts)[0])
     first = jax.tree.map(lambda x: x[0], parts)
     if count == 1:
-        return one(state, 0, *first)
+        return one(state, *first)
 
     def body(carry, x):
         state, total = carry
         state, out = one(state, *x)
         return (state, jax.tree.map(jnp.add, total, out)), None
 
-    _, shapes = jax.eval_shape(one, state, 0, *first)
+    _, shapes = jax.eval_shape(one, state, *first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (state, total), _ = jax.lax.scan(body, (state, zeros), (jnp.arange(count), *parts))
+    (state, total), _ = jax.lax.scan(body, (state, zeros), parts)
     return state, jax.tree.map(lambda x: x / count, total)
 
 

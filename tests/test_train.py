@@ -40,6 +40,23 @@ def test_accumulation_equals_the_whole_batch():
     tiny.assert_close(states[1], states[0], 1e-5)
 
 
+@pytest.mark.parametrize(("name", "mapping"), [("simclr", "shard_map"), ("simclr", "pmap"), ("vicreg", "shard_map")])
+def test_embeddings_of_all_micro_batches_are_compared(name, mapping):
+    """One big batch, whose BatchNorm groups are the micro-batches, takes the same step, on two devices."""
+    params, found = [], []
+    for changes in ({"model.bn_groups": 4}, {"accumulate": 4, "accumulate_loss": "whole"}, {"accumulate": 4}):
+        run = tiny.run(name, 2, mapping, batch_size=32, **changes)
+        step = train.mapped_step(run)
+        images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        ts, metrics = step(run.init(), images, labels, train.batch_index(run, 0))
+        params.append(jax.device_get(ts.params))
+        found.append({key: float(value) for key, value in metrics.items() if key != "probe_top1"})
+    whole, exact, apart = found
+    tiny.assert_close(exact, whole, 1e-4)
+    tiny.assert_close(params[1], params[0], 1e-4)
+    assert abs(apart["loss"] - whole["loss"]) > 1e-3 * whole["loss"]
+
+
 def test_accumulation_moves_state_once_a_micro_batch_and_the_target_once_an_update():
     run = tiny.run("byol", accumulate=2)
     before = jax.device_get(run.init())
@@ -200,6 +217,7 @@ def test_the_probe_does_not_mind_the_scale_of_the_features():
         ({"batch_size": 5000}, "more than the 1352 training images"),
         ({"batch_size": 15}, "does not divide over 2 device"),
         ({"accumulate": 3}, "3 micro-batch"),
+        ({"accumulate_loss": "both"}, "use 'micro' or 'whole'"),
         ({"run.log_steps": 0}, "log_steps"),
         ({"mapping": "vmap"}, "config.mapping is 'vmap'"),
         ({"model.name": "resnet19"}, "Did you mean 'resnet18'"),
@@ -214,6 +232,12 @@ def test_the_probe_does_not_mind_the_scale_of_the_features():
 def test_mistakes_are_explained(changes, words):
     with pytest.raises(UserError, match=words):
         train.mapped_step(tiny.run("simclr", 2, **changes))
+
+
+@pytest.mark.fast
+def test_only_embeddings_can_be_compared_over_micro_batches():
+    with pytest.raises(UserError, match="rotation has no `embed`"):
+        tiny.run("rotation", accumulate=2, accumulate_loss="whole")
 
 
 @pytest.mark.fast

@@ -103,6 +103,23 @@ class Method:
           'features' (the stopped backbone output [B, D] of one view, for the online probe). A pretext task's own
           measure comes as a pair of metrics: `x`, and `x_baseline`, which an answer that knows nothing would have.
         """
+        embeddings, (state, aux) = self.embed(params, state, batch, rng=rng, step=step, info=info, train=train)
+        loss, metrics = self.compare(embeddings)
+        return loss, (state, {**aux, "metrics": metrics})
+
+    def embed(self, params, state, batch, *, rng, step, info, train=True):  # type: ignore[no-untyped-def]
+        """The part of a loss that sees images, for a method whose loss compares embeddings; arguments as of `loss`.
+
+        A method that has `embed` and `compare` instead of `loss` can compare the embeddings of a whole batch although
+        it only ever sees a micro-batch of images (`config.accumulate_loss`).
+
+        Returns:
+          `(embeddings, (state, aux))`: a tree of arrays [B, ...], and aux without 'metrics'.
+        """
+        raise NotImplementedError
+
+    def compare(self, embeddings: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of this replica's embeddings among those of all, and metrics."""
         raise NotImplementedError
 
     def variables(self, params: Any, state: Any) -> dict[str, Any]:

@@ -90,21 +90,23 @@ class BarlowTwins(Method):
         params, stats = initialise({"backbone": self.backbone, "projector": self._head()}, rng, batch["view1"])
         return params, {"stats": stats}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def embed(self, params, state, batch, *, rng, step, info, train=True):
         stats, h, z = state["stats"], {}, {}
         for v in ("view1", "view2"):
             h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
             z[v], stats = apply(self._head(), "projector", params, stats, h[v], train=train)
-        loss, c = barlow_twins_loss(z["view1"], z["view2"], lambd=self.lambd, axis_name=dist.AXIS)
-        agreement = jnp.diagonal(c).mean()
+        return (z["view1"], z["view2"]), ({"stats": stats}, {"features": jax.lax.stop_gradient(h["view1"])})
+
+    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        z1, z2 = embeddings
+        loss, c = barlow_twins_loss(z1, z2, lambd=self.lambd, axis_name=dist.AXIS)
         squares = jnp.sum(jnp.square(c)) - jnp.sum(jnp.square(jnp.diagonal(c)))
         metrics = {
-            "correlation": agreement,  # of a component with itself in the other view; 1 is best
+            "correlation": jnp.diagonal(c).mean(),  # of a component with itself in the other view; 1 is best
             "redundancy": jnp.sqrt(squares / max(self.out * (self.out - 1), 1)),  # with others, root mean square
-            "projection_std": losses.spread(z["view1"], dist.AXIS),
+            "projection_std": losses.spread(z1, dist.AXIS),
         }
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h["view1"])}
-        return self.scale * loss, ({"stats": stats}, aux)
+        return self.scale * loss, metrics
 
     def groups(self, params: Any) -> Any:
         """Biases and norms ('vectors') have a learning rate of their own."""

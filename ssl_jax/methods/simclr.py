@@ -80,8 +80,8 @@ class SimCLR(Method):
         params, stats = initialise({"backbone": self.backbone, "projector": self._head()}, rng, batch["view1"])
         return params, {"stats": stats}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
-        def embed(x, stats):  # f, then g
+    def embed(self, params, state, batch, *, rng, step, info, train=True):
+        def project(x, stats):  # f, then g
             h, stats = apply(self.backbone, "backbone", params, stats, x, train=train)
             z, stats = apply(self._head(), "projector", params, stats, h, train=train)
             return h, z, stats
@@ -90,17 +90,17 @@ class SimCLR(Method):
         if self.concat_views:
             # Views of an image are neighbours, so that BatchNorm groups of the global batch hold whole images.
             x = jnp.stack([batch["view1"], batch["view2"]], 1)
-            h, z, stats = embed(x.reshape(-1, *x.shape[2:]), stats)
+            h, z, stats = project(x.reshape(-1, *x.shape[2:]), stats)
             h1, z1, z2 = h[::2], z[::2], z[1::2]
         else:
-            h1, z1, stats = embed(batch["view1"], stats)
-            _, z2, stats = embed(batch["view2"], stats)
+            h1, z1, stats = project(batch["view1"], stats)
+            _, z2, stats = project(batch["view2"], stats)
+        return (z1, z2), ({"stats": stats}, {"features": jax.lax.stop_gradient(h1)})
+
+    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        z1, z2 = embeddings
         loss, top1 = self._contrast(z1, z2)
-        aux = {
-            "metrics": {"contrastive_top1": top1, "projection_std": losses.spread(z1, dist.AXIS)},
-            "features": jax.lax.stop_gradient(h1),
-        }
-        return self.scale * loss, ({"stats": stats}, aux)
+        return self.scale * loss, {"contrastive_top1": top1, "projection_std": losses.spread(z1, dist.AXIS)}
 
     def _contrast(self, z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array]:
         return nt_xent(z1, z2, temperature=self.temperature, axis_name=dist.AXIS)

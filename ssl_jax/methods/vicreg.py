@@ -98,22 +98,18 @@ class VICReg(Method):
         params, stats = initialise({"backbone": self.backbone, "expander": self._head()}, rng, batch["view1"])
         return params, {"stats": stats}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def embed(self, params, state, batch, *, rng, step, info, train=True):
         stats, h, z = state["stats"], {}, {}
         for v in ("view1", "view2"):
             h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
             z[v], stats = apply(self._head(), "expander", params, stats, h[v], train=train)
-        loss, terms = vicreg_loss(
-            z["view1"],
-            z["view2"],
-            sim_coeff=self.sim_coeff,
-            std_coeff=self.std_coeff,
-            cov_coeff=self.cov_coeff,
-            axis_name=dist.AXIS,
-        )
-        metrics = {**terms, "projection_std": losses.spread(z["view1"], dist.AXIS)}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h["view1"])}
-        return loss, ({"stats": stats}, aux)
+        return (z["view1"], z["view2"]), ({"stats": stats}, {"features": jax.lax.stop_gradient(h["view1"])})
+
+    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        z1, z2 = embeddings
+        weights = {"sim_coeff": self.sim_coeff, "std_coeff": self.std_coeff, "cov_coeff": self.cov_coeff}
+        loss, terms = vicreg_loss(z1, z2, **weights, axis_name=dist.AXIS)
+        return loss, {**terms, "projection_std": losses.spread(z1, dist.AXIS)}
 
     def chance(self, info: Info) -> float:
         """Constant embeddings: all that is left is the hinge, 0.99 (24.75 with the default weights)."""
