@@ -15,7 +15,7 @@ from ssl_jax import methods
 from ssl_jax.errors import UserError, nearest
 
 PRESETS = common.LARGE_PRESETS
-TASKS = ("rotation", "context_prediction")  # where none are named
+TASKS = ("rotation", "context_prediction")  # where none are named: they suit every preset
 
 
 def _task(name: str, preset: str) -> ConfigDict:

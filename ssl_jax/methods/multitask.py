@@ -57,6 +57,11 @@ class Multitask(Method):
     lead: str = ""  # the task as which evaluation sees an image
     harmonise: bool = True  # sec. 3.4; without, all tasks must feed images of as many channels
 
+    @property
+    def uses_index(self) -> bool:  # type: ignore[override]
+        """Whether any task has a meaning for training images alone."""
+        return any(task.uses_index for task in dict(self.tasks).values())
+
     def _tasks(self) -> dict[str, Method]:
         backbone = Harmonised(self.backbone) if self.harmonise else self.backbone
         return {name: dataclasses.replace(task, backbone=backbone) for name, task in dict(self.tasks).items()}
