@@ -17,7 +17,6 @@ import time
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 import numpy as np
 
 import ssl_jax
@@ -27,6 +26,7 @@ from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import few_label, health, knn, linear
 from ssl_jax.evals.features import extractor, spread
 from ssl_jax.log import speak_plainly
+from ssl_jax.stored_config import load as load_config
 
 EVALS = ("knn", "linear", "few_label")
 _PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
@@ -41,18 +41,6 @@ class Features:
     pixels: tuple[np.ndarray, np.ndarray] | None  # None for streamed images, which are no vectors of one length
     labels: tuple[np.ndarray, np.ndarray]
     classes: int
-
-
-def load_config(workdir: str) -> ConfigDict:
-    """Reads the config of a run.
-
-    Raises:
-      UserError: if the workdir holds none.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"There is no run in {workdir} (no {path}): pretrain with ssl_jax.main --workdir={workdir}.")
-    return ConfigDict(json.loads(path.read_text()))
 
 
 def restore(run: train.Run, workdir: str) -> train.TrainState:

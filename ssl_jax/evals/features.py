@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
@@ -22,7 +22,13 @@ def spread(rows: np.ndarray, limit: int) -> np.ndarray:
 
 
 def extractor(
-    method: Method, view: View, mesh: Mesh, batch_size: int = 512, *, workers: int = 0
+    method: Method,
+    view: View,
+    mesh: Mesh,
+    batch_size: int = 512,
+    *,
+    workers: int = 0,
+    between: Callable[[], None] = lambda: None,
 ) -> Callable[..., np.ndarray]:
     """Compiles the frozen backbone once for any number of images.
 
@@ -32,6 +38,7 @@ def extractor(
       mesh: the batch is laid over its devices.
       batch_size: images a block, rounded up to a multiple of the devices.
       workers: processes that decode streamed images; 0: threads of this one.
+      between: called after each block; may raise, to end it early.
 
     Returns:
       a function `(params, state, images) -> float32 [N, D]`; images are uint8 [N, H, W, C], or those of a streamed
@@ -39,9 +46,9 @@ def extractor(
     """
     devices = mesh.devices.size
     block = -(-batch_size // devices) * devices
-    sharding = NamedSharding(mesh, P(dist.AXIS))
 
-    @functools.partial(jax.jit, static_argnames="cropped")
+    # Every process gets all features.
+    @functools.partial(jax.jit, static_argnames="cropped", out_shardings=dist.shardings(P(), mesh))
     def features(params: Any, state: Any, images: jax.Array, cropped: bool) -> jax.Array:
         keys = jax.random.split(jax.random.key(0), len(images))
         return method.features(params, state, render_batch(view, keys, images, cropped=cropped))
@@ -56,11 +63,14 @@ def extractor(
             for start in range(0, len(images), block):
                 part = images[start : start + block]
                 padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
-                yield jax.device_put(padded, sharding)
+                yield dist.lay(padded, mesh, P(dist.AXIS))
 
     def extract(params: Any, state: Any, images: np.ndarray | Images) -> np.ndarray:
         cropped = isinstance(images, Images)
-        blocks = [np.asarray(features(params, state, part, cropped=cropped)) for part in parts(images)]
+        blocks = []
+        for part in parts(images):
+            blocks.append(np.asarray(features(params, state, part, cropped=cropped)))
+            between()
         return np.concatenate(blocks)[: len(images)]
 
     return extract
