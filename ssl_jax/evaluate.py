@@ -2,7 +2,8 @@
 
 Reads the newest checkpoint of a finished or a running run, extracts the features of its data set once, from the
 trained backbone and from the same one untrained, and prints and stores a table. Results go to results.json in the
-workdir, under flat names such as knn/top1, knn/top1_untrained and few_label/1/pretrained.
+workdir, under flat names such as knn/top1, knn/top1_untrained and few_label/1/pretrained. On several machines it is
+started on each of them, like ssl_jax.main; the first one prints and writes.
 """
 
 import argparse
@@ -10,17 +11,18 @@ from collections.abc import Mapping
 import dataclasses
 import importlib.metadata
 import json
-import pathlib
+import os
 import platform
 import sys
 import time
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
 import ssl_jax
-from ssl_jax import feed, train
+from ssl_jax import feed, processes, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import few_label, health, knn, linear
@@ -184,7 +186,7 @@ def evaluate(workdir: str, evals: tuple[str, ...] = EVALS) -> dict[str, Any]:
     for name in ("knn", "linear"):
         if name in evals:
             _print_row(name, values)
-    path = pathlib.Path(workdir) / "results.json"
+    path = epath.Path(workdir) / "results.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     if stored.get("step") != int(ts.step):
         stored = {}
@@ -197,7 +199,8 @@ def evaluate(workdir: str, evals: tuple[str, ...] = EVALS) -> dict[str, Any]:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "evaluation_seconds": time.time() - began,
     }
-    path.write_text(json.dumps(stored, indent=2) + "\n")
+    if processes.first():
+        path.write_text(json.dumps(stored, indent=2) + "\n")
     print(f"Results are in {path}.")
     return stored
 
@@ -225,6 +228,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--evals", default=",".join(EVALS), help=f"some of {','.join(EVALS)} (default: all)")
     args = parser.parse_args(argv)
     try:
+        processes.start()
+        if not processes.first():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end of the process)
         evaluate(args.workdir, tuple(args.evals.split(",")))
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -233,4 +239,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.run(lambda argv: main(argv[1:]))

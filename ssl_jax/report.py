@@ -9,10 +9,10 @@ import base64
 import html
 import io
 import json
-import pathlib
 import sys
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import matplotlib
@@ -51,14 +51,14 @@ pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; paddi
 _COLOURS = {"pixels": "#999999", "pca": "#56B4E9", "untrained": "#E69F00", "pretrained": "#0072B2"}
 
 
-def report(workdir: str) -> pathlib.Path:
+def report(workdir: str) -> epath.Path:
     """Writes `report.html` into a workdir and returns its path.
 
     Raises:
       UserError: if the workdir holds no run.
     """
     config = load_config(workdir)
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     stored = folder / "results.json"
     results = json.loads(stored.read_text()) if stored.exists() else {}

@@ -45,12 +45,7 @@ def others(run, images, ts):
     processes.check_equal(ts, "After some updates")
     values = train.Watch(run)(ts, UPDATES, Silent())
     embed = train._embedder(run, lambda: None)
-    rows = embed(
-        lambda params, state, batch: batch["index"] + 0 * params["backbone"]["stem"]["kernel"].sum(),
-        ts,
-        images,
-        jax.random.key(0),
-    )
+    rows = embed(lambda params, state, batch: batch["index"], ts, images, jax.random.key(0))
     values["rows"] = float(jax.device_get(abs(rows - np.arange(len(run.train.images))).max()))
     assert (
         processes.decide(processes.first())

@@ -69,7 +69,7 @@ def ends(pair_, seconds):
 def computed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
     status, told = ends(two(["tests/pair.py", str(folder), *METHODS]), 900)
-    assert status == [0, 0], told
+    assert status == [0, 0], "\n".join(told)
     return folder
 
 
@@ -139,7 +139,7 @@ def test_signals_and_losses_stop_all_and_a_restart_resumes(tmp_path):
         assert "Another process of this run was lost; the same command resumes" in told[1 - victim]
 
     status, told = ends(two(command, **settings), 400)
-    assert status == [0, 0], told
+    assert status == [0, 0], "\n".join(told)
     assert "Resuming after update" in told[0]
     assert [e["step"] for e in entries(workdir) if "loss" in e] == list(range(1, 41))
     assert [e["step"] for e in entries(workdir) if "knn/top1" in e] == [0, 10, 20, 30, 40]
