@@ -104,7 +104,7 @@ def at_start(monkeypatch):
 
 @pytest.mark.parametrize(
     ("moment", "update"),
-    [(at_start, 0), (at_first_evaluation, 0), (at_third_evaluation, 4), (at_checkpoint, 3)],
+    [(at_start, 0), (at_first_evaluation, 0), (at_third_evaluation, 4), (at_checkpoint, 2)],
     ids=["start", "first evaluation", "evaluation", "checkpoint"],
 )
 def test_a_stop_at_any_moment_loses_nothing(undisturbed, tmp_path, moment, update):
