@@ -20,6 +20,7 @@ setup(
         "absl-py",
         "chex>=0.1.92",
         "etils[epath]",
+        "fsspec",
         "flax>=0.12.8",
         "jax>=0.10,<0.13",
         "matplotlib>=3.9",

@@ -27,6 +27,7 @@ import jax
 import numpy as np
 
 from ssl_jax import checkpoint, evaluate, main, processes, train
+from ssl_jax.log import speak_plainly
 
 CONFIG = (
     "--config=configs/simclr.py:digits",
@@ -270,6 +271,7 @@ def command_line() -> None:
     parser.add_argument("--times", type=int, default=3, help="of each fault")
     parser.add_argument("--workdir", help="empty folder for the runs (default: a temporary one)")
     args = parser.parse_args()
+    speak_plainly()
     with tempfile.TemporaryDirectory() as temporary:
         print(measure(args.times, pathlib.Path(args.workdir or temporary)))
 

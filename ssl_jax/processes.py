@@ -242,8 +242,11 @@ class Stop:
 
     def _note(self, number: int, frame: Any) -> None:
         del frame
-        if self._caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._caught:
+                raise KeyboardInterrupt
+            # Not print, which may be in the middle of a line.
+            os.write(2, b"\nStopping after this update, with a checkpoint; Ctrl-C once more stops at once.\n")
         self._caught = number
 
     def now(self) -> int:

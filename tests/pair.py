@@ -1,6 +1,7 @@
 """What each process of `test_processes.py` runs: a few updates of several methods on the devices of all processes.
 
-python tests/pair.py FOLDER METHOD...     the first process writes FOLDER/METHOD.npz and FOLDER/rest.json
+`python tests/pair.py FOLDER METHOD...`: the first process writes FOLDER/METHOD.npz and FOLDER/rest.json;
+FOLDER/images has images for a stream.
 """
 
 import json
@@ -11,7 +12,9 @@ import jax
 import numpy as np
 import tiny
 
-from ssl_jax import dist, processes, train
+from ssl_jax import data, dist, feed, processes, train
+from ssl_jax.augment.view import View, evaluation
+from ssl_jax.data import stream
 
 UPDATES = 2
 
@@ -56,6 +59,19 @@ def others(run, images, ts):
     return values
 
 
+def streams(mesh, images):
+    """Whether every device got the crops and rows of its own part of each block; images are as bright as their row."""
+    dataset = data.load(f"folder:{images}", "train", stream=True)
+    plan = stream.Pass(np.zeros(2, np.uint32), len(dataset.images), 16)
+    view = evaluation(View(size=8, mean=(0.0,) * 3, std=(1.0,) * 3), 1.0)
+    given = feed.streamed(dataset.images, dataset.labels, {"view": view}, plan, mesh, 2, 0)
+    for number, (crops, _, index) in enumerate(given):
+        rows = plan[number].rows.reshape(2, 8)
+        for shard, crop in zip(index.addressable_shards, crops["view"].addressable_shards, strict=True):
+            np.testing.assert_array_equal(shard.data, rows[shard.index])
+            np.testing.assert_array_equal(np.asarray(crop.data).mean((2, 3, 4)), rows[shard.index])
+
+
 def diverge(run, ts):
     """The message on a state of which one process holds another version."""
     kernel = dist.lay(np.ones((2, 3), np.float32), run.mesh, jax.sharding.PartitionSpec())
@@ -76,6 +92,8 @@ def main():
         run, images, ts = updates(name)
         state = leaves(ts)
         rest = others(run, images, ts) | {"diverged": diverge(run, ts)} if number == 0 else None
+        if number == 0:
+            streams(run.mesh, folder / "images")
         if processes.first():
             np.savez(folder / f"{name}.npz", **state)
             if rest:

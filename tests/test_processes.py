@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pair
+from PIL import Image
 import pytest
 import tiny
 
@@ -68,6 +69,9 @@ def ends(pair_, seconds):
 @pytest.fixture(scope="module")
 def computed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pair")
+    (folder / "images").mkdir()
+    for row in range(24):
+        Image.fromarray(np.full((8, 8, 3), row, np.uint8)).save(folder / "images" / f"{row:02d}.png")
     status, told = ends(two(["tests/pair.py", str(folder), *METHODS]), 900)
     assert status == [0, 0], "\n".join(told)
     return folder
