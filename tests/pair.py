@@ -9,6 +9,7 @@ import pathlib
 import sys
 
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 import tiny
 
@@ -20,17 +21,20 @@ UPDATES = 2
 
 
 def leaves(tree):
-    """Path to array on the host, of a tree whose leaves every process has whole."""
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    """Path to the whole array, on the host."""
+    return {
+        jax.tree_util.keystr(path): multihost_utils.process_allgather(x, tiled=True)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def updates(name):
     """The run, its data on the devices, and its state after a few updates from a fresh start."""
     run = tiny.run(name, 8)
     images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
-    step, ts = train.mapped_step(run), run.init()
+    step, begin, ts = train.mapped_step(run), train.begin_epoch(run), run.init()
     for number in range(UPDATES):
-        ts, _ = step(ts, images, labels, train.batch_index(run, number))
+        ts, _ = step(begin(ts, images, number), images, labels, train.batch_index(run, number))
     return run, images, ts
 
 

@@ -23,7 +23,7 @@ from ssl_jax import processes
 from ssl_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-METHODS = ("simclr", "byol", "mocov2", "swav", "barlow_twins")
+METHODS = ("simclr", "byol", "mocov2", "swav", "barlow_twins", "deepcluster")  # the last has a bank in shares
 
 
 def free_port():
