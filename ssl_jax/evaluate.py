@@ -3,21 +3,21 @@
 Reads the newest checkpoint of a finished or a running run, extracts the features of its data set (or of another,
 --data) once, from the trained backbone and from the same one untrained, and prints and stores a table for each
 protocol. Results go to results.json in the workdir, under flat names such as knn/top1 and knn/top1_untrained; features
-are kept in its folder features/.
+are kept in its folder features/. On several machines it is started on each of them, like ssl_jax.main; the first one
+prints and writes.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
-import json
-import pathlib
+import os
 import sys
 import time
 from typing import Any
 
+from etils import epath
 import jax
-from ml_collections import ConfigDict
 
-from ssl_jax import imported, subject, train
+from ssl_jax import imported, processes, subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import health
@@ -27,19 +27,8 @@ from ssl_jax.evals.table import table
 from ssl_jax.log import speak_plainly
 from ssl_jax.protocols import DEFAULT, PROTOCOLS
 from ssl_jax.results import Results, versions
+from ssl_jax.stored_config import load as load_config
 from ssl_jax.subject import Features, Images, Network, Subject
-
-
-def load_config(workdir: str) -> ConfigDict:
-    """Reads the config of a run.
-
-    Raises:
-      UserError: if the workdir holds none.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"There is no run in {workdir} (no {path}): pretrain with ssl_jax.main --workdir={workdir}.")
-    return ConfigDict(json.loads(path.read_text()))
 
 
 def restore(run: train.Run, workdir: str) -> train.TrainState:
@@ -155,7 +144,7 @@ def _from_file(
         raise UserError(
             "pretext is about a run's own task, and a backbone in a file has none: leave it out of --evals."
         )
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     if (folder / "config.json").exists():
         raise UserError(f"{workdir} is a run's own folder: choose another --workdir for the results of --backbone.")
     network = imported.load(backbone, source, path)
@@ -245,6 +234,9 @@ def main(argv: list[str] | None = None) -> int:
     speak_plainly()
     args = _parser().parse_args(argv)
     try:
+        processes.start()
+        if not processes.first():
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end of the process)
         evaluate(
             args.workdir,
             tuple(args.evals.split(",")) if args.evals else _default(args.backbone),
@@ -263,4 +255,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    processes.run(lambda argv: main(argv[1:]))

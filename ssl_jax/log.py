@@ -3,13 +3,18 @@
 import datetime
 import json
 import logging
-import pathlib
+import os
 import sys
 import time
 from typing import Any
 
+from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+from ssl_jax import processes
+
+_REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 
 
 def speak_plainly() -> None:
@@ -18,8 +23,44 @@ def speak_plainly() -> None:
     logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+class _Lines:
+    """Appends lines to a file. Objects in a bucket cannot be appended to: there the file is written anew now and then.
+
+    Args:
+      path: of the file.
+      kept: lines to begin with.
+    """
+
+    def __init__(self, path: epath.Path, kept: list[str]) -> None:
+        self._path, self._remote = path, "://" in os.fspath(path)
+        self._lines, self._written = kept, time.monotonic()
+        new = path.with_name(f"{path.name}.new")  # a kill must not find it half written
+        new.write_text("".join(kept))
+        new.replace(path)
+        self._file = None if self._remote else path.open("a")
+
+    def append(self, line: str) -> None:
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            return
+        self._lines.append(line)
+        if time.monotonic() - self._written > _REWRITE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._remote:
+            self._path.write_text("".join(self._lines))
+            self._written = time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
 class Log:
-    """The log of one run.
+    """The log of one run; only its first process writes or prints.
 
     Args:
       workdir: folder of the run.
@@ -30,13 +71,15 @@ class Log:
     """
 
     def __init__(self, workdir: str, start: int, total: int, batch_size: int, steps_per_epoch: int) -> None:
-        folder = pathlib.Path(workdir)
-        self._path = folder / "metrics.jsonl"
+        folder = epath.Path(workdir)
         self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
-        self._keep_until(start)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self._terminal = sys.stderr.isatty()
+        self._first = processes.first()
+        self._terminal = self._first and sys.stderr.isatty()
+        self._kept: list[dict[str, Any]] = []
+        if self._first:
+            self._kept = _entries_until(folder / "metrics.jsonl", start)
+            self._file = _Lines(folder / "metrics.jsonl", [json.dumps(entry) + "\n" for entry in self._kept])
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(
             total=total * batch_size,
             initial=start * batch_size,
@@ -51,20 +94,9 @@ class Log:
         self._shown: dict[str, str] = {}
         self._pace = ""
 
-    def _keep_until(self, start: int) -> None:
-        """Drops entries after the step that is resumed from, and a line that a kill cut short."""
-        if not start or not self._path.exists():
-            self._path.write_text("")
-            return
-        kept = []
-        for line in self._path.read_text().splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if entry["step"] <= start:
-                kept.append(line + "\n")
-        self._path.write_text("".join(kept))
+    def has(self, step: int, name: str) -> bool:
+        """Whether an earlier start recorded a value after `step` updates; only the first process knows."""
+        return any(entry["step"] == step and name in entry for entry in self._kept)
 
     def advance(self, step: int, loss: float) -> None:
         """Moves the progress bar to `step` updates done."""
@@ -88,12 +120,18 @@ class Log:
             wait = f"  {values['input_wait']:.0%} waiting for input" if values["input_wait"] >= 0.01 else ""
             self._pace = f"  {values['images_per_second']:.0f} img/s{wait}  {left} left"
         entry: dict[str, Any] = {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+        if not self._first:
+            return
+        self._file.append(json.dumps(entry) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if not self._terminal:
             self._line(step)
+
+    def flush(self) -> None:
+        """Makes sure that what was recorded is where it belongs, before a checkpoint of it counts."""
+        if self._first:
+            self._file.flush()
 
     def waited(self, seconds: float) -> None:
         """Adds up how long the loop had to wait for its input."""
@@ -121,10 +159,25 @@ class Log:
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the progress bar."""
-        tqdm.write(text, file=sys.stderr)
+        if self._first:
+            tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Closes all files."""
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        if self._first:
+            self._board.close()
+            self._file.close()
+
+
+def _entries_until(path: epath.Path, start: int) -> list[dict[str, Any]]:
+    """The entries up to the step that is resumed from, without a line that a kill cut short."""
+    kept = []
+    for line in path.read_text().splitlines() if start and path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["step"] <= start:
+            kept.append(entry)
+    return kept

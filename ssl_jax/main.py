@@ -6,21 +6,29 @@
                                       fashion_mnist, cifar10, cifar10_small, imagenet
   --config.FIELD=VALUE                changes any field; configs/common.py and the method's class explain them.
                                       For example --config.batch_size=512 --config.data.source=folder:my_images
-  --workdir=FOLDER                    for checkpoints, logs and results; made if absent
+  --workdir=FOLDER                    for checkpoints, logs and results; made if absent; gs://BUCKET/FOLDER with
+                                      pip install -e .[gcs]
+  --coordinator=HOST:PORT --processes=N --process=I
+                                      number I of N processes of one run, where JAX cannot tell by itself (it can on
+                                      a TPU slice, in a Slurm step and in an indexed Kubernetes job)
 
 The same command resumes a run that was stopped. Then: python -m ssl_jax.evaluate --workdir=FOLDER
-Exit status: 0 done, 2 a mistake to put right, 3 the loss became NaN, 75 stopped by a signal and resumable.
+Exit status: 0 done, 2 a mistake to put right, 3 the loss became NaN, 75 stopped and resumable (a signal came, or
+another process of the run was lost).
 """
 
 import sys
 
 from absl import flags
 
-from ssl_jax import command_line, train
+from ssl_jax import command_line, processes, train
 from ssl_jax.errors import UserError
 from ssl_jax.log import speak_plainly
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs and results; made if absent.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "Processes of the run.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "Number of this process.", lower_bound=0)
 
 
 def main(argv: list[str]) -> int:
@@ -30,18 +38,20 @@ def main(argv: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        train.train(command_line.parse(argv, "workdir"), _WORKDIR.value or "")
-    except (UserError, train.NotFinite) as error:
+        config = command_line.parse(argv, "workdir")
+        processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        train.train(config, _WORKDIR.value or "")
+    except (UserError, train.NotFinite, processes.Diverged) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 3
+        return 2 if isinstance(error, UserError) else 3 if isinstance(error, train.NotFinite) else 1
     except KeyboardInterrupt:
         print("Interrupted; the same command starts again from the last checkpoint.", file=sys.stderr)
-        return 75
+        return processes.RESUMABLE
     except train.Stopped as stopped:
         print(stopped, file=sys.stderr)
-        return 75
+        return processes.RESUMABLE
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    processes.run(main)

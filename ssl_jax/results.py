@@ -2,12 +2,14 @@
 
 import importlib.metadata
 import json
-import pathlib
 import platform
 import re
 from typing import Any
 
+from etils import epath
+
 import ssl_jax
+from ssl_jax import processes
 from ssl_jax.errors import UserError
 
 _PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
@@ -30,7 +32,7 @@ class Results:
     """
 
     def __init__(self, workdir: str, step: int, data: str, own: str) -> None:
-        self.path = pathlib.Path(workdir) / "results.json"
+        self.path = epath.Path(workdir) / "results.json"
         self.values: dict[str, Any] = {}
         self._same = {"step": step, "data": data}
         if not self.path.exists():
@@ -39,13 +41,15 @@ class Results:
         about = {"step": stored.get("step"), "data": stored.get("data", own)}
         if about == self._same:
             self.values = stored
-        else:
+        elif processes.first():
             slug = re.sub(r"\W+", "_", str(about["data"])).strip("_")
             self.path.replace(self.path.with_name(f"results-{about['step']}-{slug}.json"))
 
     def add(self, values: dict[str, Any]) -> None:
         """Stores more values; an evaluation that is interrupted keeps what it has found."""
         self.values |= values | self._same
+        if not processes.first():
+            return
         temporary = self.path.with_suffix(".new")
         try:
             temporary.write_text(json.dumps(self.values, indent=2) + "\n")

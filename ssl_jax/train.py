@@ -1,28 +1,26 @@
 """The training state, the training step and the only training loop."""
 
 from collections.abc import Callable, Iterator
-import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import math
-import pathlib
 import signal
 import time
 from typing import Any
 
+from etils import epath
 import flax
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from ssl_jax import data, dist, feed, methods, models, optim
+from ssl_jax import data, dist, feed, methods, models, optim, processes, stored_config
 from ssl_jax.augment.view import View, render_views
-from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.checkpoint import Checkpoints, out_of_space
 from ssl_jax.data import stream
 from ssl_jax.data.resident import batch_indices
 from ssl_jax.errors import UserError
@@ -33,9 +31,6 @@ from ssl_jax.methods import Info, Method
 
 logger = logging.getLogger("ssl_jax")
 
-# Parts of the config that may differ between the starts of one run.
-_FREE = ("run", "mapping", "data.workers")
-
 
 class NotFinite(Exception):
     """The loss became NaN or infinite."""
@@ -43,6 +38,10 @@ class NotFinite(Exception):
 
 class Stopped(Exception):
     """A signal asked the run to stop; it can be resumed."""
+
+
+class _Interrupted(Exception):
+    """Not to be waited for: a signal came."""
 
 
 @flax.struct.dataclass
@@ -352,16 +351,17 @@ def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array
     return dist.map_replicas(replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,))
 
 
-def begin_epoch(run: Run) -> Callable[[TrainState, Any, int], TrainState]:
+def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callable[[TrainState, Any, int], TrainState]:
     """What happens before the first update of an epoch: the method's `on_epoch`.
 
     Args:
       run: from `prepare`.
+      between: called after each block of images that is embedded; may raise, to end it early.
 
     Returns:
       a function `(train state, images, updates done) -> train state`, images being those of `feed.Feed`.
     """
-    method, info, embedded = run.method, run.info, _embedder(run)
+    method, info, embedded = run.method, run.info, _embedder(run, between)
     shardings = dist.shardings(method.specs(), run.mesh)
 
     def begin(ts: TrainState, images: Any, step: int) -> TrainState:
@@ -380,7 +380,7 @@ def begin_epoch(run: Run) -> Callable[[TrainState, Any, int], TrainState]:
     return begin
 
 
-def _embedder(run: Run) -> Callable[..., jax.Array]:
+def _embedder(run: Run, between: Callable[[], None]) -> Callable[..., jax.Array]:
     """`(fn, train state, images, rng) -> fn(params, state, batch)` of every training image, in micro-batches."""
     count, block, views = run.info.num_examples, run.info.batch_size // run.config.accumulate, run.method.views()
     split = P(None, dist.AXIS)
@@ -407,7 +407,7 @@ def _embedder(run: Run) -> Callable[..., jax.Array]:
                 yield crops, index
         else:
             for rows in np.arange(-(-count // block) * block).reshape(-1, 1, block) % count:
-                yield images, jax.device_put(rows, NamedSharding(run.mesh, split))
+                yield images, dist.lay(rows, run.mesh, split)
 
     def embedded(fn: Callable[..., jax.Array], ts: TrainState, images: Any, rng: jax.Array) -> jax.Array:
         parts = []
@@ -415,6 +415,7 @@ def _embedder(run: Run) -> Callable[..., jax.Array]:
             part = compiled(fn)(ts.params, ts.state, chosen, rng, index)
             # One at a time: many programs in flight starve each other's collectives on simulated devices.
             parts.append(jax.block_until_ready(part))
+            between()
         return jnp.concatenate(parts)[:count]
 
     return embedded
@@ -423,8 +424,7 @@ def _embedder(run: Run) -> Callable[..., jax.Array]:
 def batch_index(run: Run, step: int) -> jax.Array:
     """The images of one update, [micro-batches, images], laid over the devices."""
     rows = batch_indices(run.config.seed, step, run.info.num_examples, run.info.batch_size)
-    rows = rows.reshape(run.config.accumulate, -1)
-    return jax.device_put(rows, NamedSharding(run.mesh, P(None, dist.AXIS)))
+    return dist.lay(rows.reshape(run.config.accumulate, -1), run.mesh, P(None, dist.AXIS))
 
 
 def make_feed(run: Run, start: int) -> feed.Feed:
@@ -449,10 +449,25 @@ def train(config: Any, workdir: str) -> None:
       UserError: for anything the user can put right.
       NotFinite: when the loss stopped being a number; names the step.
       Stopped: on SIGTERM or SIGINT, after a checkpoint.
+      processes.Diverged: when processes that must hold the same state do not.
     """
-    check_workdir(workdir, config)
+    with processes.Stop(dist.make_mesh()) as stop:
+        try:
+            _train(config, workdir, stop)
+        except Exception as error:
+            if not out_of_space(error):
+                raise
+            raise UserError(
+                f"The disk of {workdir} is full: make room and repeat the command, which goes on from the last "
+                "checkpoint."
+            ) from error
+
+
+def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
+    stored_config.check(workdir, config)
     run = prepare(config)
-    _store_config(workdir, config)
+    if processes.first():
+        stored_config.store(workdir, config)
     checkpoints = Checkpoints(workdir, config.run.keep)
     fresh = run.init()
     start, ts = checkpoints.restore(fresh) or (0, fresh)
@@ -460,87 +475,26 @@ def train(config: Any, workdir: str) -> None:
     log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
     source = make_feed(run, start)
-    with _caught_signals() as stop:
-        try:
-            _loop(run, ts, start, source, checkpoints, log, stop)
-        finally:
-            source.close()
-            log.close()
-            checkpoints.close()
-
-
-def _plain(config: Any) -> dict[str, Any]:
-    """The config as JSON gives it back."""
-    return json.loads(json.dumps(config.to_dict()))
-
-
-def check_workdir(workdir: str, config: Any) -> None:
-    """Makes sure that a workdir is new or holds a run with this config.
-
-    Raises:
-      UserError: if the workdir holds a run with another config; names the fields.
-    """
-    path = pathlib.Path(workdir) / "config.json"
-    if not path.exists():
-        return
-    changed = _differences(json.loads(path.read_text()), _plain(config))
-    changed = [c for c in changed if not f"{c.split(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))]
-    if changed:
-        raise UserError(
-            f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
-            "repeat the command of that run to resume it."
-        )
-
-
-def _store_config(workdir: str, config: Any) -> None:
-    folder = pathlib.Path(workdir)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "config.json.new"
-        temporary.write_text(json.dumps(_plain(config), indent=2) + "\n")
-        temporary.replace(folder / "config.json")
-    except OSError as error:
-        raise UserError(f"The workdir {workdir} cannot be written ({error.strerror}): choose another.") from error
-
-
-def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        keys = sorted(set(found) | set(wanted))
-        parts = [_differences(found.get(k), wanted.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
-        return [d for part in parts for d in part]
-    return [] if found == wanted else [f"{prefix}: {found} there, {wanted} now"]
-
-
-@contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Notes SIGTERM and SIGINT in a list that the loop reads once a step; a second SIGINT interrupts at once."""
-    caught: list[int] = []
-
-    def note(number, frame):
-        del frame
-        if caught and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        caught.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield caught
+        _loop(run, ts, start, source, checkpoints, log, stop)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        source.close()
+        log.close()
+        checkpoints.close()
 
 
 def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
     shapes = jax.eval_shape(run.init)
     lines = optim.describe(run.config.optim, run.method.groups(shapes.params), shapes.params)
-    (pathlib.Path(workdir) / "parameters.txt").write_text("\n".join(lines) + "\n")
+    if processes.first():
+        (epath.Path(workdir) / "parameters.txt").write_text("\n".join(lines) + "\n")
     excluded = sum(line.endswith("excluded") for line in lines)
     count = sum(x.size for x in jax.tree.leaves(shapes.params))
     devices = run.mesh.devices
     log.say(
         f"{run.config.method.name} on {run.config.data.source}: {run.info.num_examples} images, "
         f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
-        f"{devices.size} {devices.flat[0].device_kind} device(s)."
+        f"{devices.size} {devices.flat[0].device_kind} device(s) of {jax.process_count()} process(es)."
     )
     if run.train.streamed:
         many = feed.workers(run.config.data.workers)
@@ -552,47 +506,86 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
 
 
 def _loop(
-    run: Run, ts: TrainState, start: int, source: feed.Feed, checkpoints: Checkpoints, log: Log, stop: list[int]
+    run: Run,
+    ts: TrainState,
+    start: int,
+    source: feed.Feed,
+    checkpoints: Checkpoints,
+    log: Log,
+    stop: processes.Stop,
 ) -> None:
-    config, info = run.config.run, run.info
-    stored_config = _plain(run.config)
-    step_fn, begin = mapped_step(run), begin_epoch(run)
-    watch = Watch(run)
+    def between() -> None:
+        if stop.now():
+            raise _Interrupted
+
+    info, done, pending = run.info, start, None
+    step_fn, begin, watch, keep = mapped_step(run), begin_epoch(run, between), Watch(run, between), _keeper(run)
+    eval_steps, save_steps = _intervals(run)
+
+    def settle() -> float | None:
+        """Reads the metrics that are still out, and returns the loss among them."""
+        nonlocal pending
+        loss = None if pending is None else _read(run, pending, done, log)
+        pending = None
+        return loss
+
+    try:
+        due = eval_steps and (start % eval_steps == 0 or start == info.total_steps)
+        # A start from a checkpoint makes up for an evaluation that was cut short.
+        if due and processes.decide(not log.has(start, "feature_std")):
+            watch(ts, start, log)
+        while done < info.total_steps:
+            ts = begin(ts, source.images, done)
+            asked = time.time()
+            inputs = source()
+            log.waited(time.time() - asked)
+            ts, metrics = step_fn(ts, *inputs)
+            settle()  # the loop reads the update before while this one runs
+            pending, done = metrics, done + 1
+            checkpoints.check()
+            last, stopped = done == info.total_steps, bool(stop.soon())
+            save = last or (save_steps and done % save_steps == 0)
+            evaluate = eval_steps and (done % eval_steps == 0 or last)
+            if save or evaluate:
+                loss = settle()
+                paused = time.time()
+                if save:
+                    log.flush()
+                    keep(checkpoints, done, ts)
+                if evaluate and not stopped:
+                    watch(ts, done, log, loss)
+                log.skip_time(time.time() - paused)
+            if stopped and not last:
+                raise _Interrupted
+    except _Interrupted:
+        settle()
+        if done > start:
+            log.flush()
+            keep(checkpoints, done, ts)
+        name = signal.Signals(stop.now()).name
+        raise Stopped(f"Stopped by {name} after update {done}; the same command resumes.") from None
+
+
+def _intervals(run: Run) -> tuple[int, int]:
+    """Updates between online evaluations, and between checkpoints; 0: none."""
+    epochs = run.config.run.eval_epochs, run.config.run.save_epochs
+    evaluations, saves = (max(1, round(n * run.info.steps_per_epoch)) if n > 0 else 0 for n in epochs)
+    return evaluations, saves
+
+
+def _keeper(run: Run) -> Callable[[Checkpoints, int, TrainState], None]:
+    """A function that writes a checkpoint of a state that is fit for it."""
+    stored = stored_config.plain(run.config)
     all_finite = jax.jit(lambda tree: jnp.all(jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)])))
-    eval_steps, save_steps = (
-        max(1, round(epochs * info.steps_per_epoch)) if epochs > 0 else 0
-        for epochs in (config.eval_epochs, config.save_epochs)
-    )
-    pending: dict[str, jax.Array] | None = None
-    if start == 0 and eval_steps:
-        watch(ts, 0, log)
-    for step in range(start, info.total_steps):
-        ts = begin(ts, source.images, step)
-        asked = time.time()
-        inputs = source()
-        log.waited(time.time() - asked)
-        ts, metrics = step_fn(ts, *inputs)
-        if pending is not None:  # the loop reads the step before while this one runs
-            _read(run, pending, step, log)
-        pending = metrics
-        done = step + 1
-        last, stopped = done == info.total_steps, bool(stop)
-        save = last or stopped or (save_steps and done % save_steps == 0)
-        evaluate = eval_steps and (done % eval_steps == 0 or last) and not stopped
-        if save or evaluate:
-            loss = _read(run, pending, done, log)
-            pending = None
-            paused = time.time()
-            # The loss was computed before the update: a checkpoint also wants the weights after it to be numbers.
-            if not all_finite(ts.params):
-                raise NotFinite(_no_number("weights", done))
-            if save:
-                checkpoints.save(done, ts, stored_config)
-            if evaluate:
-                watch(ts, done, log, loss)
-            log.skip_time(time.time() - paused)
-        if stopped and not last:
-            raise Stopped(f"Stopped by {signal.Signals(stop[0]).name} after update {done}; the same command resumes.")
+
+    def keep(checkpoints: Checkpoints, done: int, ts: TrainState) -> None:
+        # The loss was computed before the update: a checkpoint also wants the weights after it to be numbers.
+        if not all_finite(ts.params):
+            raise NotFinite(_no_number("weights", done))
+        processes.check_equal(ts, f"After update {done}")
+        checkpoints.save(done, ts, stored)
+
+    return keep
 
 
 def _no_number(what: str, done: int) -> str:
@@ -619,11 +612,16 @@ class Watch:
     """Measures the frozen backbone as the run goes: kNN accuracy where there are labels, and health.
 
     Queries are the test split; without one, every tenth training image is a query and the rest the bank.
+
+    Args:
+      run: from `prepare`.
+      between: called after each block of images; may raise, to end a measurement early.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, between: Callable[[], None] = lambda: None) -> None:
         self._run = run
-        self._extract = extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
+        workers = feed.workers(run.config.data.workers)
+        self._extract = extractor(run.method, run.eval_view, run.mesh, workers=workers, between=between)
         limit = run.config.run.eval_images
         bank, queries = run.train, run.test
         # Evenly spaced, since images come sorted by class.

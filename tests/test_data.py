@@ -626,3 +626,30 @@ def test_tfds_without_its_package_names_the_extra(tmp_path, monkeypatch):
         data.load("tfds:toy", "train", path=str(tmp_path / "tfds"))
     with pytest.raises(UserError, match="no test split, only train"):
         data.load("tfds:toy", "test", path=str(tmp_path / "tfds"))
+
+
+def test_images_in_a_bucket_are_those_of_the_folder(tmp_path):
+    """fsspec's file system in memory stands for gs://, which it reads alike."""
+    import fsspec
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
+    bucket = fsspec.filesystem("memory")
+    for number, image in enumerate(images):
+        for root in (tmp_path, "memory://bucket/photos"):
+            name = f"train/{'ab'[number % 2]}/{number}.png"
+            with fsspec.open(f"{root}/{name}", "wb", auto_mkdir=True) as file:
+                Image.fromarray(image).save(file, "PNG")
+    bucket.pipe("/bucket/photos/train/notes.txt", b"no image")
+    cache = str(tmp_path / "cache")
+    wanted = data.load(f"folder:{tmp_path}", "train", cache=cache)
+    found = data.load("folder:memory://bucket/photos", "train", cache=cache)
+    assert found.classes == wanted.classes == ("a", "b")
+    np.testing.assert_array_equal(found.images, wanted.images)
+    np.testing.assert_array_equal(found.labels, wanted.labels)
+    streamed = data.load("folder:memory://bucket/photos", "train", stream=True)
+    np.testing.assert_array_equal(streamed.images.pictures(8), wanted.images)
+    bucket.pipe("/bucket/photos/train/a/0.png", bucket.cat_file("/bucket/photos/train/b/1.png"))
+    changed = data.load("folder:memory://bucket/photos", "train", cache=cache)
+    np.testing.assert_array_equal(changed.images[0], images[1])  # not what the cache had
+    with pytest.raises(UserError, match="There are no images in memory://bucket/none"):
+        data.load("folder:memory://bucket/none", "train")

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import dist, losses, train
+from ssl_jax import dist, losses, stored_config, train
 from ssl_jax.data.resident import batch_indices
 from ssl_jax.errors import UserError
 from ssl_jax.methods import byol, simclr
@@ -249,10 +249,10 @@ def test_unknown_preset_names_the_nearest():
 @pytest.mark.fast
 def test_a_workdir_of_another_config_is_refused(tmp_path):
     config = tiny.config("simclr")
-    train.check_workdir(str(tmp_path), config)
+    stored_config.check(str(tmp_path), config)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     config.run.log_steps = 7
-    train.check_workdir(str(tmp_path), config)  # how it is logged may change
+    stored_config.check(str(tmp_path), config)  # how it is logged may change
     config.method.temperature = 0.3
     with pytest.raises(UserError, match=r"method\.temperature: 0\.2 there, 0\.3 now"):
-        train.check_workdir(str(tmp_path), config)
+        stored_config.check(str(tmp_path), config)

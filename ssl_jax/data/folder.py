@@ -15,10 +15,12 @@ import pathlib
 import sys
 import tarfile
 from typing import Any
+import uuid
 import warnings
 import zipfile
 import zlib
 
+import fsspec
 import numpy as np
 from PIL import Image, ImageOps
 import tqdm
@@ -141,6 +143,49 @@ class _Folder:
             yield row, entry.name, (self.root / entry.name).read_bytes
 
 
+class _Bucket:
+    """The images below a folder in a bucket (gs://BUCKET/FOLDER, or whatever fsspec can read), listed in one go."""
+
+    def __init__(self, root: str):
+        self.root = root
+        try:
+            files, place = fsspec.core.url_to_fs(root)
+            found = files.find(place, detail=True)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(f"{root} cannot be read ({error}): for gs:// pip install -e .[gcs] and log in.") from error
+        self.entries = [
+            Entry(name[len(place.rstrip("/")) + 1 :], stat["size"], self._version(stat))
+            for name, stat in sorted(found.items())
+            if _is_image(name[len(place.rstrip("/")) + 1 :])
+        ]
+
+    @staticmethod
+    def _version(stat: dict[str, Any]) -> int:
+        """A number that changes with the content; stores call it differently."""
+        told = [str(stat[name]) for name in ("etag", "md5Hash", "mtime", "created") if name in stat]
+        return zlib.crc32(" ".join(told).encode())
+
+    def identity(self) -> object:
+        return [self.root, [(entry.name, entry.bytes, entry.mtime_ns) for entry in self.entries]]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        for row, entry in enumerate(entries):
+            yield row, entry.name, functools.partial(read_file, self.root, entry.name)
+
+
+def read_file(root: str, name: str) -> bytes:
+    """Returns the bytes of a file below a folder, or below an address such as gs://BUCKET/FOLDER."""
+    if not is_address(root):
+        return (pathlib.Path(root) / name).read_bytes()
+    files, place = fsspec.core.url_to_fs(root)
+    return files.cat_file(f"{place.rstrip('/')}/{name}")
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is that of a bucket or the like, SCHEME://..."""
+    return "://" in path
+
+
 class _Shards:
     """The images in uncompressed .tar files, whose folders are merged into one tree."""
 
@@ -232,9 +277,11 @@ def _plain(member: tarfile.TarInfo) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: str, cache: str | None = None) -> Iterator[_Folder | _Shards | _Archive]:
+def _open(path: str, cache: str | None = None) -> Iterator[_Folder | _Bucket | _Shards | _Archive]:
     place = pathlib.Path(path).expanduser()
-    if place.is_dir():
+    if is_address(path):
+        yield _Bucket(path)
+    elif place.is_dir():
         folder = _Folder(place)
         shards = [] if folder.entries else sorted(place / name for name in _names(place) if name.endswith(".tar"))
         yield _Shards(shards, place, cache) if shards else folder
@@ -280,7 +327,7 @@ def _unwrap(names: list[str]) -> list[str]:
 def _by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry]]]:
     """Returns split -> (name below the split, entry)."""
     if not entries:
-        place = pathlib.Path(path).expanduser().absolute()
+        place = path if is_address(path) else pathlib.Path(path).expanduser().absolute()
         raise UserError(f"There are no images in {place}: looked for {' '.join(EXTENSIONS)}.")
     found: dict[str, list[tuple[str, Entry]]] = {}
     for entry in entries:
@@ -563,7 +610,7 @@ def _write_cache(file: pathlib.Path, dataset: Dataset, skipped: list[str]) -> No
 
 def _write_arrays(file: pathlib.Path, arrays: dict[str, Any]) -> None:
     """Writes to a temporary file and renames it, so that a reader never sees half a file."""
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")  # other machines may share the folder
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as stream:

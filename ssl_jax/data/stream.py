@@ -52,7 +52,7 @@ class FolderFiles:
     names: np.ndarray  # bytes [N], below the folder
 
     def read(self, row: int) -> bytes:
-        return (pathlib.Path(self.root) / self.name(row)).read_bytes()
+        return folder.read_file(self.root, self.name(row))
 
     def name(self, row: int) -> str:
         return os.fsdecode(self.names[row])
@@ -372,7 +372,7 @@ def _files(place: str, entries: list[folder.Entry]) -> Files:
     # Arrays and not lists of strings, since each worker holds a copy.
     names = np.array([os.fsencode(entry.name) for entry in entries])
     if not entries[0].file:
-        return FolderFiles(str(pathlib.Path(place).expanduser()), names)
+        return FolderFiles(place if folder.is_address(place) else str(pathlib.Path(place).expanduser()), names)
     tars = {file: number for number, file in enumerate(sorted({entry.file for entry in entries}))}
     places = np.array([(tars[entry.file], entry.offset, entry.bytes) for entry in entries], np.int64)
     return TarFiles(tuple(tars), names, places)

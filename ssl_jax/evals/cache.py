@@ -3,13 +3,14 @@
 from collections.abc import Callable
 import hashlib
 import logging
-import pathlib
 from typing import Any
 import zipfile
 
+from etils import epath
 import jax
 import numpy as np
 
+from ssl_jax import processes
 from ssl_jax.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
@@ -39,8 +40,8 @@ class FeatureCache:
       limit: bytes kept.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, limit: int = LIMIT) -> None:
-        self._folder = pathlib.Path(workdir) / "features"
+    def __init__(self, workdir: str | epath.Path, limit: int = LIMIT) -> None:
+        self._folder = epath.Path(workdir) / "features"
         self._limit = limit
 
     def get(self, name: str, step: int, key: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
@@ -57,9 +58,11 @@ class FeatureCache:
         """
         path = self._folder / f"{name}-{step}-{key}.npz"
         found = _read(path)
-        if found is not None:
+        if processes.all_say(found is not None) and found is not None:  # extraction is work for all processes
             return found
         arrays = make()
+        if not processes.first():
+            return arrays
         try:
             self._write(path, arrays)
             self._tidy(name, step)
@@ -70,7 +73,7 @@ class FeatureCache:
             ) from error
         return arrays
 
-    def _write(self, path: pathlib.Path, arrays: list[np.ndarray]) -> None:
+    def _write(self, path: epath.Path, arrays: list[np.ndarray]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".new")
         with temporary.open("wb") as file:
@@ -89,7 +92,7 @@ class FeatureCache:
                 path.unlink()
 
 
-def _read(path: pathlib.Path) -> list[np.ndarray] | None:
+def _read(path: epath.Path) -> list[np.ndarray] | None:
     if not path.exists():
         return None
     try:

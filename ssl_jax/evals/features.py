@@ -5,7 +5,7 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
@@ -22,7 +22,13 @@ def spread(rows: np.ndarray, limit: int) -> np.ndarray:
 
 
 def extractor(
-    method: Method, view: View, mesh: Mesh, batch_size: int = 512, *, workers: int = 0
+    method: Method,
+    view: View,
+    mesh: Mesh,
+    batch_size: int = 512,
+    *,
+    workers: int = 0,
+    between: Callable[[], None] = lambda: None,
 ) -> Callable[..., np.ndarray]:
     """Compiles the frozen backbone once for any number of images.
 
@@ -32,13 +38,14 @@ def extractor(
       mesh: the batch is laid over its devices.
       batch_size: images a block, rounded up to a multiple of the devices.
       workers: processes that decode streamed images; 0: threads of this one.
+      between: called after each block; may raise, to end it early.
 
     Returns:
       a function `(params, state, images, draw=0) -> float32 [N, D]`; images are uint8 [N, H, W, C], or those of a
       streamed data set, of which a few blocks are in memory at a time. What the view draws at random for an image
       depends on `draw` and the image's place alone.
     """
-    extract = _compiled(method, view, mesh, batch_size, workers, (None,))
+    extract = _compiled(method, view, mesh, batch_size, workers, (None,), between)
     return lambda *args, **kwargs: extract(*args, **kwargs)[0]
 
 
@@ -52,13 +59,19 @@ def stage_extractor(
 
 
 def _compiled(
-    method: Method, view: View, mesh: Mesh, batch_size: int, workers: int, stages: Sequence[int | None]
+    method: Method,
+    view: View,
+    mesh: Mesh,
+    batch_size: int,
+    workers: int,
+    stages: Sequence[int | None],
+    between: Callable[[], None] = lambda: None,
 ) -> Callable[..., list[np.ndarray]]:
     devices = mesh.devices.size
     block = -(-batch_size // devices) * devices
-    sharding = NamedSharding(mesh, P(dist.AXIS))
 
-    @functools.partial(jax.jit, static_argnames="cropped")
+    # Every process gets all features.
+    @functools.partial(jax.jit, static_argnames="cropped", out_shardings=dist.shardings(P(), mesh))
     def features(params: Any, state: Any, images: jax.Array, places: jax.Array, draw: int, cropped: bool) -> Any:
         keys = dist.example_keys(jax.random.fold_in(jax.random.key(0), draw), places)
         x = render_batch(view, keys, images, cropped=cropped)
@@ -74,13 +87,14 @@ def _compiled(
             for start in range(0, max(len(images), 1), block):  # no image at all still has a width
                 part = images[start : start + block]
                 padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
-                yield jax.device_put(padded, sharding)
+                yield dist.lay(padded, mesh, P(dist.AXIS))
 
     def extract(params: Any, state: Any, images: np.ndarray | Images, draw: int = 0) -> list[np.ndarray]:
         cropped, blocks = isinstance(images, Images), []
         for number, part in enumerate(parts(images)):
-            places = jax.device_put(np.arange(number * block, (number + 1) * block), sharding)
+            places = dist.lay(np.arange(number * block, (number + 1) * block), mesh, P(dist.AXIS))
             blocks.append(jax.device_get(features(params, state, part, places, draw, cropped=cropped)))
+            between()
         return [np.concatenate(arrays)[: len(images)] for arrays in zip(*blocks, strict=True)]
 
     return extract

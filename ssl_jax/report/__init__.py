@@ -9,8 +9,9 @@ import argparse
 from collections.abc import Callable
 import functools
 import html
-import pathlib
 import sys
+
+from etils import epath
 
 from ssl_jax.errors import UserError
 from ssl_jax.log import speak_plainly
@@ -18,7 +19,7 @@ from ssl_jax.report import curves, neighbours, network, page, runs, tables
 from ssl_jax.report.page import Empty
 
 
-def report(*workdirs: str, image: int = 0) -> pathlib.Path:
+def report(*workdirs: str, image: int = 0) -> epath.Path:
     """Writes `report.html` into the first workdir and returns its path.
 
     Args:
@@ -48,7 +49,7 @@ def report(*workdirs: str, image: int = 0) -> pathlib.Path:
         ("Differences between configs", lambda: tables.differences(files)),
         ("Records", lambda: tables.records(files)),
     ]
-    path = pathlib.Path(workdirs[0]) / "report.html"
+    path = epath.Path(workdirs[0]) / "report.html"
     path.write_text(page.page(_title(files), _lead(files), sections, first.style()))
     return path
 

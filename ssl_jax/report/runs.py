@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-import pathlib
 from typing import Any
+
+from etils import epath
 
 from ssl_jax.errors import UserError
 from ssl_jax.evaluate import load_config
@@ -34,14 +35,14 @@ def read(workdirs: list[str]) -> list[Files]:
     Raises:
       UserError: if one holds no run.
     """
-    short = [pathlib.Path(w).name for w in workdirs]
+    short = [epath.Path(w).name for w in workdirs]
     names = short if len(set(short)) == len(short) else workdirs
     return [_read(name, workdir) for name, workdir in zip(names, workdirs, strict=True)]
 
 
 def _read(name: str, workdir: str) -> Files:
     config = load_config(workdir)
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     metrics, results = folder / "metrics.jsonl", folder / "results.json"
     entries = []
     for line in metrics.read_text().splitlines() if metrics.exists() else []:

@@ -9,9 +9,9 @@ import dataclasses
 import functools
 import importlib
 import json
-import pathlib
 from typing import Any
 
+from etils import epath
 import flax
 import flax.linen as nn
 import jax
@@ -121,7 +121,7 @@ def _features(method: Method, view: View, stage: int | None, params: Any, state:
     return method.features(params, state, render_batch(view, keys, jnp.asarray(images)), stage)
 
 
-def load(path: str | pathlib.Path) -> Backbone:
+def load(path: str | epath.Path) -> Backbone:
     """Loads the backbone of a run, without its data set, or of a file that `save` or `ssl_jax.export` wrote.
 
     Args:
@@ -130,7 +130,7 @@ def load(path: str | pathlib.Path) -> Backbone:
     Raises:
       UserError: if there is none, or it cannot be read.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     if path.is_dir():
         return _of_run(path)
     if not path.is_file():
@@ -144,7 +144,7 @@ def load(path: str | pathlib.Path) -> Backbone:
     return _of_file(arrays, json.loads(text))
 
 
-def _of_run(folder: pathlib.Path) -> Backbone:
+def _of_run(folder: epath.Path) -> Backbone:
     from ssl_jax.evaluate import load_config  # here, since evaluation itself loads backbones
 
     config = load_config(str(folder))
@@ -184,7 +184,7 @@ def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
     return Backbone(method, params, stats, view, meta["origin"])
 
 
-def save(path: str | pathlib.Path, backbone: Backbone, names: str = "ours") -> None:
+def save(path: str | epath.Path, backbone: Backbone, names: str = "ours") -> None:
     """Writes a backbone into a file that `load` reads.
 
     Args:
@@ -195,7 +195,7 @@ def save(path: str | pathlib.Path, backbone: Backbone, names: str = "ours") -> N
     Raises:
       UserError: for a network that these names do not cover, another ending, or a place that cannot be written.
     """
-    path = pathlib.Path(path)
+    path = epath.Path(path)
     if names == "ours":
         tree = {"params": backbone.params, "stats": backbone.stats}
         arrays = flax.traverse_util.flatten_dict(tree, sep="/")
@@ -211,7 +211,7 @@ def save(path: str | pathlib.Path, backbone: Backbone, names: str = "ours") -> N
     _write(path, {k: np.ascontiguousarray(v) for k, v in arrays.items()}, json.dumps(meta))
 
 
-def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], text: str) -> None:
+def _write(path: epath.Path, arrays: dict[str, np.ndarray], text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".npz":
@@ -225,7 +225,7 @@ def _write(path: pathlib.Path, arrays: dict[str, np.ndarray], text: str) -> None
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.") from error
 
 
-def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], str | None]:
+def read(path: epath.Path) -> tuple[dict[str, np.ndarray], str | None]:
     """Reads a .npz or .safetensors file.
 
     Args:

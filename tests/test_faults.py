@@ -1,0 +1,209 @@
+"""What can happen to a long run: stops at awkward moments, a full disk, other devices, an earlier version's config."""
+
+import errno
+import json
+import logging
+import os
+import signal
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+import tiny
+
+from configs import common
+from ssl_jax import dist, evaluate, report, stored_config, train
+from ssl_jax.checkpoint import Checkpoints, out_of_space
+from ssl_jax.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def config(**changes):
+    """Eight updates of four an epoch, with an evaluation and a checkpoint every two."""
+    small = {"batch_size": 320, "epochs": 2, "run.log_steps": 1, "run.eval_images": 64}
+    return tiny.config("rotation", **{**small, "run.eval_epochs": 0.5, "run.save_epochs": 0.5, **changes})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device(tmp_path_factory):
+    """Runs here are on one device, and share what they compile."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(dist, "make_mesh", lambda devices=None, make=dist.make_mesh: make(devices or jax.devices()[:1]))
+    changed = {
+        "compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
+        "persistent_cache_min_compile_time_secs": 0,
+    }
+    before = {name: getattr(jax.config, f"jax_{name}") for name in changed}
+    for name, value in changed.items():
+        jax.config.update(f"jax_{name}", value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(f"jax_{name}", value)
+    compilation_cache.reset_cache()
+    patch.undo()
+
+
+def entries(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final(workdir):
+    run = train.prepare(stored_config.load(str(workdir)))
+    return jax.device_get(evaluate.restore(run, str(workdir)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    train.train(config(), str(workdir))
+    return final(workdir)
+
+
+def stop_self(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def at_first_evaluation(monkeypatch):
+    extract = train.extractor
+
+    def stopping(*args, between, **kwargs):
+        return extract(*args, between=lambda: (stop_self(), between()), **kwargs)
+
+    monkeypatch.setattr(train, "extractor", stopping)
+
+
+def at_third_evaluation(monkeypatch):
+    watch = train.Watch.__call__
+
+    def stopping(self, ts, done, log):
+        if done == 4:
+            stop_self()
+        return watch(self, ts, done, log)
+
+    monkeypatch.setattr(train.Watch, "__call__", stopping)
+
+
+def at_checkpoint(monkeypatch):
+    save = Checkpoints.save
+
+    def stopping(self, step, *args):
+        save(self, step, *args)
+        stop_self()
+
+    monkeypatch.setattr(Checkpoints, "save", stopping)
+
+
+def at_start(monkeypatch):
+    prepare = train.prepare
+    monkeypatch.setattr(train, "prepare", lambda *args: (stop_self(), prepare(*args))[1])
+
+
+@pytest.mark.parametrize(
+    ("moment", "update"),
+    [(at_start, 0), (at_first_evaluation, 0), (at_third_evaluation, 4), (at_checkpoint, 2)],
+    ids=["start", "first evaluation", "evaluation", "checkpoint"],
+)
+def test_a_stop_at_any_moment_loses_nothing(undisturbed, tmp_path, moment, update):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        moment(monkeypatch)
+        with pytest.raises(train.Stopped, match=f"SIGTERM after update {update};"):
+            train.train(config(), str(tmp_path))
+    train.train(config(), str(tmp_path))
+    tiny.assert_same(final(tmp_path), undisturbed)
+    assert [e["step"] for e in entries(tmp_path) if "loss" in e] == list(range(1, 9))
+    assert [e["step"] for e in entries(tmp_path) if "feature_std" in e] == [0, 2, 4, 6, 8]  # what was cut is made up
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_the_checkpoint(undisturbed, tmp_path, monkeypatch):
+    """Orbax writes in threads of its own, where the error is met; it reaches the loop at the next look."""
+    save = ocp.CheckpointManager.save
+
+    def full(self, step, *args, **kwargs):
+        if step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(self, step, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", full)
+        with pytest.raises(UserError, match=r"The disk of .* is full: make room and repeat the command") as caught:
+            train.train(config(), str(tmp_path))
+    assert "\n" not in str(caught.value)
+    assert Checkpoints(tmp_path).steps() == [2]
+    train.train(config(), str(tmp_path))
+    tiny.assert_same(final(tmp_path), undisturbed)
+
+
+def test_a_full_disk_under_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(train.Log, "write", lambda *args, **kwargs: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    with pytest.raises(UserError, match="is full"):
+        train.train(config(), str(tmp_path))
+
+
+@pytest.mark.fast
+def test_what_says_that_a_disk_is_full():
+    assert out_of_space(OSError(errno.ENOSPC, "x")) and out_of_space(OSError(errno.EDQUOT, "x"))
+    assert out_of_space(
+        ValueError("RESOURCE_EXHAUSTED: Error writing local file [OS error 28: No space left on device]")
+    )
+    behind = RuntimeError("saving failed")
+    behind.__cause__ = OSError(errno.ENOSPC, "x")
+    assert out_of_space(behind)
+    assert not out_of_space(OSError(errno.ENOENT, "x")) and not out_of_space(ValueError("full"))
+
+
+@pytest.mark.parametrize("name", ["byol", "npid"])
+def test_a_checkpoint_of_eight_devices_is_restored_on_fewer(tmp_path, name):
+    """BYOL has a target, NPID a memory bank in shares."""
+    wanted = tiny.steps(name, 1, 8)[0]
+    placed = tiny.place(tiny.compiled(name, 8)[0], wanted)
+    checkpoints = Checkpoints(tmp_path, 1)
+    checkpoints.save(1, placed, {})
+    checkpoints.close()
+    for devices in (1, 2, 4, 8):
+        mesh = jax.make_mesh((devices,), (dist.AXIS,), devices=jax.devices()[:devices])
+        shardings = dist.shardings(train.state_specs(tiny.compiled(name, 8)[0].method), mesh)
+        like = jax.device_put(jax.tree.map(np.zeros_like, wanted), shardings)
+        reader = Checkpoints(tmp_path)
+        step, found = reader.restore(like)
+        reader.close()
+        assert step == 1
+        assert all(x.sharding.mesh.size == devices for x in jax.tree.leaves(found))
+        tiny.assert_same(jax.device_get(found), wanted)
+
+
+# --- a config of an earlier version
+
+
+@pytest.mark.fast
+def test_fields_that_a_config_lacks_take_the_presets_value(tmp_path, caplog):
+    from configs import simclr
+
+    config = simclr.get_config("digits")
+    config.batch_size = 64
+    stored_config.store(str(tmp_path), config)
+    file = tmp_path / "config.json"
+    whole = json.loads(file.read_text())
+    old = json.loads(file.read_text())
+    del old["data"]["stream"], old["model"]["remat"], old["method"]["temperature"], old["optim"]["default"]["clip"]
+    file.write_text(json.dumps(old))
+    with caplog.at_level(logging.WARNING):
+        assert stored_config.plain(stored_config.load(str(tmp_path))) == whole
+    assert "config.data.stream = auto" in caplog.text and "config.method.temperature = 0.2" in caplog.text
+    stored_config.check(str(tmp_path), config)  # so that the run can be resumed
+    config.model.remat = 2
+    with pytest.raises(UserError, match=r"model\.remat: 0 there, 2 now"):
+        stored_config.check(str(tmp_path), config)
+
+
+@pytest.mark.fast
+def test_a_whole_config_is_loaded_as_it_is(tmp_path, caplog):
+    config = tiny.config("byol")
+    config.optim.slow = common.optimizer()  # a group of its own
+    stored_config.store(str(tmp_path), config)
+    assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(config)
+    assert not caplog.text
+    assert report.load_config is evaluate.load_config is stored_config.load

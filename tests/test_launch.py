@@ -1,0 +1,340 @@
+"""The start scripts, with stand-ins for what they call: gcloud, Slurm, python and pip."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LAUNCH = ROOT / "launch"
+
+
+class Machine:
+    """A folder of stand-in programs that come first on PATH, each of which notes its arguments in `calls`."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder, self.environment = folder, {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+        self.calls_file = folder / "calls"
+        self.calls_file.touch()
+
+    def stand_in(self, name: str, body: str = "") -> None:
+        path = self.folder / name
+        path.write_text(f'#!/usr/bin/env bash\necho "{name} $*" >>"{self.calls_file}"\n{body}\n')
+        path.chmod(0o755)
+
+    def call(self, *command: str, cwd: pathlib.Path = ROOT, **settings: str) -> subprocess.CompletedProcess:
+        environment = {**self.environment, **settings}
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+    @property
+    def calls(self) -> list[str]:
+        return self.calls_file.read_text().splitlines()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    (tmp_path / "bin").mkdir()
+    return Machine(tmp_path / "bin")
+
+
+@pytest.mark.fast
+def test_shellcheck_is_content():
+    scripts = [str(path) for path in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch")]
+    checker = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert checker, "pip install -e .[test] brings shellcheck"
+    result = subprocess.run([checker, *scripts], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+# --- several processes on one machine
+
+
+def test_multiprocess_tells_each_process_who_it_is(machine):
+    show = "echo $JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID; exit $JAX_PROCESS_ID"
+    result = machine.call("bash", "launch/multiprocess.sh", "3", "bash", "-c", show, PORT="1234", JAX_PLATFORMS="cpu")
+    assert sorted(result.stdout.splitlines()) == [f"localhost:1234 3 {i}" for i in range(3)]
+    assert result.returncode == 1  # the smallest that is not 0
+
+
+def test_multiprocess_shares_out_the_gpus(machine):
+    machine.stand_in("nvidia-smi", "printf 'GPU 0\\nGPU 1\\nGPU 2\\nGPU 3\\n'")
+    command = ("bash", "launch/multiprocess.sh", "2", "bash", "-c", "echo $JAX_LOCAL_DEVICE_IDS")
+    assert sorted(machine.call(*command, JAX_PLATFORMS="").stdout.split()) == ["0,1", "2,3"]
+    result = machine.call(*command[:2], "3", *command[3:], JAX_PLATFORMS="")
+    assert result.returncode == 2 and "4 GPUs cannot be shared out among 3 processes" in result.stderr
+
+
+def test_multiprocess_hands_on_signals_and_waits(machine, tmp_path):
+    body = f"trap 'sleep 0.3; touch {tmp_path}/$JAX_PROCESS_ID; exit 75' TERM; touch {tmp_path}/up$JAX_PROCESS_ID; "
+    body += "while true; do sleep 0.05; done"
+    command = ["bash", "launch/multiprocess.sh", "2", "bash", "-c", body]
+    process = subprocess.Popen(command, cwd=ROOT, env={**machine.environment, "JAX_PLATFORMS": "cpu"})
+    deadline = time.time() + 20
+    while not all((tmp_path / f"up{i}").exists() for i in range(2)) and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 75
+    assert (tmp_path / "0").exists() and (tmp_path / "1").exists()  # both were let finish
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("arguments", [(), ("2",), ("0", "true"), ("many", "true")])
+def test_multiprocess_explains_itself(machine, arguments):
+    result = machine.call("bash", "launch/multiprocess.sh", *arguments)
+    assert result.returncode == 2 and "multiprocess.sh N COMMAND" in result.stderr
+
+
+# --- a TPU slice
+
+WORKDIR = "--workdir=gs://bucket/run"
+
+
+def cloud(machine: Machine, states: list[str], told: list[str]) -> None:
+    """A gcloud whose slice goes through `states`, and whose machines tell `told`, one a question, the last forever."""
+    for name, answers in (("states", states), ("told", told)):
+        (machine.folder / name).write_text("".join(f"{answer}\n" for answer in answers))
+    machine.stand_in(
+        "gcloud",
+        f"""
+next() {{
+  head -n 1 {machine.folder}/$1
+  [ "$(wc -l <{machine.folder}/$1)" = 1 ] || sed -i 1d {machine.folder}/$1
+}}
+case "$*" in
+  *"queued-resources list"*) next states ;;
+  *"worker.sh status"*) next told | tr , '\\n' ;;
+esac""",
+    )
+
+
+def tpu(machine: Machine, *arguments: str, **settings: str) -> subprocess.CompletedProcess:
+    return machine.call("bash", "launch/tpu_vm.sh", *arguments, POLL="0", TMPDIR=str(machine.folder), **settings)
+
+
+def verbs(machine: Machine) -> list[str]:
+    """What was done to the slice, in order, looks left out."""
+    found = []
+    for call in machine.calls:
+        words = call.split()
+        if words[0] != "gcloud" or "status" in words or "list" in words:
+            continue
+        if words[3] == "queued-resources":
+            found.append(words[4])
+        elif "worker.sh" in call:
+            found.append(words[words.index("ssl_jax/launch/worker.sh") + 1])
+        else:
+            found.append("copy" if words[4] == "scp" else "unpack" if "tar" in words[-1] or "tar" in call else "ssh")
+    return found
+
+
+def test_tpu_create_asks_for_what_was_named(machine):
+    cloud(machine, ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"], [])
+    result = tpu(machine, "create", "--name=a", "--zone=z", "--project=p", "--accelerator=v6e-8", "--spot")
+    assert result.returncode == 0, result.stderr
+    call = machine.calls[0]
+    for words in (
+        "queued-resources create a --node-id=a",
+        "--accelerator-type=v6e-8",
+        "--spot",
+        "--zone=z --project=p",
+    ):
+        assert words in call
+    assert "WAITING_FOR_RESOURCES" in result.stdout and "PROVISIONING" in result.stdout
+    cloud(machine, ["FAILED"], [])
+    result = tpu(machine, "create")
+    assert result.returncode == 1 and "is FAILED" in result.stderr
+
+
+def test_tpu_dry_run_prints_and_does_nothing(machine):
+    cloud(machine, ["ACTIVE"], [])
+    result = tpu(machine, "run", "--dry-run", "--spot", "--zone=z", "--config=c.py:x", WORKDIR)
+    assert result.returncode == 0, result.stderr
+    assert machine.calls == []
+    printed = result.stdout
+    for words in (
+        "queued-resources create",
+        "git archive",
+        "tpu-vm scp",
+        "worker.sh\\ setup",
+        "--worker=all",
+        "--spot",
+    ):
+        assert words in printed
+    assert f"start\\ --config=c.py:x\\ {WORKDIR}" in printed
+    for action in ("create", "setup", "logs", "status", "stop", "delete"):
+        result = tpu(machine, action, "--dry-run")
+        assert result.returncode == 0 and "gcloud compute tpus" in result.stdout
+    assert machine.calls == []
+
+
+def test_tpu_run_makes_a_preempted_slice_anew_and_goes_on(machine):
+    # No slice; made and ready; watched while running; preempted; deleted and made anew; done.
+    states = ["", "ACTIVE", "ACTIVE", "SUSPENDED", "SUSPENDED", "ACTIVE"]
+    cloud(machine, states, ["running,running", "running,running", "exited 0,exited 0"])
+    result = tpu(machine, "run", "--spot", "--config=c.py:x", WORKDIR)
+    assert result.returncode == 0, result.stderr
+    begin = ["create", "copy", "unpack", "setup", "start"]
+    assert verbs(machine) == [*begin, "delete", *begin]
+    assert "is lost; starting it again" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("told", "status", "starts"),
+    [
+        (["exited 75,exited 2"], 2, 1),  # a mistake of one machine ends it, whatever it did to the others
+        (["exited 3,exited 3"], 3, 1),
+        (["stopped,stopped"], 75, 1),
+        (["exited 75,exited 137", "exited 0,exited 0"], 0, 2),  # one was killed, so the other stopped
+        (["running,exited 134", "exited 134,exited 75", "exited 0,exited 0"], 0, 2),
+    ],
+)
+def test_tpu_run_tells_what_a_restart_can_mend(machine, told, status, starts):
+    cloud(machine, ["ACTIVE"], told)
+    result = tpu(machine, "run", "--config=c.py:x", WORKDIR)
+    assert result.returncode == status, result.stderr
+    assert verbs(machine).count("start") == starts
+
+
+def test_tpu_run_gives_up(machine):
+    cloud(machine, ["ACTIVE"], ["exited 137"])
+    result = tpu(machine, "run", WORKDIR, RESTARTS="2")
+    assert result.returncode == 1 and "Gave up after 2 restarts" in result.stderr
+    assert verbs(machine).count("start") == 3
+
+
+@pytest.mark.fast
+def test_tpu_mistakes_are_explained(machine):
+    machine.stand_in("gcloud")
+    for arguments, words in (
+        (("run", "--workdir=runs/a"), "needs --workdir=gs://"),
+        (("delete", "--nmae=a"), "'--nmae=a' means nothing to delete"),
+        (("destroy",), "tpu_vm.sh ACTION"),
+        ((), "tpu_vm.sh ACTION"),
+    ):
+        result = tpu(machine, *arguments)
+        assert result.returncode == 2 and words in result.stderr
+    assert machine.calls == []
+
+
+def checkout(machine: Machine, folder: pathlib.Path) -> pathlib.Path:
+    """A copy of the scripts beside an environment whose python is a stand-in."""
+    shutil.copytree(LAUNCH, folder / "launch")
+    (folder / "setup.py").touch()
+    environment = folder / ".venv"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "pyvenv.cfg").touch()
+    machine.stand_in(
+        "python", 'case "$*" in *fail*) exit 3 ;; *wait*) trap "exit 75" TERM; while :; do sleep 0.05; done ;; esac'
+    )
+    shutil.copy(machine.folder / "python", environment / "bin" / "python")
+    return folder
+
+
+def test_worker_starts_once_stops_and_tells(machine, tmp_path):
+    root = checkout(machine, tmp_path / "checkout")
+
+    def worker(*arguments):
+        result = machine.call("bash", "launch/worker.sh", *arguments, cwd=root, VENV=".venv")
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    assert worker("status") == "ready"
+    worker("start", "--workdir=gs://wait for it")
+    worker("start", "--workdir=gs://wait for it")
+    assert worker("status") == "running"
+    assert machine.calls == ["python -m ssl_jax.main --workdir=gs://wait for it"]
+    worker("stop")
+    assert worker("status") == "stopped"
+    worker("start", "fail")
+    deadline = time.time() + 20
+    while worker("status") == "running" and time.time() < deadline:
+        time.sleep(0.05)
+    assert worker("status") == "exited 3"
+    shutil.rmtree(root / ".venv")
+    for file in root.glob("run.*"):
+        file.unlink()
+    assert worker("status") == "bare"
+
+
+# --- Slurm and Kubernetes
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (75, True), (137, True), (2, False), (3, False)])
+def test_slurm_puts_back_what_can_go_on(machine, status, requeued):
+    machine.stand_in("srun", f"exit {status}")
+    machine.stand_in("scontrol")
+    result = machine.call("bash", "launch/slurm.sbatch", "--config=c.py:x", SLURM_JOB_ID="7", VENV="env")
+    assert result.returncode == status
+    assert "env/bin/python -m ssl_jax.main --config=c.py:x" in machine.calls[0]
+    assert ("scontrol requeue 7" in machine.calls) == requeued
+
+
+@pytest.mark.fast
+def test_slurm_dry_run_and_directives(machine):
+    machine.stand_in("srun")
+    result = machine.call("bash", "launch/slurm.sbatch", "--dry-run", "--config=c.py:x")
+    assert result.returncode == 0 and "srun" in result.stdout and "--config=c.py:x" in result.stdout
+    assert machine.calls == []
+    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+    directives = [line for line in lines if line.startswith("#SBATCH")]
+    assert lines.index(directives[-1]) < lines.index("set -euo pipefail")  # Slurm reads none after the first command
+    assert "#SBATCH --requeue" in directives and "#SBATCH --signal=TERM@120" in directives
+
+
+@pytest.mark.fast
+def test_jobset_restarts_all_but_mistakes():
+    spec = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())["spec"]
+    (jobs,) = spec["replicatedJobs"]
+    job = jobs["template"]["spec"]
+    assert job["parallelism"] == job["completions"] and job["completionMode"] == "Indexed"
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [1, 2, 3] and rule["action"] == "FailJob"
+    assert spec["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
+    (container,) = job["template"]["spec"]["containers"]
+    assert container["name"] == rule["onExitCodes"]["containerName"]
+    assert any(argument.startswith("--workdir=gs://") for argument in container["command"])
+
+
+# --- the environment, the quickstart and the tests
+
+
+def test_environment_is_made_once_and_anew_when_setup_changes(machine, tmp_path):
+    root = checkout(machine, tmp_path / "checkout")
+    command = ("bash", "-c", ". launch/environment.sh && environment test")
+    assert "Installing ssl_jax[test]" in machine.call(*command, cwd=root).stdout
+    assert machine.calls[-1].endswith("pip install --quiet --disable-pip-version-check --editable .[test]")
+    assert machine.call(*command, cwd=root).stdout == ""
+    later = time.time() + 5
+    os.utime(root / "setup.py", (later, later))
+    assert "Installing" in machine.call(*command, cwd=root).stdout
+
+
+@pytest.mark.fast
+def test_environment_refuses_what_is_none(machine, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    command = ("bash", "-c", ". launch/environment.sh && environment ''")
+    result = machine.call(*command, VENV=str(tmp_path / "mine"))
+    assert result.returncode == 2 and "is no virtual environment" in result.stderr
+    result = machine.call(*command, VENV=str(tmp_path / "none"), PYTHON="no_such_python")
+    assert result.returncode == 2 and "No Python 3.11 to 3.13 was found (looked for no_such_python)" in result.stderr
+
+
+def test_local_and_test_scripts_pass_their_arguments_on(machine, tmp_path):
+    root = checkout(machine, tmp_path / "checkout")
+    result = machine.call("bash", "launch/local.sh", "--config.epochs=2", "--workdir=runs/b", cwd=root)
+    assert result.returncode == 0, result.stderr
+    main, evaluate, report = machine.calls[-3:]
+    assert main.endswith(
+        "ssl_jax.main --config=configs/simclr.py:digits --workdir=runs/b --config.epochs=2 --workdir=runs/b"
+    )
+    assert evaluate == "python -m ssl_jax.evaluate --workdir=runs/b" and report.endswith("--workdir=runs/b")
+    assert machine.call("bash", "launch/local.sh", "fail", cwd=root).returncode == 3
+    machine.call("bash", "launch/test.sh", "-m", "fast", cwd=root)
+    assert machine.calls[-1] == "python -m pytest -n 2 --dist loadgroup -m fast"
