@@ -91,7 +91,7 @@ def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkey
     def never(*args, **kwargs):
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr(subject, "stage_extractor", lambda *args: never)
+    monkeypatch.setattr(subject, "stage_extractor", lambda *args, **options: never)
     assert evaluate.main([f"--workdir={copied}", "--evals=label_curve"]) == 0
     stored = results(copied)
     assert stored["knn/top1"] == evaluated["knn/top1"]

@@ -84,10 +84,10 @@ class FeatureCache:
         for path in self._folder.glob(f"{name}-*.npz"):
             if path.name.split("-")[1] != str(step):
                 path.unlink()
-        newest_first = sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().st_mtime, reverse=True)
+        newest_first = sorted(self._folder.glob("*.npz"), key=lambda path: path.stat().mtime, reverse=True)
         total = 0
         for path in newest_first:
-            total += path.stat().st_size
+            total += path.stat().length
             if total > self._limit:
                 path.unlink()
 
