@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+import pathlib
 import signal
 
 import jax
@@ -14,7 +15,7 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import dist, evaluate, report, stored_config, train
+from ssl_jax import dist, evaluate, log, report, stored_config, train
 from ssl_jax.checkpoint import Checkpoints, out_of_space
 from ssl_jax.errors import UserError
 
@@ -138,7 +139,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_checkpoint(undisturbed, tmp_p
 
 
 def test_a_full_disk_under_the_log(tmp_path, monkeypatch):
-    monkeypatch.setattr(train.Log, "write", lambda *args, **kwargs: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+    monkeypatch.setattr(log._Lines, "append", lambda self, line: pathlib.Path("/dev/full").write_text(line))
     with pytest.raises(UserError, match="is full"):
         train.train(config(), str(tmp_path))
 
@@ -173,6 +174,44 @@ def test_a_checkpoint_of_eight_devices_is_restored_on_fewer(tmp_path, name):
         assert step == 1
         assert all(x.sharding.mesh.size == devices for x in jax.tree.leaves(found))
         tiny.assert_same(jax.device_get(found), wanted)
+
+
+class Object:
+    """A file in a bucket: written as a whole, never appended to."""
+
+    def __init__(self, name, bucket):
+        self.name, self._bucket = name, bucket
+
+    def __fspath__(self):
+        return f"gs://bucket/{self.name}"
+
+    def with_name(self, name):
+        return Object(name, self._bucket)
+
+    def write_text(self, text):
+        self._bucket[self.name] = text
+
+    def replace(self, other):
+        self._bucket[other.name] = self._bucket.pop(self.name)
+
+
+@pytest.mark.fast
+def test_metrics_in_a_bucket_are_written_anew_now_and_then(monkeypatch):
+    now, bucket = [0.0], {}
+    monkeypatch.setattr(log.time, "monotonic", lambda: now[0])
+    lines = log._Lines(Object("metrics.jsonl", bucket), ["a\n"])
+    assert bucket == {"metrics.jsonl": "a\n"}
+    lines.append("b\n")
+    assert bucket == {"metrics.jsonl": "a\n"}
+    now[0] = 61.0
+    lines.append("c\n")
+    assert bucket == {"metrics.jsonl": "a\nb\nc\n"}
+    lines.append("d\n")
+    lines.flush()  # as before a checkpoint
+    assert bucket["metrics.jsonl"].endswith("d\n")
+    lines.append("e\n")
+    lines.close()
+    assert bucket["metrics.jsonl"] == "a\nb\nc\nd\ne\n"
 
 
 # --- a config of an earlier version
