@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from ssl_jax import imported, processes, subject, train
+from ssl_jax import imported, processes, programs, subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.evals import health
@@ -255,4 +255,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    programs.keep()
     processes.run(lambda argv: main(argv[1:]))

@@ -2,7 +2,9 @@
 
 import sys
 
+from ssl_jax import programs
 from ssl_jax.report import main
 
 if __name__ == "__main__":
+    programs.keep()
     sys.exit(main())
