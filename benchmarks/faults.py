@@ -259,8 +259,10 @@ def measure(times: int, workdir: pathlib.Path) -> str:
             folder = workdir / f"{name.replace(' ', '_')}_{number}"
             lost.append(inject(folder, random.Random(number)))
             found = weights(folder)
-            equal += all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
-            print(f"{name}, {number + 1} of {times}: {lost[-1]} lost", file=sys.stderr, flush=True)
+            same = all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+            equal += same
+            told = f"{name}, {number + 1} of {times}: {lost[-1]} updates lost, weights {'equal' if same else 'differ'}"
+            print(told, file=sys.stderr, flush=True)
         lines.append(f"| {name} | {times} | {', '.join(map(str, lost))} | {equal} of {times} |")
     return "\n".join(lines)
 

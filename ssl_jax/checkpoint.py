@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 import errno
 import logging
+import os
+import shutil
 from typing import Any
 
 from etils import epath
@@ -56,9 +58,17 @@ class Checkpoints:
         """Starts to write `state`; returns before it is on disk. A step that is there already is left alone."""
         if step == self._saved or step in self._manager.all_steps():
             return
+        self._make_sure_of_room(state)
         self._saved = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
         self._manager.save(step, args=args)
+
+    def _make_sure_of_room(self, state: Any) -> None:
+        """Better no checkpoint than half of one; what is compressed needs less."""
+        if "://" not in os.fspath(self._folder):
+            needed = sum(x.nbytes for x in jax.tree.leaves(state))
+            if shutil.disk_usage(self._folder).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(self._folder))
 
     def check(self) -> None:
         """Raises what went wrong in writing since the last call."""

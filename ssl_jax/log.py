@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -13,6 +14,7 @@ from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from ssl_jax import processes
+from ssl_jax.checkpoint import out_of_space
 
 _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 
@@ -20,7 +22,18 @@ _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 def speak_plainly() -> None:
     """Sets up logging for a command line: our own messages as they are, libraries only when something is wrong."""
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    absl = logging.getLogger("absl")
+    absl.setLevel(logging.ERROR)
+    # A full disk is told once, by the loop, and not by each thread that meets it.
+    absl.addFilter(lambda record: not _told(record.exc_info and record.exc_info[1]))
+    threading.excepthook = lambda args: None if _told(args.exc_value) else threading.__excepthook__(args)
+    sys.excepthook = lambda kind, error, trace: None if _told(error) else sys.__excepthook__(kind, error, trace)
+
+
+def _told(error: Any) -> bool:
+    """Whether an error in a thread of Orbax or TensorBoard comes of a full disk."""
+    # The last is how TensorStore's writes end after Orbax has given up waiting for them.
+    return isinstance(error, BaseException) and (out_of_space(error) or str(error) == "Event loop is closed")
 
 
 class _Lines:

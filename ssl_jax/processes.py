@@ -159,8 +159,9 @@ def _make_aborts_resumable() -> None:
 def run(program: Callable[[list[str]], int]) -> NoReturn:
     """Runs a program and ends this process with its status.
 
-    A process that leaves with an error must not wait for the others, as JAX's own exit does: they may be waiting for
-    it in a collective, and learn from its end that it is lost.
+    A process that leaves with an error waits for nothing: not for the other processes, as JAX's own exit does, since
+    they may be waiting for it in a collective and learn from its end that it is lost; nor for what libraries still
+    write to a full disk.
 
     Args:
       program: takes the command line, returns the status.
@@ -177,7 +178,7 @@ def run(program: Callable[[list[str]], int]) -> NoReturn:
             traceback.print_exc()
             status = 1
         _leave(status)
-    if jax.distributed.is_initialized() and status not in (0, RESUMABLE):
+    if status not in (0, RESUMABLE):
         _leave(status)
     sys.exit(status)
 

@@ -1,6 +1,7 @@
 """The training state, the training step and the only training loop."""
 
 from collections.abc import Callable, Iterator
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -475,12 +476,10 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
     log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
     source = make_feed(run, start)
-    try:
+    with contextlib.ExitStack() as stack:
+        for part in (checkpoints, log, source):
+            stack.callback(part.close)
         _loop(run, ts, start, source, checkpoints, log, stop)
-    finally:
-        source.close()
-        log.close()
-        checkpoints.close()
 
 
 def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
