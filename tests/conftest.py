@@ -47,6 +47,13 @@ def photographs() -> pathlib.Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """What one file compiled is of no use to the next, and all of it together takes gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For modules of many small programs, which take far longer to compile than to run."""
