@@ -183,6 +183,12 @@ def own_task(s: Subject) -> Values:
 def fine_tuning(s: Subject) -> Values:
     """The whole backbone with 1, 10 and 100 % of the labels, and copies of its first stages where asked for."""
     values: Values = {}
+    for network in s.networks.values():
+        if not network.run.method.fine_tunes:
+            raise UserError(
+                f"The backbone of {network.run.config.method.name} cannot be trained further as one network: leave "
+                "fine_tune out of --evals."
+            )
     if any(d.streamed for d in s.images):
         raise UserError(
             f"Fine-tuning keeps its images in memory, and those of {s.images[0].name} are streamed: give it fewer with "

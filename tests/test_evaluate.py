@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import evaluate, protocols, subject, train, weights
+from ssl_jax import data, evaluate, protocols, subject, train, weights
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError
 from ssl_jax.evals import cache, features, pretext
@@ -158,11 +158,15 @@ def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_p
 
 def test_gray_and_colour_meet():
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), np.uint8)
-    gray = subject._recoloured(images, 1)
+
+    def recoloured(images, channels):
+        return subject._recoloured(data.Dataset("some", images, np.zeros(3, np.int32), ()), channels).images
+
+    gray = recoloured(images, 1)
     wanted = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
     assert np.abs(gray.astype(int) - wanted).max() <= 1  # Pillow rounds in fixed point
-    np.testing.assert_array_equal(subject._recoloured(gray, 3), np.repeat(gray, 3, axis=-1))
-    assert subject._recoloured(images, 3) is images
+    np.testing.assert_array_equal(recoloured(gray, 3), np.repeat(gray, 3, axis=-1))
+    assert recoloured(images, 3) is images
 
 
 def test_fine_tuning_and_copied_stages_beside_a_supervised_run(copied, tmp_path, monkeypatch):

@@ -245,4 +245,4 @@ def test_a_whole_config_is_loaded_as_it_is(tmp_path, caplog):
     stored_config.store(str(tmp_path), config)
     assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(config)
     assert not caplog.text
-    assert report.load_config is evaluate.load_config is stored_config.load
+    assert report.runs.load_config is evaluate.load_config is stored_config.load

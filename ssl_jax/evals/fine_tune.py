@@ -40,15 +40,17 @@ class _Substitute:
     train: bool = False
     frozen: int = 0
 
-    def apply(self, variables: Any, images: jax.Array, *, train: bool, stage: int | None = None) -> Any:
+    def apply(
+        self, variables: Any, images: jax.Array, *, train: bool, stage: int | None = None, pool: bool = True
+    ) -> Any:
         del train, stage
         if self.weights is None:
             self.weights = variables["params"], variables["batch_stats"]
         params, stats = self.weights
         both = {"params": params, "batch_stats": stats}
         if not self.train:
-            return self.backbone.apply(both, images, train=False)
-        options: dict[str, Any] = {"frozen": self.frozen} if self.frozen else {}
+            return self.backbone.apply(both, images, train=False, pool=pool)
+        options: dict[str, Any] = {"pool": pool} | ({"frozen": self.frozen} if self.frozen else {})
         out, moved = self.backbone.apply(both, images, train=True, mutable=["batch_stats"], **options)
         self.weights = params, moved.get("batch_stats", {})
         return out

@@ -56,6 +56,7 @@ class Method:
 
     uses_labels = False
     uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
+    fine_tunes = True  # whether evaluation may train the backbone further: it is one network that sees whole images
     uses_map = False  # the network's use is its map: features are the map's mean, not a ViT's class token
 
     def views(self) -> dict[str, View]:

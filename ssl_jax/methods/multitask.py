@@ -57,6 +57,8 @@ class Multitask(Method):
     lead: str = ""  # the task as which evaluation sees an image
     harmonise: bool = True  # sec. 3.4; without, all tasks must feed images of as many channels
 
+    fine_tunes = False  # the backbone has running statistics for each task
+
     @property
     def uses_index(self) -> bool:  # type: ignore[override]
         """Whether any task has a meaning for training images alone."""
@@ -115,6 +117,9 @@ class Multitask(Method):
             metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **aux["metrics"]}.items()}
             features[name] = aux["features"]
         return total, (states, {"metrics": metrics, "features": features[self.lead]})
+
+    def variables(self, params: Any, state: Any) -> dict[str, Any]:
+        return self._tasks()[self.lead].variables(_params_of(self.lead, params), state[self.lead])
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         task = self._tasks()[self.lead]

@@ -51,6 +51,7 @@ class SplitBrain(Method):
     temperature: float = 0.38  # of the colours that are shown, as in colorization
 
     uses_map = True
+    fine_tunes = False  # its two halves see different channels
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
