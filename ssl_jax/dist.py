@@ -162,8 +162,10 @@ def lay(x: Any, mesh: Mesh, spec: P) -> jax.Array:
       mesh: from `make_mesh`.
       spec: how it lies.
     """
-    x = np.asarray(x)
-    return jax.make_array_from_callback(x.shape, NamedSharding(mesh, spec), lambda part: x[part])
+    x, sharding = np.asarray(x), NamedSharding(mesh, spec)
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    return jax.make_array_from_callback(x.shape, sharding, lambda part: x[part])
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
