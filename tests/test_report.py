@@ -202,7 +202,7 @@ def test_a_run_without_labels_shows_all_but_what_needs_them(tmp_path):
     assert "nothing is marked" in found["Nearest neighbours"] and "✗" not in found["Nearest neighbours"]
     assert found["Map of the features"].count("<svg") == 2
     assert "There is no image 400" in found["Feature maps"]
-    assert "has no pictures" in found["What the method sees and answers"]
+    assert "turned back by" in found["What the method sees and answers"]  # rotation's task needs no labels
 
 
 def colour(changes):
