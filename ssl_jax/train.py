@@ -381,7 +381,7 @@ def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callabl
     return begin
 
 
-def _embedder(run: Run, between: Callable[[], None]) -> Callable[..., jax.Array]:
+def _embedder(run: Run, between: Callable[[], None] = lambda: None) -> Callable[..., jax.Array]:
     """`(fn, train state, images, rng) -> fn(params, state, batch)` of every training image, in micro-batches."""
     count, block, views = run.info.num_examples, run.info.batch_size // run.config.accumulate, run.method.views()
     split = P(None, dist.AXIS)
