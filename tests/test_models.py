@@ -524,9 +524,9 @@ def test_convnet():
 @pytest.mark.fast
 def test_backbone_is_what_the_config_says():
     fields = {"name": "resnet50", "width": 8, "stem": "small", "norm": "batch", "bn_groups": 4, "zero_init": True,
-              "conv_init": "torch", "dtype": "bfloat16"}  # fmt: skip
+              "conv_init": "torch", "dtype": "bfloat16", "remat": 2}  # fmt: skip
     shared = {"width": 8, "norm": "batch", "bn_groups": 4, "conv_init": "torch", "dtype": jnp.dtype("bfloat16")}
-    expected = ResNet("resnet50", stem="small", zero_init=True, **shared)
+    expected = ResNet("resnet50", stem="small", zero_init=True, remat=2, **shared)
     assert models.backbone(ConfigDict(fields)) == expected
     assert models.backbone(ConfigDict(fields | {"name": "convnet"})) == ConvNet(**shared)
     for field, value, hint in (
