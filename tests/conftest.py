@@ -7,11 +7,12 @@ import pathlib
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
     " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# For the commands that tests start, too: with libtpu installed JAX would look for a TPU, seconds a process.
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import pytest
 
-jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 

@@ -80,10 +80,10 @@ def at_first_evaluation(monkeypatch):
 def at_third_evaluation(monkeypatch):
     watch = train.Watch.__call__
 
-    def stopping(self, ts, done, log):
+    def stopping(self, ts, done, *args):
         if done == 4:
             stop_self()
-        return watch(self, ts, done, log)
+        return watch(self, ts, done, *args)
 
     monkeypatch.setattr(train.Watch, "__call__", stopping)
 
