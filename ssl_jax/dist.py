@@ -153,6 +153,21 @@ def shardings(specs: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=_is_spec)
 
 
+def shapes(tree: Any, specs: Any, mesh: Mesh) -> Any:
+    """A pytree's shapes and types, laid over devices that need not exist.
+
+    Args:
+      tree: of arrays, or of anything with shape and type.
+      specs: a pytree (prefix) of `PartitionSpec`.
+      mesh: from `make_mesh`.
+    """
+
+    def shaped(sharding, part):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part)
+
+    return jax.tree.map(shaped, shardings(specs, mesh), tree)
+
+
 def lay(x: Any, mesh: Mesh, spec: P) -> jax.Array:
     """Lays an array of the host over the devices of `mesh`.
 

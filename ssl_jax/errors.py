@@ -1,15 +1,32 @@
 """Errors that are written for the person at the keyboard."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 import difflib
+import functools
+import sys
+from typing import Any
 
 
 class UserError(Exception):
     """Something the user can put right.
 
-    The message is one sentence: what is wrong, where it was looked for and what to do. `main` prints it
+    The message is one sentence: what is wrong, where it was looked for and what to do. a program's `main` prints it
     without a traceback and exits with status 2.
     """
+
+
+def explained(main: Callable[..., int]) -> Callable[..., int]:
+    """Wraps a program's `main`: it prints a `UserError` without a traceback, and then returns status 2."""
+
+    @functools.wraps(main)
+    def wrapped(*args: Any, **kwargs: Any) -> int:
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"Error: {error}", file=sys.stderr)
+            return 2
+
+    return wrapped
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

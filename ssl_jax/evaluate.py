@@ -19,7 +19,7 @@ import jax
 
 from ssl_jax import imported, processes, programs, subject, train
 from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.errors import UserError, explained, nearest
 from ssl_jax.evals import health
 from ssl_jax.evals.cache import FeatureCache
 from ssl_jax.evals.features import spread
@@ -39,7 +39,7 @@ def restore(run: train.Run, workdir: str) -> train.TrainState:
     """
     checkpoints = Checkpoints(workdir)
     try:
-        found = checkpoints.restore(run.init())
+        found = checkpoints.restore(run.shapes)
     finally:
         checkpoints.close()
     if found is None:
@@ -229,28 +229,25 @@ def _default(backbone: str | None) -> tuple[str, ...]:
     return DEFAULT if backbone is None else tuple(name for name in DEFAULT if name != "pretext")
 
 
+@explained
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
     args = _parser().parse_args(argv)
-    try:
-        processes.start()
-        if not processes.first():
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end of the process)
-        evaluate(
-            args.workdir,
-            tuple(args.evals.split(",")) if args.evals else _default(args.backbone),
-            backbone=args.backbone,
-            source=args.data,
-            path=args.data_path,
-            classes=args.classes,
-            supervised=args.supervised,
-            tune_epochs=args.fine_tune_epochs,
-            frozen=args.frozen,
-        )
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    processes.start()
+    if not processes.first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end of the process)
+    evaluate(
+        args.workdir,
+        tuple(args.evals.split(",")) if args.evals else _default(args.backbone),
+        backbone=args.backbone,
+        source=args.data,
+        path=args.data_path,
+        classes=args.classes,
+        supervised=args.supervised,
+        tune_epochs=args.fine_tune_epochs,
+        frozen=args.frozen,
+    )
     return 0
 
 

@@ -16,7 +16,7 @@ import sys
 from typing import Any
 
 from ssl_jax import weights
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, explained
 from ssl_jax.log import speak_plainly
 from ssl_jax.models import ResNet
 from ssl_jax.weights import card, foreign, graph
@@ -135,15 +135,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@explained
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
     args = _parser().parse_args(argv)
-    try:
-        path = export(args.workdir, args.format, args.out) if args.workdir else _import(args)
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    path = export(args.workdir, args.format, args.out) if args.workdir else _import(args)
     print(f"The backbone is {path}, its model card {card_of(path)}.")
     return 0
 

@@ -40,3 +40,27 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Share of rows whose largest logit [N, K] is at the label [N]."""
     return jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+
+
+def in_batch_softmax(
+    x: jax.Array, candidates: jax.Array, own: jax.Array, *, temperature: float = 1.0, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Softmax cross-entropy of telling each row's own candidate from those of the batch, by inner products.
+
+    The gather is differentiable, so that averaging over the replicas gives the gradient of the global loss.
+
+    Args:
+      x: rows [n, D].
+      candidates: [m, D], of this replica.
+      own: row number [n] in this replica's candidates.
+      temperature: divides the inner products.
+      axis_name: mapped axis over which candidates are gathered; None for this replica's alone.
+
+    Returns:
+      mean over rows in nats, and the share of rows whose own candidate scores highest.
+    """
+    if axis_name is not None:
+        own = own + jax.lax.axis_index(axis_name) * len(candidates)
+        candidates = jax.lax.all_gather(candidates, axis_name, tiled=True)
+    logits = similarity(x, candidates) / temperature  # [n, M]
+    return cross_entropy(logits, own), accuracy(logits, own)

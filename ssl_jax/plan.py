@@ -29,7 +29,7 @@ import numpy as np
 
 from ssl_jax import command_line, data, dist, train
 from ssl_jax.data import stream
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, explained
 from ssl_jax.log import speak_plainly
 
 _TOPOLOGY = flags.DEFINE_list("topology", "local", "Slices such as v5e:4x4, separated by commas, or local.")
@@ -221,25 +221,17 @@ def wanted_memory(message: str) -> float:
 
 def arguments(run: train.Run) -> tuple[Any, ...]:
     """What `train.mapped_step` takes, as shapes laid over the devices of the run, which need not exist."""
-
-    def laid(specs: Any, tree: Any) -> Any:
-        shardings = dist.shardings(specs, run.mesh)
-        shaped = lambda sharding, part: jax.tree.map(  # noqa: E731
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
-        )
-        return jax.tree.map(shaped, shardings, tree)
-
     rows = (run.config.accumulate, run.config.batch_size // run.config.accumulate)
     number, split = jax.ShapeDtypeStruct(rows, jnp.int32), P(None, dist.AXIS)
-    state = laid(train.state_specs(run.method), jax.eval_shape(run.init))
     if not run.train.streamed:
-        return state, *laid(P(), (run.train.images, run.train.labels)), laid(split, number)
+        images, labels = dist.shapes((run.train.images, run.train.labels), P(), run.mesh)
+        return run.shapes, images, labels, dist.shapes(number, split, run.mesh)
     channels = run.train.image_shape[-1]
     crops = {
         name: jax.ShapeDtypeStruct((*rows, view.size, view.size, channels), jnp.uint8)
         for name, view in run.method.views().items()
     }
-    return state, laid(split, crops), *laid(split, (number, number))
+    return run.shapes, *dist.shapes((crops, number, number), split, run.mesh)
 
 
 _COLLECTIVE = re.compile(
@@ -399,26 +391,23 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@explained
 def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
     if {"--help", "-h", "-help"} & set(argv):
         print(__doc__)
         return 0
-    try:
-        config = command_line.parse(argv)
-        if not 0 < _EFFICIENCY.value <= 1:
-            raise UserError(f"--efficiency is {_EFFICIENCY.value}: it is a share, more than 0 and at most 1.")
-        rows = []
-        for topology in _TOPOLOGY.value:
-            rows.append(summarise(plan(config, topology, _IMAGES.value), _EFFICIENCY.value))
-            if _JSON.value:
-                with pathlib.Path(_JSON.value).open("a") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
-        print(describe(rows))
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    config = command_line.parse(argv)
+    if not 0 < _EFFICIENCY.value <= 1:
+        raise UserError(f"--efficiency is {_EFFICIENCY.value}: it is a share, more than 0 and at most 1.")
+    rows = []
+    for topology in _TOPOLOGY.value:
+        rows.append(summarise(plan(config, topology, _IMAGES.value), _EFFICIENCY.value))
+        if _JSON.value:
+            with pathlib.Path(_JSON.value).open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+    print(describe(rows))
     return 0
 
 

@@ -46,15 +46,9 @@ def _views(network: Network, images: Dataset) -> np.ndarray:
     recipe = next(iter(network.run.method.views().values()))
     recipe = dataclasses.replace(recipe, size=seen.size, mean=seen.mean, std=seen.std)
     extract = extractor(network.run.method, recipe, network.run.mesh)
-    some = spread(in_memory(images, _LIDAR_IMAGES, _side(network))[0], _LIDAR_IMAGES)
+    some = spread(in_memory(images, _LIDAR_IMAGES, network.run.eval_side)[0], _LIDAR_IMAGES)
     ts = network.ts
     return np.stack([extract(ts.params, ts.state, some, draw=i) for i in range(_LIDAR_VIEWS)], 1)
-
-
-def _side(network: Network) -> int:
-    """Of the square that evaluation's centre crop is taken from, pixels."""
-    run = network.run
-    return round(run.eval_view.size / run.config.data.eval_centre)
 
 
 def nearest_neighbours(s: Subject) -> Values:
@@ -167,7 +161,7 @@ def own_task(s: Subject) -> Values:
         return values
     if not len(s.images[1].images):
         raise UserError(f"pretext needs test images, which {s.images[0].name} lacks: leave it out of --evals.")
-    images, labels = in_memory(s.images[1], s.config.run.eval_images, _side(s.networks[""]))
+    images, labels = in_memory(s.images[1], s.config.run.eval_images, run.eval_side)
     measure = pretext.measurer(run.method, run.info, run.mesh, run.info.batch_size // run.config.accumulate)
     for suffix in ("", "_untrained"):
         ts = s.networks[suffix].ts

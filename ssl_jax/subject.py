@@ -85,7 +85,7 @@ def load_images(run: train.Run, source: str | None = None, path: str | None = No
     found, test = run.train, run.test
     if source is not None:
         config = run.config.copy_and_resolve_references()
-        size = round(run.eval_view.size / config.data.eval_centre)
+        size = run.eval_side
         with config.ignore_type(), config.unlocked():
             config.data.update({"source": source, "path": path, "size": size, "per_class": None})
         found, test = train.load_data(config)
@@ -183,7 +183,8 @@ def prepare(
     networks = {"": Network(run, ts), "_untrained": Network(run, run.init())}
     if supervised is not None:
         networks["_supervised"] = supervised
-    stages = {suffix: _stages(network, images, suffix, cache) for suffix, network in networks.items()}
+    seen = "" if cache is None else fingerprint([fingerprint(_contents(d)) for d in images])
+    stages = {suffix: _stages(network, images, suffix, cache, seen) for suffix, network in networks.items()}
     features = Features(
         pretrained=stages[""][-1],
         untrained=stages["_untrained"][-1],
@@ -203,8 +204,8 @@ def _pair(arrays: Iterable[np.ndarray]) -> Pair:
     return train_part, test_part
 
 
-def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache | None) -> list[Pair]:
-    """Features after each stage, of training and test images."""
+def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str) -> list[Pair]:
+    """Features after each stage, of training and test images; `seen` tells these images from others."""
     run, ts = network.run, network.ts
     extract = stage_extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
 
@@ -214,8 +215,7 @@ def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache |
     if cache is None:
         arrays = make()
     else:
-        seen = [fingerprint(_contents(d)) for d in images]
-        contents = (fingerprint((ts.params, ts.state)), fingerprint(seen), repr(run.eval_view))
+        contents = (fingerprint((ts.params, ts.state)), seen, repr(run.eval_view))
         arrays = cache.get(suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), make)
     half = len(arrays) // 2
     return list(zip(arrays[:half], arrays[half:], strict=True))

@@ -76,6 +76,16 @@ class Run:
         """How evaluation sees an image."""
         return self.method.eval_view(self.config.data.eval_centre)
 
+    @property
+    def eval_side(self) -> int:
+        """Of the square that evaluation cuts its view from, pixels."""
+        return round(self.eval_view.size / self.config.data.eval_centre)
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Shapes, types and layout of what `init` makes, without compiling or computing it."""
+        return dist.shapes(jax.eval_shape(self.init), state_specs(self.method), self.mesh)
+
 
 def prepare(
     config: Any,
@@ -470,9 +480,7 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
     if processes.first():
         stored_config.store(workdir, config)
     checkpoints = Checkpoints(workdir, config.run.keep)
-    fresh = run.init()
-    start, ts = checkpoints.restore(fresh) or (0, fresh)
-    del fresh
+    start, ts = checkpoints.restore(run.shapes) or (0, run.init())
     log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
     source = make_feed(run, start)
@@ -483,12 +491,12 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
 
 
 def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
-    shapes = jax.eval_shape(run.init)
-    lines = optim.describe(run.config.optim, run.method.groups(shapes.params), shapes.params)
+    params = run.shapes.params
+    lines = optim.describe(run.config.optim, run.method.groups(params), params)
     if processes.first():
         (epath.Path(workdir) / "parameters.txt").write_text("\n".join(lines) + "\n")
     excluded = sum(line.endswith("excluded") for line in lines)
-    count = sum(x.size for x in jax.tree.leaves(shapes.params))
+    count = sum(x.size for x in jax.tree.leaves(params))
     devices = run.mesh.devices
     log.say(
         f"{run.config.method.name} on {run.config.data.source}: {run.info.num_examples} images, "

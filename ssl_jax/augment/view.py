@@ -238,7 +238,7 @@ class Draws:
         return draws
 
     @property
-    def library(self) -> Any:
+    def xp(self) -> Any:
         """`jax.numpy` or `numpy`."""
         return self._left.__array_namespace__()
 
@@ -257,7 +257,7 @@ class Draws:
     def below(self, count: int | jax.Array) -> jax.Array:
         """A whole number, uniform over 0 to `count` - 1, in floating point."""
         # The product may round up to `count` itself.
-        return self.library.minimum(self.library.floor(self() * count), count - 1)
+        return self.xp.minimum(self.xp.floor(self() * count), count - 1)
 
 
 def _sometimes(probability: float, draw: Draws, changed: jax.Array, image: jax.Array) -> jax.Array:
@@ -305,7 +305,7 @@ def crop_box(view: View, draw: Draws, height: int, width: int) -> tuple[Any, Any
 
 
 def _torch_box(view: View, draw: Draws, height: int, width: int) -> tuple[Any, Any, Any, Any]:
-    xp = draw.library
+    xp = draw.xp
     tries = 10 if view.crop == "torch" else 1
     area = height * width * draw.between(*view.area, tries)
     low, high = view.ratio
@@ -334,7 +334,7 @@ def _fallback(ratio: tuple[float, float], height: int, width: int) -> tuple[int,
 
 
 def _tf_box(view: View, draw: Draws, height: int, width: int) -> tuple[Any, Any, Any, Any]:
-    xp = draw.library
+    xp = draw.xp
     ratio = draw.between(*view.ratio, 100)
     low, high = (xp.round(xp.sqrt(a * height * width / ratio)) for a in view.area)
     high = xp.minimum(xp.where(xp.round(high * ratio) > width, xp.floor(width / ratio), high), height)

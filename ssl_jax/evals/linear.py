@@ -73,13 +73,7 @@ def probe(
       UserError: shapes or labels do not fit, a feature is not finite, there is nothing to train or test on,
         or no class has two training images, so that none can be held out.
     """
-    train_x, train_y = labelled("training", train_x, train_y, num_classes)
-    test_x, test_y = labelled("test", test_x, test_y, num_classes)
-    if train_x.shape[1] != test_x.shape[1]:
-        raise UserError(
-            f"The probe's training features have {train_x.shape[1]} channels but its test features "
-            f"{test_x.shape[1]}; extract both with the same model."
-        )
+    train_x, train_y, test_x, test_y = both_labelled(train_x, train_y, test_x, test_y, num_classes)
     rates = np.sort(np.asarray(learning_rates, float))
     if epochs < 1 or batch_size < 1 or not len(rates) or not rates[0] > 0:
         raise UserError(
@@ -102,6 +96,24 @@ def probe(
         "held_out_top1": float(held_out_top1[best]),
         "at_edge": len(rates) > 1 and best in (0, len(rates) - 1),
     }
+
+
+def both_labelled(
+    train_x: ArrayLike, train_y: ArrayLike, test_x: ArrayLike, test_y: ArrayLike, num_classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A probe's four arguments, checked: features [N, D] and [M, D] as float32, without the rows labelled -1.
+
+    Raises:
+      UserError: shapes or labels do not fit, a set has no labelled row, or a feature is not finite.
+    """
+    train_x, train_y = labelled("training", train_x, train_y, num_classes)
+    test_x, test_y = labelled("test", test_x, test_y, num_classes)
+    if train_x.shape[1] != test_x.shape[1]:
+        raise UserError(
+            f"The probe's training features have {train_x.shape[1]} channels but its test features "
+            f"{test_x.shape[1]}; extract both with the same model."
+        )
+    return train_x, train_y, test_x, test_y
 
 
 def labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

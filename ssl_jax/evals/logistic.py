@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from ssl_jax.errors import UserError
-from ssl_jax.evals.linear import choose, held_out_part, labelled, standardise
+from ssl_jax.evals.linear import both_labelled, choose, held_out_part, standardise
 
 # Inverse strengths of the L2 penalty, weakest last. On standardised features the held-out part has its best between
 # the ends for ten to a hundred thousand images; where it has not, `at_edge` says so.
@@ -57,13 +57,7 @@ def probe(
       UserError: shapes or labels do not fit, a feature is not finite, the training set has fewer than two classes or
         none of two images.
     """
-    train_x, train_y = labelled("training", train_x, train_y, num_classes)
-    test_x, test_y = labelled("test", test_x, test_y, num_classes)
-    if train_x.shape[1] != test_x.shape[1]:
-        raise UserError(
-            f"The probe's training features have {train_x.shape[1]} channels but its test features "
-            f"{test_x.shape[1]}; extract both with the same model."
-        )
+    train_x, train_y, test_x, test_y = both_labelled(train_x, train_y, test_x, test_y, num_classes)
     if len(np.unique(train_y)) < 2:
         raise UserError("The probe needs training labels of two classes; label more images.")
     candidates = np.sort(np.asarray(cs, float))

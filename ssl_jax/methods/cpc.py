@@ -55,14 +55,10 @@ def info_nce(
     """
     n, rows, columns, width = targets.shape
     number = jnp.arange(n * rows * columns).reshape(n, rows, columns)
-    labels = number[:, ahead:].reshape(-1)
+    own = number[:, ahead:].reshape(-1)
     kind = jnp.promote_types(targets.dtype, jnp.float32)
     p, z = (x.astype(kind).reshape(-1, width) for x in (predictions[:, : rows - ahead], targets))
-    if axis_name is not None:
-        labels += jax.lax.axis_index(axis_name) * len(z)
-        z = jax.lax.all_gather(z, axis_name, tiled=True)
-    logits = losses.similarity(p, z)  # no normalisation
-    return losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
+    return losses.in_batch_softmax(p, z, own, axis_name=axis_name)  # no normalisation
 
 
 def turned(z: jax.Array, direction: int) -> jax.Array:

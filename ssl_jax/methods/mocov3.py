@@ -38,12 +38,9 @@ def contrast(
       loss, and the share of queries whose own key is the nearest.
     """
     q, k = losses.l2_normalize(q), losses.l2_normalize(jax.lax.stop_gradient(k))
-    labels = jnp.arange(len(q))
-    if axis_name is not None:
-        labels += jax.lax.axis_index(axis_name) * len(q)
-        k = jax.lax.all_gather(k, axis_name, tiled=True)
-    logits = losses.similarity(q, k) / temperature  # [n, N]
-    return 2 * temperature * losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
+    own = jnp.arange(len(q))
+    loss, top1 = losses.in_batch_softmax(q, k, own, temperature=temperature, axis_name=axis_name)
+    return 2 * temperature * loss, top1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,8 +41,6 @@ def neighbour_contrast(
 ) -> tuple[jax.Array, jax.Array]:
     """Cross-entropy of each neighbour's own prediction among those of the batch (eq. 3), the mean over rows.
 
-    The gather is differentiable, so that averaging over the replicas gives the gradient of the global loss.
-
     Args:
       neighbours: of the projections of one view [n, D]; normalised inside, no gradient flows into them.
       p: predictions of the other view [n, D]; normalised inside.
@@ -53,12 +51,8 @@ def neighbour_contrast(
       loss, and the share of neighbours whose own prediction is the nearest.
     """
     neighbours, p = losses.l2_normalize(jax.lax.stop_gradient(neighbours)), losses.l2_normalize(p)
-    labels = jnp.arange(len(p))
-    if axis_name is not None:
-        labels += jax.lax.axis_index(axis_name) * len(p)
-        p = jax.lax.all_gather(p, axis_name, tiled=True)
-    logits = losses.similarity(neighbours, p) / temperature  # [n, N]
-    return losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
+    own = jnp.arange(len(p))
+    return losses.in_batch_softmax(neighbours, p, own, temperature=temperature, axis_name=axis_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,10 @@ import argparse
 from collections.abc import Callable
 import functools
 import html
-import sys
 
 from etils import epath
 
-from ssl_jax.errors import UserError
+from ssl_jax.errors import UserError, explained
 from ssl_jax.log import speak_plainly
 from ssl_jax.report import curves, neighbours, network, page, runs, tables
 from ssl_jax.report.page import Empty
@@ -111,6 +110,7 @@ def _lead(files: list[runs.Files]) -> str:
     return "".join(parts)
 
 
+@explained
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
@@ -123,9 +123,5 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("others", nargs="*", metavar="OTHER_RUN", help="folders of runs to compare it with")
     parser.add_argument("--image", type=int, default=0, help="test image whose feature maps are drawn (default: 0)")
     args = parser.parse_args(argv)
-    try:
-        print(f"The report is {report(args.workdir, *args.others, image=args.image)}")
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
+    print(f"The report is {report(args.workdir, *args.others, image=args.image)}")
     return 0

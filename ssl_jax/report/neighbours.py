@@ -55,9 +55,9 @@ def sample(network: Network) -> Sample:
     if not len(rows):
         raise Empty("There are too few images to have neighbours.")
     kind = "test images" if run.test else "training images that are left out of the bank"
-    images, labels = run.train.pictures(rows, network.side), run.train.labels[rows]
+    images, labels = run.train.pictures(rows, run.eval_side), run.train.labels[rows]
     text = f"{len(query_rows)} {kind}, compared with {len(rows)} training images; both evenly spaced."
-    seen = queries.pictures(query_rows, network.side)
+    seen = queries.pictures(query_rows, run.eval_side)
     return Sample(
         network.extract(images),
         images,

@@ -7,8 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import train
@@ -42,11 +40,6 @@ class Network:
         features = extractor(self.run.method, self.run.eval_view, self.run.mesh, 256)
         return functools.partial(features, self.params, self.state)
 
-    @property
-    def side(self) -> int:
-        """Of the centre squares that streamed images are shown as, pixels."""
-        return round(self.run.eval_view.size / self.run.config.data.eval_centre)
-
     @functools.cached_property
     def batch(self) -> tuple[np.ndarray, dict[str, jax.Array], jax.Array]:
         """The first images of the newest update, the views that the network saw of them, and the update's key."""
@@ -70,10 +63,7 @@ def restored(files: Files) -> Network:
       UserError: if its data is not to be had, or it has no checkpoint yet.
     """
     run = train.prepare(files.config)
-    # Shapes are enough to restore; compiling the initialisation would take most of the report's time.
-    everywhere = NamedSharding(run.mesh, P())
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(run.init))
-    ts = restore(dataclasses.replace(run, init=lambda: like), files.workdir)
+    ts = restore(run, files.workdir)
     return Network(run, int(ts.step), *jax.device_get((ts.params, ts.state)))
 
 
@@ -157,7 +147,7 @@ def feature_maps(network: Network, index: int) -> str:
         raise Empty(
             f"{type(method).__name__} changes images before its backbone sees them, so there are no maps of one."
         )
-    image = data.pictures(np.array([index]), network.side)
+    image = data.pictures(np.array([index]), network.run.eval_side)
     seen = render_batch(network.run.eval_view, jax.random.split(jax.random.key(0), 1), jnp.asarray(image))
     outputs = stage_outputs(method, network.params, network.state, seen)
     rows = []
