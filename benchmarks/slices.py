@@ -1,0 +1,106 @@
+"""What ImageNet costs on a TPU slice: `python benchmarks/slices.py [--topology=v5e:4x4] [METHOD ...]`.
+
+Plans every method's `imagenet` preset (or those named) with `python -m ssl_jax.plan`: at the authors' batch if it fits,
+else with the first two and then all stages of the backbone rematerialised, else at the largest power of two below that
+fits. Each try is appended to docs/slices.jsonl, and tried no second time; the table is docs/slices.md. A compilation
+takes one to five minutes. Needs pip install -e .[plan].
+"""
+
+import argparse
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from ssl_jax import plan
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+TRIES, TABLE = ROOT / "docs" / "slices.jsonl", ROOT / "docs" / "slices.md"
+REMAT = (2, 4)  # stages, in the order in which they are tried
+HEAD = """# What ImageNet costs on a TPU slice
+
+`python benchmarks/slices.py` compiles the training step of every method's `imagenet` preset for a slice that need not
+be there, and reads FLOPs, bytes, memory and collectives off the program; views/s and hours are what the side that
+bounds the step allows, at 70 % of its peak rate (`python -m ssl_jax.plan --help`), and no measurement. The batch is the
+authors' where it divides over the chips and fits, with the first stages of the backbone rematerialised where that is
+what it takes, else the largest power of two that fits. What a method calls a view may be a small crop or all tiles of
+an image, so views/s compare with those of the same method alone.
+
+"""
+
+
+def methods() -> list[str]:
+    """All methods; each has an imagenet preset."""
+    return [path.stem for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path.stem != "common"]
+
+
+def tried(method: str, topology: str, changes: dict[str, int]) -> dict[str, Any]:
+    """One try, planned now if it is not in the file yet."""
+    key = {"method": method, "topology": topology, "changes": changes}
+    for line in TRIES.read_text().splitlines() if TRIES.exists() else ():
+        row = json.loads(line)
+        if {name: row[name] for name in key} == key:
+            return row
+    flags = [f"--config.{name}={value}" for name, value in changes.items()]
+    with tempfile.NamedTemporaryFile() as out:
+        command = [sys.executable, "-m", "ssl_jax.plan", f"--config=configs/{method}.py:imagenet", *flags]
+        command += [f"--topology={topology}", f"--json={out.name}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        found = pathlib.Path(out.name).read_text()
+    row = key | (json.loads(found) if found else {"fits": False, "error": done.stderr.strip().splitlines()[-1]})
+    with TRIES.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    print(method, changes, row.get("error", "fits" if row["fits"] else "does not fit"), flush=True)
+    return row
+
+
+def best(method: str, topology: str, chips: int) -> dict[str, Any]:
+    """The try that the table shows."""
+    config = importlib.import_module(f"configs.{method}").get_config("imagenet")
+    batch = config.batch_size
+    changes: dict[str, int] = {}
+    if batch % chips:
+        batch = 1 << (batch.bit_length() - 1)
+        changes = {"batch_size": batch}
+    while True:
+        row = tried(method, topology, changes)
+        for stages in REMAT:
+            if row["fits"] or "error" in row:
+                return row
+            row = tried(method, topology, changes | {"model.remat": stages})
+        if row["fits"] or batch <= chips:
+            return row
+        batch = 1 << ((batch - 1).bit_length() - 1)
+        changes = {"batch_size": batch}
+
+
+def write_table() -> None:
+    """Writes the Markdown file from the tries: for each method and slice the one that counts, the last."""
+    rows = [json.loads(line) for line in TRIES.read_text().splitlines()]
+    last = {(row["topology"], row["method"]): row for row in rows}
+    shown = [last[key] for key in sorted(last) if "error" not in last[key]]
+    names = [", ".join([row["method"], *(f"{k}={v}" for k, v in row["changes"].items())]) for row in shown]
+    lines = plan.table(shown).splitlines()
+    cells = ["| config", "|---", *(f"| {name}" for name in names)]
+    TABLE.write_text(HEAD + "\n".join(f"{cell} {line}" for cell, line in zip(cells, lines, strict=True)) + "\n")
+
+
+def main() -> None:
+    """Plans what is missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
+    parser.add_argument("--topology", default="v5e:4x4", help="slice")
+    args = parser.parse_args()
+    chips = len(plan.find_devices(args.topology))
+    for method in args.methods or methods():
+        best(method, args.topology, chips)
+        write_table()
+
+
+if __name__ == "__main__":
+    main()
