@@ -51,11 +51,12 @@ def tried(method: str, topology: str, changes: dict[str, int]) -> dict[str, Any]
         command = [sys.executable, "-m", "ssl_jax.plan", f"--config=configs/{method}.py:imagenet", *flags]
         command += [f"--topology={topology}", f"--json={out.name}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        found = pathlib.Path(out.name).read_text()
-    row = key | (json.loads(found) if found else {"fits": False, "error": done.stderr.strip().splitlines()[-1]})
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
+        row = key | json.loads(pathlib.Path(out.name).read_text())
     with TRIES.open("a") as file:
         file.write(json.dumps(row) + "\n")
-    print(method, changes, row.get("error", "fits" if row["fits"] else "does not fit"), flush=True)
+    print(method, changes, "fits" if row["fits"] else "does not fit", flush=True)
     return row
 
 
@@ -70,7 +71,7 @@ def best(method: str, topology: str, chips: int) -> dict[str, Any]:
     while True:
         row = tried(method, topology, changes)
         for stages in REMAT:
-            if row["fits"] or "error" in row:
+            if row["fits"]:
                 return row
             row = tried(method, topology, changes | {"model.remat": stages})
         if row["fits"] or batch <= chips:
@@ -83,7 +84,7 @@ def write_table() -> None:
     """Writes the Markdown file from the tries: for each method and slice the one that counts, the last."""
     rows = [json.loads(line) for line in TRIES.read_text().splitlines()]
     last = {(row["topology"], row["method"]): row for row in rows}
-    shown = [last[key] for key in sorted(last) if "error" not in last[key]]
+    shown = [last[key] for key in sorted(last)]
     names = [", ".join([row["method"], *(f"{k}={v}" for k, v in row["changes"].items())]) for row in shown]
     lines = plan.table(shown).splitlines()
     cells = ["| config", "|---", *(f"| {name}" for name in names)]

@@ -143,6 +143,7 @@ def find_devices(topology: str) -> list[jax.Device]:
     if topology == "local":
         return jax.devices()
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this machine is no TPU VM that could be asked
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor is there a TPU that only one may hold
     from jax.experimental import topologies
 
     generation, _, shape = topology.partition(":")
