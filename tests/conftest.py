@@ -1,7 +1,10 @@
 """Shared fixtures: eight simulated devices on the CPU, and the optional reference data."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Tests compile far more than they compute. Set before JAX starts; no fast-math, so that results stay what they are.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
@@ -9,6 +12,14 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + (
 )
 # For the commands that tests start, too: with libtpu installed JAX would look for a TPU, seconds a process.
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Threads of BLAS that wait for each other beside another process of the suite make small fits ten times slower.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# What one test, process or command has compiled the others need not compile again; a folder that is set already is
+# kept, and makes the next run of the suite quicker.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="ssl_jax-programs-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest

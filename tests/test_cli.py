@@ -23,17 +23,10 @@ SMALL = ("--config.epochs=4", "--config.batch_size=128", "--config.model.width=4
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory):
-    """Subprocesses share compiled programs, so that each start takes seconds."""
-    cache = tmp_path_factory.mktemp("compilation_cache")
-    settings = {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        # ml_collections loads config files the old way; all other deprecations are errors.
-        "PYTHONWARNINGS": "error::DeprecationWarning,ignore:the load_module() method:DeprecationWarning",
-    }
-    return {**os.environ, **settings}
+def environment():
+    # ml_collections loads config files the old way; all other deprecations are errors.
+    warnings = "error::DeprecationWarning,ignore:the load_module() method:DeprecationWarning"
+    return {**os.environ, "PYTHONWARNINGS": warnings}
 
 
 def command(workdir, *arguments, config="configs/simclr.py:digits"):

@@ -8,7 +8,6 @@ import pathlib
 import signal
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -29,22 +28,11 @@ def config(**changes):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device(tmp_path_factory):
-    """Runs here are on one device, and share what they compile."""
+def one_device():
+    """Runs here are on one device."""
     patch = pytest.MonkeyPatch()
     patch.setattr(dist, "make_mesh", lambda devices=None, make=dist.make_mesh: make(devices or jax.devices()[:1]))
-    changed = {
-        "compilation_cache_dir": str(tmp_path_factory.mktemp("cache")),
-        "persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, f"jax_{name}") for name in changed}
-    for name, value in changed.items():
-        jax.config.update(f"jax_{name}", value)
-    compilation_cache.reset_cache()
     yield
-    for name, value in before.items():
-        jax.config.update(f"jax_{name}", value)
-    compilation_cache.reset_cache()
     patch.undo()
 
 
