@@ -28,12 +28,12 @@ def case(name="rotation", devices=1, frozen=0):
 def test_learns_and_repeats():
     run, start, tune = case()
     train, test = run.train, run.test
-    network = tune(start, train.images, train.labels, 2, seed=0)
+    network = tune(start, train.images, train.labels, 8, seed=0)
     top1 = tune.top1(network, test.images, test.labels)
     untuned = tune.top1(tune(start, train.images[:1], train.labels[:1], 1, seed=0), test.images, test.labels)
     assert top1 > 0.4 > untuned
-    tiny.assert_same(jax.device_get(tune(start, train.images, train.labels, 2, seed=0)), jax.device_get(network))
-    other = jax.device_get(tune(start, train.images, train.labels, 2, seed=1))
+    tiny.assert_same(jax.device_get(tune(start, train.images, train.labels, 8, seed=0)), jax.device_get(network))
+    other = jax.device_get(tune(start, train.images, train.labels, 8, seed=1))
     assert np.any(other[0]["head"]["bias"] != network[0]["head"]["bias"])
 
 

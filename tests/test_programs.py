@@ -20,6 +20,7 @@ jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
 @pytest.mark.parametrize("chosen", [False, True])
 def test_programs_are_kept_where_the_user_or_the_cache_says(tmp_path, monkeypatch, chosen):
     monkeypatch.setenv("SSL_JAX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
     if chosen:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120)
