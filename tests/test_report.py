@@ -35,6 +35,8 @@ RESULTS = {
     "fine_tune/frozen2/top1": 0.55,
     "few_shot/5way_1shot/prototypes": 0.61,
     "few_shot/5way_1shot/prototypes_ci95": 0.02,
+    "label_curve/1/top1_untrained": 0.2,
+    "label_curve/1/top1_std_untrained": 0.03,
     "retrieval/recall@5": 0.7,
     "pretext/psnr": 21.5,
     "pretext/psnr_baseline": 12.0,
@@ -122,7 +124,7 @@ def test_sections_show_what_they_are_of(drawn):
     found = sections(drawn)
     assert "recall@5" in found["Results"] and "70.0 %" in found["Results"]
     assert "61.0 ± 2.0 %" in found["Results"] and "21.5" in found["Results"]
-    assert found["Accuracy against labels"].count("<svg") == 2  # few_label and fine_tune
+    assert found["Accuracy against labels"].count("<svg") == 3  # few_label, label_curve and fine_tune
     assert found["Loss"].count("<svg") == 1 and "two" in found["Loss"]
     assert found["Further measures"].count("<svg") == 1  # a baseline is no chart of its own
     assert found["Views"].count("<img") == 12
@@ -213,9 +215,10 @@ def colour(changes):
 @pytest.mark.fast
 def test_names_of_results_are_told_apart():
     found = {(r.group, r.row, r.variant): r for r in tables.parse(RESULTS)}
-    assert len(found) == 18  # no spread and no record is a result of its own
+    assert len(found) == 19  # no spread and no record is a result of its own
     assert found["few_label", "1", "pixels"].spread == 0.1 and found["few_label", "1", "pixels"].share
     assert found["few_shot", "5way_1shot/prototypes", "pretrained"].spread == 0.02
+    assert found["label_curve", "1/top1", "untrained"].spread == 0.03
     assert not found["pretext", "psnr", "baseline"].share
     assert not found["health", "rankme", "pretrained"].share
     assert found["fine_tune", "10/top1", "supervised"].value == 0.5

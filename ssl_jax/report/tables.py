@@ -28,18 +28,26 @@ class Result(NamedTuple):
 def parse(results: dict[str, Any]) -> list[Result]:
     """The numbers of results.json with what their names tell, in its order."""
     numbers = {k: v for k, v in results.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    spreads = {name: next((s for s in _spread_names(name) if s in numbers), None) for name in numbers}
     found = []
     for name, value in numbers.items():
-        if name in _NOT_MEASURES or any(name.endswith(s) and name.removesuffix(s) in numbers for s in _SPREADS):
+        if name in _NOT_MEASURES or name in spreads.values():
             continue
-        spread = next((numbers[name + s] for s in _SPREADS if name + s in numbers), None)
+        spread = numbers[spreads[name]] if spreads[name] else None
         group, _, rest = name.rpartition("/") if name.count("/") == 0 else name.partition("/")
         group = group or "health"
         row, variant = _split(rest)
         metric = (row or group).split("/")[-1]
-        share = group == "few_label" or metric.split("@")[0].removeprefix("knn_") in _SHARES or "accuracy" in metric
+        plain = metric.split("@")[0].removeprefix("knn_").removeprefix("held_out_")
+        share = group == "few_label" or plain in _SHARES or "accuracy" in metric
         found.append(Result(group, row, variant, float(value), spread, share))
     return found
+
+
+def _spread_names(name: str) -> list[str]:
+    """What the spread of a number may be called: of '1/pixels' '1/pixels_std', of 'x_untrained' 'x_std_untrained'."""
+    ends = [""] + [f"_{variant}" for variant in _VARIANTS if name.endswith(f"_{variant}")]
+    return [name.removesuffix(end) + spread + end for end in ends for spread in _SPREADS]
 
 
 def _split(rest: str) -> tuple[str, str]:
@@ -60,7 +68,7 @@ def results(runs: list[Files]) -> str:
       Empty: if no run has any.
     """
     parsed = [(run, parse(run.results)) for run in runs]
-    groups = list(dict.fromkeys(r.group for _, found in parsed for r in found))
+    groups = sorted(dict.fromkeys(r.group for _, found in parsed for r in found), key=lambda g: g == "seconds")
     if not groups:
         raise Empty("Not evaluated yet: run python -m ssl_jax.evaluate with the same --workdir.")
     parts = []
