@@ -14,6 +14,7 @@ from scipy import stats
 
 from ssl_jax import dist
 from ssl_jax.augment import ops, presets
+from ssl_jax.augment import view as augment_view
 from ssl_jax.augment.view import CROPS, STEPS, Draws, View, crop_box, evaluation, render, render_batch
 from ssl_jax.errors import UserError
 
@@ -424,8 +425,9 @@ JITTER = dataclasses.replace(PLAIN, size=2, jitter=1.0)
 @pytest.mark.fast
 def test_jitter_order_is_uniform(monkeypatch):
     # Each op writes its digit, so that a pixel spells the order they came in.
-    for digit, name in enumerate(("brightness", "contrast", "saturation", "hue"), 1):
-        monkeypatch.setattr(ops, name, lambda image, _, d=digit, **__: image * 10 + d)
+    digit = {"brightness": 1, "saturation": 3, "hue": 4}
+    monkeypatch.setattr(augment_view, "_colour_op", lambda _, name, x, __: [10 * c + digit[name] for c in x])
+    monkeypatch.setattr(ops, "contrast", lambda image, _, **__: image * 10 + 2)
     view = dataclasses.replace(JITTER, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     spelt = draw(view, np.zeros((2, 2, 3), np.float32))[:, 0, 0, 0].astype(int)
     orders, counts = np.unique(spelt, return_counts=True)
@@ -435,8 +437,9 @@ def test_jitter_order_is_uniform(monkeypatch):
 
 @pytest.mark.fast
 def test_jitter_is_all_four_ops_or_none(monkeypatch):
-    for digit, name in enumerate(("brightness", "contrast", "saturation", "hue")):
-        monkeypatch.setattr(ops, name, lambda image, _, d=digit, **__: image + 10.0**d)
+    weight = {"brightness": 1.0, "saturation": 100.0, "hue": 1000.0}
+    monkeypatch.setattr(augment_view, "_colour_op", lambda _, name, x, __: [c + weight[name] for c in x])
+    monkeypatch.setattr(ops, "contrast", lambda image, _, **__: image + 10.0)
     view = dataclasses.replace(JITTER, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     values, counts = np.unique(draw(view, np.zeros((2, 2, 3), np.float32))[:, 0, 0, 0], return_counts=True)
     assert values.tolist() == [0, 1111]
@@ -453,8 +456,12 @@ def test_jitter_draws_its_strengths(monkeypatch, channel_contrast):
         return image + factor * jnp.eye(4)[1]
 
     # Each op writes what it was given into a channel of its own.
-    for channel, name in ((0, "brightness"), (2, "saturation"), (3, "hue")):
-        monkeypatch.setattr(ops, name, lambda image, given, c=channel: image + given * jnp.eye(4)[c])
+    own = {"brightness": 0, "saturation": 2, "hue": 3}
+
+    def colour_op(view, name, channels, given):
+        return [x + given if c == own[name] else x for c, x in enumerate(channels)]
+
+    monkeypatch.setattr(augment_view, "_colour_op", colour_op)
     monkeypatch.setattr(ops, "contrast", contrast)
     view = dataclasses.replace(
         JITTER, brightness=1.5, contrast=0.5, saturation=0.2, hue=0.1, channel_contrast=channel_contrast

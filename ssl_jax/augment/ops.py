@@ -125,7 +125,12 @@ def shifted_crop(image: jax.Array, top: jax.Array, left: jax.Array, size: int, p
 
 def gray(image: jax.Array) -> jax.Array:
     """Luma [H, W, 1] of an RGB image [H, W, 3]."""
-    return jnp.sum(image * jnp.asarray(LUMA, image.dtype), -1, keepdims=True)
+    return luma(planes(image))[..., None]
+
+
+def luma(channels: list[jax.Array]) -> jax.Array:
+    """Luma [H, W] of an RGB image as its `planes`."""
+    return functools.reduce(jnp.add, [weight * x for weight, x in zip(LUMA, channels, strict=True)])
 
 
 def _luma_or_self(image: jax.Array) -> jax.Array:
@@ -159,23 +164,35 @@ def blend(image: jax.Array, reference: jax.Array | float, factor: jax.Array) -> 
 
 def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     """Turns the hue of an RGB image by `shift` turns of the colour circle."""
-    value, chroma, share = _hue_value_chroma(image, shift)
-    return jnp.clip(value - chroma * share, 0.0, 1.0)
+    return jnp.stack(hue_of_planes(planes(image), shift), -1)
 
 
-def _hue_value_chroma(image: jax.Array, shift: jax.Array | float) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Value and chroma [H, W, 1], and the share [H, W, 3] of the chroma that each channel lacks of the value.
+def planes(image: jax.Array) -> list[jax.Array]:
+    """The channels [H, W] of an image. Ops on them one by one are plain loops on every backend, without padding."""
+    return [image[..., c] for c in range(image.shape[-1])]
+
+
+def hue_of_planes(channels: list[jax.Array], shift: jax.Array) -> list[jax.Array]:
+    """`hue` of an image as its `planes`."""
+    value, chroma, shares = _hue_value_chroma(channels, shift)
+    return [jnp.clip(value - chroma * share, 0.0, 1.0) for share in shares]
+
+
+def _hue_value_chroma(
+    channels: list[jax.Array], shift: jax.Array | float
+) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+    """Value and chroma [H, W], and for each channel the share [H, W] of the chroma that it lacks of the value.
 
     The share is all of the (turned) hue; what has no chroma counts as red.
     """
-    r, g, b = image[..., 0], image[..., 1], image[..., 2]
-    value = jnp.max(image, -1)
-    chroma = value - jnp.min(image, -1)
+    r, g, b = channels
+    value = jnp.maximum(jnp.maximum(r, g), b)
+    chroma = value - jnp.minimum(jnp.minimum(r, g), b)
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sector = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0))
     sector = jnp.where(chroma > 0, sector, 0.0) + 6.0 * shift
-    k = jnp.mod(jnp.stack([sector + 5.0, sector + 3.0, sector + 1.0], -1), 6.0)
-    return value[..., None], chroma[..., None], jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
+    turned = [jnp.mod(sector + offset, 6.0) for offset in (5.0, 3.0, 1.0)]
+    return value, chroma, [jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0) for k in turned]
 
 
 def hsv_noise(
@@ -199,9 +216,9 @@ def hsv_noise(
 
     if image.shape[-1] == 1:
         return bent(image, 1)
-    value, chroma, share = _hue_value_chroma(image, shift)
+    value, chroma, shares = _hue_value_chroma(planes(image), shift)
     saturation = bent(chroma / jnp.where(value > 0, value, 1.0), 0)
-    return bent(value, 1) * (1.0 - saturation * share)
+    return jnp.stack([bent(value, 1) * (1.0 - saturation * share) for share in shares], -1)
 
 
 # Eigenvectors of the colours of ImageNet's training images, in columns, by falling variance (Krizhevsky et al. 2012;

@@ -28,7 +28,7 @@ class Result(NamedTuple):
 def parse(results: dict[str, Any]) -> list[Result]:
     """The numbers of results.json with what their names tell, in its order."""
     numbers = {k: v for k, v in results.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    spreads = {name: next((s for s in _spread_names(name) if s in numbers), None) for name in numbers}
+    spreads = {name: next((s for s in _spread_names(name) if s in numbers), "") for name in numbers}
     found = []
     for name, value in numbers.items():
         if name in _NOT_MEASURES or name in spreads.values():
