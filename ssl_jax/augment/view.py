@@ -1,6 +1,7 @@
 """A view is data: what is drawn at random for one image, in which order it is applied, and its output size."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -404,15 +405,15 @@ def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
 def _photometric(draw: Draws, image: jax.Array) -> jax.Array:
     """One of PIRL's four photometric ops (VISSL's image branch), its strength drawn from the middle of its range."""
     u = draw()
-    options = jnp.stack(
-        [
-            ops.posterize(image, jnp.floor(4 + 4 * u)),
-            ops.sharpness(image, 0.1 + 1.8 * u),
-            ops.solarize(image),
-            ops.autocontrast(image),
-        ]
+    options = (
+        ops.posterize(image, jnp.floor(4 + 4 * u)),
+        ops.sharpness(image, 0.1 + 1.8 * u),
+        ops.solarize(image),
+        ops.autocontrast(image),
     )
-    return jnp.take(options, draw.below(len(options)).astype(jnp.int32), axis=0)
+    chosen = draw.below(len(options))
+    # Selected one by one: a stack to pick from would be laid out in tiles that are mostly padding.
+    return functools.reduce(lambda x, option: jnp.where(chosen == option[0], option[1], x), enumerate(options), image)
 
 
 def _colour_components(view: View, draw: Draws, image: jax.Array) -> jax.Array:
