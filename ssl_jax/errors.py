@@ -10,7 +10,7 @@ from typing import Any
 class UserError(Exception):
     """Something the user can put right.
 
-    The message is one sentence: what is wrong, where it was looked for and what to do. a program's `main` prints it
+    The message is one sentence: what is wrong, where it was looked for and what to do. A program's `main` prints it
     without a traceback and exits with status 2.
     """
 
