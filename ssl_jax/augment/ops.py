@@ -340,15 +340,14 @@ def projective(image: jax.Array, matrix: jax.Array, fill: jax.Array | float) -> 
 
 def _sampled(image: jax.Array, place: jax.Array) -> jax.Array:
     """The image [H, W, C] at places [H, W, 2] (row, column), bilinearly, with zeros outside."""
-    h, w = image.shape[:2]
-    corner = jnp.floor(place)
-    out = jnp.zeros_like(image)
-    for dy in (0, 1):
-        for dx in (0, 1):
-            at = corner + jnp.array([dy, dx], image.dtype)
-            weight = jnp.prod(1.0 - jnp.abs(place - at), -1)
-            y, x = at[..., 0].astype(int), at[..., 1].astype(int)
-            inside = (y >= 0) & (y < h) & (x >= 0) & (x < w)
-            pixel = image[jnp.clip(y, 0, h - 1), jnp.clip(x, 0, w - 1)]
-            out += jnp.where(inside, weight, 0.0)[..., None] * pixel
-    return out
+    h, w, c = image.shape
+    place = jnp.clip(place, -1.0, jnp.array([h, w], place.dtype))  # zeros begin one pixel outside
+    corner = jnp.clip(jnp.floor(place), max=jnp.array([h - 1, w - 1], place.dtype))
+    down, right = jnp.moveaxis(place - corner, -1, 0)
+    framed = jnp.pad(image, ((1, 1), (1, 1), (0, 0)))
+    # Each pixel beside its three neighbours, so that one row is looked up for a place and not four.
+    table = jnp.concatenate([framed[dy : h + 1 + dy, dx : w + 1 + dx] for dy in (0, 1) for dx in (0, 1)], -1)
+    index = ((corner[..., 0] + 1) * (w + 1) + corner[..., 1] + 1).astype(int)
+    found = table.reshape(-1, 4 * c)[index]
+    weights = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
+    return sum(w[..., None] * found[..., i * c : (i + 1) * c] for i, w in enumerate(weights))
