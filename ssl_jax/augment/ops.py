@@ -137,34 +137,26 @@ def _luma_or_self(image: jax.Array) -> jax.Array:
     return gray(image) if image.shape[-1] == 3 else image
 
 
-def brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiplies by `factor` and clips (torchvision; SimCLR v2)."""
-    return blend(image, 0.0, factor)
+def brightness(channels: list[jax.Array], factor: jax.Array) -> list[jax.Array]:
+    """Multiplies an image, as its `planes`, by `factor` and clips (torchvision; SimCLR v2)."""
+    return [_blend(x, 0.0, factor) for x in channels]
 
 
 def contrast(image: jax.Array, factor: jax.Array, *, per_channel: bool = False) -> jax.Array:
     """Blends with the mean of the luma (torchvision), or with each channel's own mean (TensorFlow, BYOL)."""
-    return blend(image, contrast_reference(image, per_channel), factor)
+    reference = jnp.mean(image if per_channel else _luma_or_self(image), (0, 1), keepdims=True)
+    return _blend(image, reference, factor)
 
 
-def saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-    """Blends with the luma of each pixel."""
-    return blend(image, gray(image), factor)
+def saturation(channels: list[jax.Array], factor: jax.Array) -> list[jax.Array]:
+    """Blends an RGB image, as its `planes`, with the luma of each pixel."""
+    reference = luma(channels)
+    return [_blend(x, reference, factor) for x in channels]
 
 
-def contrast_reference(image: jax.Array, per_channel: bool) -> jax.Array:
-    """What contrast blends with: [1, 1, 1] or, per channel, [1, 1, C]."""
-    return jnp.mean(image if per_channel else _luma_or_self(image), (0, 1), keepdims=True)
-
-
-def blend(image: jax.Array, reference: jax.Array | float, factor: jax.Array) -> jax.Array:
+def _blend(image: jax.Array, reference: jax.Array | float, factor: jax.Array) -> jax.Array:
     """`factor` of the image and the rest of the reference, clipped to [0, 1]."""
     return jnp.clip(factor * image + (1 - factor) * reference, 0.0, 1.0)
-
-
-def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
-    """Turns the hue of an RGB image by `shift` turns of the colour circle."""
-    return jnp.stack(hue_of_planes(planes(image), shift), -1)
 
 
 def planes(image: jax.Array) -> list[jax.Array]:
@@ -172,8 +164,8 @@ def planes(image: jax.Array) -> list[jax.Array]:
     return [image[..., c] for c in range(image.shape[-1])]
 
 
-def hue_of_planes(channels: list[jax.Array], shift: jax.Array) -> list[jax.Array]:
-    """`hue` of an image as its `planes`."""
+def hue(channels: list[jax.Array], shift: jax.Array) -> list[jax.Array]:
+    """Turns the hue of an RGB image, as its `planes`, by `shift` turns of the colour circle."""
     value, chroma, shares = _hue_value_chroma(channels, shift)
     return [jnp.clip(value - chroma * share, 0.0, 1.0) for share in shares]
 
@@ -298,7 +290,7 @@ def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
     h, w = image.shape[:2]
     shifted = [image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)]
     smooth = (sum(shifted) + 4 * image[1:-1, 1:-1]) / 13.0
-    return blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
+    return _blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
 
 
 def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:

@@ -389,12 +389,9 @@ def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
 
 def _colour_op(view: View, name: str, channels: list[jax.Array], given: jax.Array) -> list[jax.Array]:
     """Brightness, saturation or hue of an image as its channels [H, W]."""
-    if name == "hue":
-        return ops.hue_of_planes(channels, given)
     if name == "brightness" and view.additive_brightness:
         return [jnp.clip(x + given, 0.0, 1.0) for x in channels]
-    reference = ops.luma(channels) if name == "saturation" else 0.0
-    return [ops.blend(x, reference, given) for x in channels]
+    return {"brightness": ops.brightness, "saturation": ops.saturation, "hue": ops.hue}[name](channels, given)
 
 
 def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
