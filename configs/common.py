@@ -87,6 +87,7 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.run.eval_images = 10_000  # most images of each split that they use
     config.run.save_epochs = 5.0  # epochs between checkpoints; 0: only the last
     config.run.keep = 3  # newest checkpoints kept
+    config.run.stop_epoch = config_dict.placeholder(int)  # end here, on the schedule of `epochs`; None: at the last
     _PRESET[preset](config)
     return config
 

@@ -186,6 +186,8 @@ def _info(config: Any, num_examples: int, num_classes: int, mesh: Mesh) -> Info:
         raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
     if config.run.log_steps < 1 or config.run.keep < 1:
         raise UserError("config.run.log_steps and config.run.keep must be at least 1.")
+    if config.run.stop_epoch is not None and config.run.stop_epoch < 1:
+        raise UserError("config.run.stop_epoch must be at least 1, or None to train to the last epoch.")
     if config.accumulate_loss not in ("micro", "whole"):
         raise UserError(f"config.accumulate_loss is '{config.accumulate_loss}': use 'micro' or 'whole'.")
     if batch > num_examples:
@@ -481,7 +483,7 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
         stored_config.store(workdir, config)
     checkpoints = Checkpoints(workdir, config.run.keep)
     start, ts = checkpoints.restore(run.shapes) or (0, run.init())
-    log = Log(workdir, start, run.info.total_steps, run.info.batch_size, run.info.steps_per_epoch)
+    log = Log(workdir, start, _end(run), run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
     source = make_feed(run, start)
     with contextlib.ExitStack() as stack:
@@ -525,7 +527,7 @@ def _loop(
         if stop.now():
             raise _Interrupted
 
-    info, done, pending = run.info, start, None
+    end, done, pending = _end(run), start, None
     step_fn, begin, watch, keep = mapped_step(run), begin_epoch(run, between), Watch(run, between), _keeper(run)
     eval_steps, save_steps = _intervals(run)
 
@@ -537,11 +539,11 @@ def _loop(
         return loss
 
     try:
-        due = eval_steps and (start % eval_steps == 0 or start == info.total_steps)
+        due = eval_steps and (start % eval_steps == 0 or start == end)
         # A start from a checkpoint makes up for an evaluation that was cut short.
         if due and processes.decide(not log.has(start, "feature_std")):
             watch(ts, start, log)
-        while done < info.total_steps:
+        while done < end:
             ts = begin(ts, source.images, done)
             asked = time.time()
             inputs = source()
@@ -550,7 +552,7 @@ def _loop(
             settle()  # the loop reads the update before while this one runs
             pending, done = metrics, done + 1
             checkpoints.check()
-            last, stopped = done == info.total_steps, bool(stop.soon())
+            last, stopped = done == end, bool(stop.soon())
             save = last or (save_steps and done % save_steps == 0)
             evaluate = eval_steps and (done % eval_steps == 0 or last)
             if save or evaluate:
@@ -571,6 +573,13 @@ def _loop(
             keep(checkpoints, done, ts)
         name = signal.Signals(stop.now()).name
         raise Stopped(f"Stopped by {name} after update {done}; the same command resumes.") from None
+
+
+def _end(run: Run) -> int:
+    """Updates after which this start of the run ends; the schedules go on to `info.total_steps`."""
+    epoch = run.config.run.stop_epoch
+    total = run.info.total_steps
+    return total if epoch is None else min(total, epoch * run.info.steps_per_epoch)
 
 
 def _intervals(run: Run) -> tuple[int, int]:
@@ -609,7 +618,7 @@ def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> float
         if not math.isfinite(values[name]):
             raise NotFinite(_no_number(name, done))
     log.advance(done, values["loss"])
-    if done % run.config.run.log_steps == 0 or done == run.info.total_steps:
+    if done % run.config.run.log_steps == 0 or done == _end(run):
         rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
         log.write(done, {**values, **rates, **log.pace(done)})
     return values["loss"]

@@ -118,6 +118,17 @@ def test_a_stopped_run_resumes_bitwise(finished, environment, tmp_path, number):
     tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])
 
 
+def test_a_run_may_end_early_and_go_on(finished, environment, tmp_path):
+    workdir = tmp_path / "run"
+    result = call(workdir, environment, *SMALL, "--config.run.stop_epoch=2")
+    assert result.returncode == 0, result.stderr
+    assert [e["step"] for e in entries(workdir) if "knn/top1" in e] == [0, 20]
+    assert final_state(workdir)[0] == 20
+    result = call(workdir, environment, *SMALL)
+    assert result.returncode == 0, result.stderr
+    tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])  # on the same schedule
+
+
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(finished, environment, tmp_path):
     workdir = tmp_path / "run"
     subprocess.run(["cp", "-r", str(finished), str(workdir)], check=True)
