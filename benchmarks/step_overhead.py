@@ -1,82 +1,234 @@
 """What a training step costs beside the passes that its method cannot do without.
 
-    python benchmarks/step_overhead.py [--batch=64] [--width=64] [--rounds=5]
+    python benchmarks/step_overhead.py [METHOD ...] [--batch=64] [--width=64] [--rounds=5] [--count=v5e:1x1]
 
-The full SimCLR step (gather from the data set, augmentation, backbone, head, loss, optimiser, metrics) over the
-bare one: forward and backward through backbone and head of both views, ready-made, under a loss that is one product.
-Both run in this process, in turns, and the ratio is that of the medians.
+The full step of `cifar10_small` with a full-width ResNet-18 (batch from the data set, augmentation, passes, loss,
+moving target, optimiser, metrics, online probe) over the passes alone: every call of a backbone or head, for view,
+target or patch, that the method's loss makes is made on ready numbers of that shape, with the gradients of what the
+method trains. Which calls there are is read off the method's own loss. Both run in this process, in turns, and the
+ratio is that of the medians. With --count nothing runs: FLOPs and bytes of memory traffic of both are those that the
+compiler counts for one chip of a TPU slice.
 """
 
 import argparse
+from collections.abc import Callable
+import dataclasses
+import importlib
+import pathlib
 import statistics
 import time
+from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from configs import simclr
-from ssl_jax import data, dist, train
-from ssl_jax.methods import apply
+from ssl_jax import data, dist, plan, train
+from ssl_jax.augment.view import render_views
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def bare_step(run: train.Run):
-    """Gradient of all parameters for two ready views, by the passes of SimCLR's definition."""
-    method = run.method
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """One call of a backbone or head, in shapes."""
 
-    def step(params, state, view1, view2):
-        def loss(params):
-            stats, total = state["stats"], 0.0
-            for x in (view1, view2):
-                h, stats = apply(method.backbone, "backbone", params, stats, x, train=True)
-                z, stats = apply(method._head(), "projector", params, stats, h, train=True)
-                total += jnp.mean(z * z[::-1])
-            return dist.mean(total), stats
-
-        return jax.value_and_grad(loss, has_aux=True)(params)
-
-    split = P(dist.AXIS)
-    return dist.map_replicas(step, run.mesh, (P(), P(), split, split), ((P(), P()), P()))
+    module: nn.Module
+    function: str
+    variables: Any
+    inputs: Any  # (arguments, keyword arguments), arrays as shapes
+    trained: tuple[int, ...]  # which parameters these are, if the loss differentiates by them; else empty
 
 
-def main() -> None:
-    """Prints both times and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=64, help="images a step")
-    parser.add_argument("--width", type=int, default=64, help="channels of the first stage of the ResNet-18")
-    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each kind")
-    args = parser.parse_args()
+def passes(run: train.Run) -> list[Pass]:
+    """The calls that a method's loss makes of its networks."""
+    found: list[Pass] = []
+    inside: list[str] = []  # what one module calls of another is part of its own call
 
-    # Speed does not depend on what the images show: noise in the shape of CIFAR-10 stands in for it.
+    def loss(params, state, batch):
+        trained = {id(leaf): number for number, leaf in enumerate(jax.tree.leaves(params))}
+
+        def record(call, arguments, keywords, context):
+            if context.module.scope is None:  # a module that is not applied but asked something
+                return call(*arguments, **keywords)
+            if not inside:
+                variables = context.module.variables
+                numbers = tuple(trained.get(id(leaf), -1) for leaf in jax.tree.leaves(variables.get("params", {})))
+                module = context.module.clone(parent=None)
+                shapes = jax.tree.map(_shape, (variables, (arguments, keywords)))
+                known = min(numbers, default=-1) >= 0
+                found.append(Pass(module, context.method_name, shapes[0], shapes[1], numbers if known else ()))
+            inside.append(context.method_name)
+            out = call(*arguments, **keywords)
+            inside.pop()
+            return out
+
+        with nn.intercept_methods(record):
+            value, _ = run.method.loss(params, state, batch, rng=jax.random.key(0), step=jnp.int32(0), info=run.info)
+        return dist.mean(value)
+
+    def batch(images, number):
+        return render_views(run.method.views(), jax.random.key(0), number, images) | {
+            "index": number,
+            "position": number,
+            "label": number,
+        }
+
+    rows = run.config.batch_size
+    images = jax.ShapeDtypeStruct((rows, *run.train.image_shape), jnp.uint8)
+    ready = jax.eval_shape(batch, images, jax.ShapeDtypeStruct((rows,), jnp.int32))
+    specs = (P(), run.method.specs(), P(dist.AXIS))
+    jax.eval_shape(dist.map_replicas(loss, run.mesh, specs, P()), run.shapes.params, run.shapes.state, ready)
+    return found
+
+
+def _shape(x: Any) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype) if isinstance(x, jax.Array | np.ndarray) else x
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct)
+
+
+def _own(call: Pass, name: str) -> bool:
+    """Whether these variables are parameters that the loss differentiates by."""
+    return name == "params" and bool(call.trained)
+
+
+def _reached(call: Pass, x: Any) -> bool:
+    """Whether gradients flow into an input: into floats but for images, by which no method differentiates."""
+    image = len(x.shape) == 4 and x.shape[-1] <= 6
+    return bool(call.trained) and jnp.issubdtype(x.dtype, jnp.floating) and not image
+
+
+def bare_step(run: train.Run) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """Gradients of all passes of the method on ready numbers, and the shapes of what that takes.
+
+    Returns:
+      function of (trained, constant), and both as shapes: lists of arrays.
+    """
+    calls = passes(run)
+    used = sorted({number for call in calls for number in call.trained})
+    weights = jax.tree.leaves(run.shapes.params)
+    trained, constant = [weights[number] for number in used], []
+    for call in calls:
+        constant += [x for name, part in call.variables.items() if not _own(call, name) for x in jax.tree.leaves(part)]
+        for x in filter(_is_shape, jax.tree.leaves(call.inputs)):
+            (trained if _reached(call, x) else constant).append(x)
+
+    def total(trained, constant):
+        by_number = dict(zip(used, trained, strict=False))
+        given, fixed = iter(trained[len(used) :]), iter(constant)
+        value, moved = jnp.zeros(()), []
+        for call in calls:
+            variables = {
+                name: jax.tree.unflatten(jax.tree.structure(part), [by_number[number] for number in call.trained])
+                if _own(call, name)
+                else jax.tree.map(lambda _: next(fixed), part)
+                for name, part in call.variables.items()
+            }
+            ready = lambda x, call=call: next(given if _reached(call, x) else fixed) if _is_shape(x) else x  # noqa: E731
+            arguments, keywords = jax.tree.map(ready, call.inputs)
+            keywords |= {"method": call.function, "mutable": ["batch_stats"]}
+            out, stats = call.module.apply(variables, *arguments, **keywords)
+            floats = [x for x in jax.tree.leaves(out) if jnp.issubdtype(x.dtype, jnp.floating)]
+            for x in floats if call.trained else jax.lax.stop_gradient(floats):
+                value += jnp.mean(x.astype(jnp.float32) * x[::-1])
+            moved.append(stats)
+        return dist.mean(value), moved
+
+    step = dist.map_replicas(jax.value_and_grad(total, has_aux=True), run.mesh, (P(), P()), ((P(), P()), P()))
+    return jax.jit(step), (trained, constant)
+
+
+def numbers(shapes: Any, seed: int) -> Any:
+    """Arrays of given shapes: small positive floats, zeros of whole numbers, keys."""
+
+    def make(number: int, x: Any) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.random.split(key, x.shape)
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return 0.05 * jax.random.uniform(key, x.shape, x.dtype, 0.5, 1.5)
+        return jnp.zeros(x.shape, x.dtype)
+
+    leaves, structure = jax.tree.flatten(shapes)
+    return jax.tree.unflatten(structure, [make(*pair) for pair in enumerate(leaves)])
+
+
+def prepared(method: str, batch: int, width: int, devices: list[jax.Device] | None = None) -> train.Run:
+    """The method's `cifar10_small` at full width, on noise in the shape of CIFAR-10: speed does not depend on it."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1024, 32, 32, 3), np.uint8)
     noise = data.Dataset("noise", images, rng.integers(0, 10, 1024, np.int32), tuple("0123456789"))
-    train.load_data = lambda config: (noise, None)
-    config = simclr.get_config("cifar10_small")
-    config.batch_size, config.model.width = args.batch, args.width
-    run = train.prepare(config)
+    config = importlib.import_module(f"configs.{method}").get_config("cifar10_small")
+    config.batch_size, config.model.width = batch, width
+    return train.prepare(config, devices, (noise, None))
 
-    full, bare = train.mapped_step(run), bare_step(run)
-    ts = run.init()
+
+def timed(run: train.Run, rounds: int) -> dict[str, float]:
+    """Median seconds of the full step and of the bare one."""
+    full, (bare, shapes) = train.mapped_step(run), bare_step(run)
     resident = dist.replicate((run.train.images, run.train.labels), run.mesh)
-    views = [jnp.asarray(rng.normal(size=(args.batch, 32, 32, 3)), jnp.float32) for _ in range(2)]
+    ts = train.begin_epoch(run)(run.init(), resident[0], 0)
+    inputs = numbers(shapes, 0)
     times: dict[str, list[float]] = {"full": [], "bare": []}
-    for number in range(args.rounds + 1):
+    for number in range(rounds + 1):
         index = train.batch_index(run, number)
         began = time.perf_counter()
         ts, metrics = full(ts, *resident, index)
         jax.block_until_ready((ts, metrics))
         middle = time.perf_counter()
-        jax.block_until_ready(bare(ts.params, ts.state, *views))
+        jax.block_until_ready(bare(*inputs))
         if number:  # the first round compiles
             times["full"].append(middle - began)
             times["bare"].append(time.perf_counter() - middle)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    device = jax.devices()[0].device_kind
-    print(f"SimCLR, ResNet-18 of width {args.width}, batch {args.batch}, 32 px, {jax.device_count()} x {device}")
-    print(f"full step {medians['full']:.3f} s, bare passes {medians['bare']:.3f} s")
-    print(f"ratio {medians['full'] / medians['bare']:.3f}")
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def counted(run: train.Run) -> dict[str, dict[str, float]]:
+    """FLOPs and bytes of the full step and of the bare one, as the compiler of the run's devices counts them."""
+    step: Any = train.mapped_step(run)
+    bare: Any
+    bare, shapes = bare_step(run)
+    found = {}
+    for name, program, inputs in (
+        ("full", step, plan.arguments(run)),
+        ("bare", bare, dist.shapes(shapes, P(), run.mesh)),
+    ):
+        analysis = program.trace(*inputs).lower().compile().cost_analysis()
+        found[name] = {"flops": analysis["flops"], "bytes": analysis["bytes accessed"]}
+    return found
+
+
+def main() -> None:
+    """Prints a line a method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
+    parser.add_argument("--batch", type=int, default=64, help="images a step")
+    parser.add_argument("--width", type=int, default=64, help="channels of the first stage of the ResNet-18")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each kind")
+    parser.add_argument("--count", metavar="TOPOLOGY", help="count for one chip, such as v5e:1x1, instead of timing")
+    args = parser.parse_args()
+    devices = plan.find_devices(args.count)[:1] if args.count else jax.devices()[:1]
+    everything = [path.stem for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path.stem != "common"]
+    print(f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, {devices[0].device_kind}", flush=True)
+    for method in args.methods or everything:
+        run = prepared(method, args.batch, args.width, devices)
+        if args.count:
+            found = counted(run)
+            ratio = {kind: found["full"][kind] / found["bare"][kind] for kind in ("flops", "bytes")}
+            words = [f"{kind} {found['full'][kind]:.3e} / {found['bare'][kind]:.3e}" for kind in ratio]
+            words += [f"ratio {ratio['flops']:.3f} and {ratio['bytes']:.3f}"]
+        else:
+            medians = timed(run, args.rounds)
+            words = [
+                f"{medians['full']:.3f} s / {medians['bare']:.3f} s",
+                f"ratio {medians['full'] / medians['bare']:.3f}",
+            ]
+        print(f"{method:24s} {', '.join(words)}", flush=True)
 
 
 if __name__ == "__main__":
