@@ -47,8 +47,13 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, view=presets.ROTNET_CIFAR, **CIFAR)
     elif preset == "imagenet":
         # The authors' recipe for AlexNet.
-        config.epochs, config.batch_size = 200, 768
+        config.epochs, config.batch_size, config.data.size = 200, 768, 256
         config.optim.default = common.optimizer(
-            learning_rate=0.01, scaling="none", weight_decay=5e-4, schedule="steps", milestones=(100, 150)
+            learning_rate=0.01,
+            scaling="none",
+            nesterov=True,
+            weight_decay=5e-4,
+            schedule="steps",
+            milestones=(100, 150),
         )
     return config

@@ -14,10 +14,10 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `common.COLOUR_PRESETS`."""
     config = common.get_config("colorization", preset, PRESETS)
     if preset == "imagenet":
-        # The authors' Adam: about 480,000 updates of 40 images are 15 epochs. Their decay of 1e-3 is coupled.
-        config.epochs, config.batch_size = 15, 40
+        # The authors' Adam: about 480,000 updates of 40 images are 15 epochs. Their decay is coupled.
+        config.epochs, config.batch_size, config.data.size = 15, 40, 256
         config.optim.default = common.optimizer(
-            name="adamw",
+            name="adam",
             learning_rate=3e-5,
             scaling="none",
             schedule="steps",

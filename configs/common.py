@@ -116,7 +116,7 @@ def update(config: ConfigDict, **changes: Any) -> ConfigDict:
 def optimizer(**changes: Any) -> ConfigDict:
     """One group's optimiser. Groups are what the method's `groups` names; most have only 'default'."""
     config = ConfigDict()
-    config.name = "sgd"  # sgd, adamw, lars, larc
+    config.name = "sgd"  # sgd, adam, adamw, lars, larc
     config.learning_rate = 0.1  # peak, before scaling
     config.scaling = "linear"  # linear: times batch / 256; sqrt: times sqrt(batch); none
     config.schedule = "cosine"  # cosine, constant, steps
@@ -127,9 +127,9 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.warmup_epochs = 0.0  # linear from 0
     config.momentum = 0.9  # of sgd and lars
     config.nesterov = False  # of sgd
-    config.b1 = 0.9  # of adamw
-    config.b2 = 0.999  # of adamw
-    config.weight_decay = 0.0  # coupled for sgd and lars, decoupled for adamw
+    config.b1 = 0.9  # of adam and adamw
+    config.b2 = 0.999  # of adam and adamw
+    config.weight_decay = 0.0  # decoupled for adamw, for all others part of the gradient
     config.weight_decay_final = config_dict.placeholder(float)  # reached by a cosine at the end; None: constant
     config.exclude = "none"  # from decay and trust ratio; 1d: biases and everything in a norm
     config.trust = 0.001  # trust coefficient of lars and larc

@@ -32,6 +32,6 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     elif preset == "imagenet":
         # The rate of the paper, which lowers it by a tenth every 10,000 updates; optimiser, batch and epochs of
         # ahmdtaha's port (tf_learning_to_count), whose rate falls at the end: here along a cosine.
-        config.epochs, config.batch_size = 250, 256
+        config.epochs, config.batch_size, config.data.size = 250, 256, 256
         config.optim.default = common.optimizer(name="adamw", learning_rate=1e-4, scaling="none")
     return config

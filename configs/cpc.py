@@ -37,7 +37,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     elif preset in ("cifar10", "cifar10_small"):
         # 7x7 patches of 8 pixels, half overlapping, with v2's augmentation of each patch. Neither the authors nor
         # solo-learn have a recipe for CIFAR; no number is known.
-        view = View(size=32, crop="shift", flip=0.5, order=("crop", "flip"), **unit)
+        view = View(size=32, area=(0.6, 1.0), flip=0.5, order=("crop", "flip"), **unit)  # a border would tell a shift
         patch = replace(presets.LIGHTLY_SIMCLR, size=7, crop="shift", pad=0, order=("crop", "flip", "jitter", "gray"))
         common.update(config.method, view=view, patch=patch, patch_size=8, stride=4, gray=False)
         common.update(config.method, directions=2, blocks=3, hidden=64)

@@ -30,11 +30,11 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             larc, learning_rate=0.6, trust=0.02, trust_clip=True, exclude="1d", final=0.0
         )
     elif preset == "cifar10_small":
-        # The recipe of SwAV's preset of that name; lightly has none of this method.
+        # The recipe of SwAV's preset of that name, but for views going through the network together; lightly has none.
         large = dataclasses.replace(presets.LIGHTLY_SIMCLR, area=(0.14, 1.0))
         common.update(config.method, large=large, small_crops=0, hidden=128, prototypes=256)
         config.optim.default = common.optimizer(
-            name="adamw", learning_rate=2e-3, weight_decay=1e-6, scaling="none", per_epoch=True
+            name="adam", learning_rate=2e-3, weight_decay=1e-6, scaling="none", per_epoch=True
         )
     elif preset == "imagenet":
         # deepclusterv2_800ep_pretrain.sh: 75.2 % linear accuracy. Its BatchNorm sees 512 images, which on up to 8

@@ -28,18 +28,18 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # stem's padding of 2 and its warm-up from 3e-5, which here are 1 and 0.
         global1, global2 = presets.SOLO_ASYMMETRIC
         common.update(config.method, global1=global1, global2=global2, locals=0, out=4096, tau=0.9995)
-        common.update(config.method, teacher_temp=0.07, warmup_teacher_epochs=50)
+        common.update(config.method, teacher_temp=0.07, warmup_teacher_epochs=50, concat_views=False)
         config.batch_size = 256
         config.optim.default = common.solo_larc(learning_rate=0.3, weight_decay=1e-6)
     elif preset in ("cifar10_lightly", "cifar10_small"):
         # lightly's CIFAR-10 benchmark: kNN .813 after 200 epochs of 512 images, .840 of 128. Its teacher moves before
         # the forward pass, which comes to the same; the teacher's head starts from other weights, here from the
-        # student's. The last layer is never at rest.
+        # student's. The last layer is never at rest. It is the student that is evaluated.
         crop = {"area": (0.4, 1.0), "interpolation": "bicubic"}
         global1, global2 = (dataclasses.replace(view, **crop) for view in presets.LIGHTLY_BYOL)
         common.update(config.method, global1=global1, global2=global2, locals=0, head_norm=True, dense_std=0.0)
         common.update(config.method, hidden=(2048,), out=2048, tau=0.99, tau_schedule="constant")
-        config.method.concat_views = False
+        config.method.concat_views = config.method.evaluate_teacher = False
         if preset == "cifar10_small":  # the head at a quarter
             common.update(config.method, hidden=(512,), bottleneck=64, out=512)
         resting = 0.0

@@ -40,17 +40,18 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # 780 updates are too few for a softmax over 10,000 classes: pairs and triplets.
         common.update(config.method, view=replace(TRANSFORMATIONS, **cifar), copies=2, triplet=128)
     elif preset == "imagenet":
-        # S4L's exemplar branch alone: 8 crops with HSV noise, batch-hard triplets of a 1000-wide embedding. Its SGD is
-        # that of the semi-supervised run; self-supervised alone no number is known.
+        # S4L's exemplar branch alone: 8 crops with HSV noise, batch-hard triplets of a 1000-wide embedding. Its SGD and
+        # number of updates are those of the semi-supervised run, whose 200 epochs are of a tenth of the images;
+        # self-supervised alone no number is known.
         view = View(flip=0.5, hsv=1.0, order=("crop", "flip", "hsv"))
         common.update(config.method, view=view, copies=8, triplet=1000)
-        config.epochs, config.batch_size = 200, 512
+        config.epochs, config.batch_size = 20, 512
         config.optim.default = common.optimizer(
             learning_rate=0.1,
             scaling="none",
-            weight_decay=1e-4,
-            warmup_epochs=10.0,
+            weight_decay=1e-3,
+            warmup_epochs=1.0,
             schedule="steps",
-            milestones=(140, 160, 180),
+            milestones=(14, 16, 18),
         )
     return config

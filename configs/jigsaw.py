@@ -36,8 +36,8 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     elif preset == "imagenet":
         # VISSL's ResNet-50: 2000 permutations, grey two times of three, 105 epochs: 46.7 % linear accuracy.
         view = replace(VIEW, flip=0.5, gray=0.66, order=("flip", "crop", "gray"))
-        common.update(config.method, view=view, permutations=2000, tile_width=1000, hidden=())
-        config.epochs, config.batch_size = 105, 256
+        common.update(config.method, view=view, permutations=2000, tile_width=1000, tile_norm=True, hidden=())
+        config.epochs, config.batch_size, config.data.size = 105, 256, 256
         config.optim.default = common.optimizer(
             learning_rate=0.1,
             weight_decay=1e-4,

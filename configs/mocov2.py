@@ -35,7 +35,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         common.update(config.method, view1=presets.LIGHTLY_SIMCLR, view2=presets.LIGHTLY_SIMCLR, hidden=(512,))
         common.update(config.method, temperature=0.1, queue_size=8192, m=0.99, symmetric=True, scale=0.5)
         if preset == "cifar10_small":  # the same, made small
-            common.update(config.method, hidden=(128,), queue_size=2048)
+            common.update(config.method, hidden=(128,), queue_size=4096)
     elif preset == "imagenet":
         # main_moco.py with --mlp --aug-plus --cos: 67.5 % linear accuracy; 71.1 % after 800 epochs.
         config.epochs = 200

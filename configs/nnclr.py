@@ -24,7 +24,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # The authors have no CIFAR recipe; this is solo-learn's (91.9 % linear accuracy after 1000 epochs), but for its
         # stem's padding of 2 and its warm-up from 3e-5, which here are 1 and 0.
         view1, view2 = presets.SOLO_ASYMMETRIC
-        common.update(config.method, view1=view1, view2=view2, hidden=(2048,), temperature=0.2, queue_size=65536)
+        common.update(config.method, view1=view1, view2=view2, hidden=(2048, 2048), temperature=0.2, queue_size=65536)
         config.batch_size = 256
         config.optim.default = common.solo_larc(learning_rate=0.4, weight_decay=1e-5)
     elif preset in ("cifar10_lightly", "cifar10_small"):

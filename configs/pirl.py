@@ -45,6 +45,8 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         if preset == "cifar10":
             config.epochs, config.batch_size = 200, 128
             config.optim.default = common.optimizer(learning_rate=0.06, weight_decay=5e-4)
+        else:  # as NPID's
+            config.method.momentum, config.optim.default.learning_rate = 0.0, 0.06
     elif preset == "imagenet":
         # VISSL: 800 epochs, 64.3 % linear accuracy (the paper's 63.6); 200 epochs 62.9 %.
         config.epochs, config.batch_size = 800, 1024

@@ -31,9 +31,8 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # that of its predictor falls as all do.
         view = dataclasses.replace(presets.LIGHTLY_SIMCLR, area=(0.2, 1.0))
         common.update(config.method, view1=view, view2=view, hidden=(2048,), out_norm="affine")
-        if preset == "cifar10_lightly":
-            common.update(config.optim.default, learning_rate=0.06, scaling="none")
-        else:  # the same, made small
+        common.update(config.optim.default, learning_rate=0.06, scaling="none")
+        if preset == "cifar10_small":  # the same, made small
             common.update(config.method, hidden=(512,), out=512, bottleneck=128)
     elif preset == "imagenet":
         # README of the authors: N = 512, 67.7 % linear accuracy, 68.1 % with N = 256.

@@ -18,7 +18,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     )
     if preset == "imagenet":
         # The paper gives no optimiser: Adam as for the smaller presets, for a ResNet's usual epochs.
-        config.epochs, config.batch_size = 100, 256
+        config.epochs, config.batch_size, config.data.size = 100, 256, 256
         config.optim.default.warmup_epochs = 5.0
         return config
     # No recipe of the authors for 32 pixels: 8x8 targets, one step from a ResNet's map. Resized crops have no border.

@@ -42,7 +42,7 @@ def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_step
       total_steps: updates of the run.
 
     Returns:
-      a schedule: linear warm-up from 0, then cosine, steps or constant; with `per_epoch` it moves once an epoch.
+      a schedule: linear warm-up from 0, then cosine, steps or constant, which with `per_epoch` move once an epoch.
     """
     scales = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}
     if config.scaling not in scales:
@@ -51,9 +51,8 @@ def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_step
     warmup = config.warmup_epochs * steps_per_epoch
 
     def schedule(step: jax.Array) -> jax.Array:
-        if config.per_epoch:
-            step = step // steps_per_epoch * steps_per_epoch
-        value = peak * _decay(config, step, warmup, steps_per_epoch, total_steps)
+        held = step // steps_per_epoch * steps_per_epoch if config.per_epoch else step
+        value = peak * _decay(config, held, warmup, steps_per_epoch, total_steps)
         return jnp.where(step < warmup, peak * step / max(warmup, 1), value) if warmup else value
 
     return schedule
@@ -195,6 +194,9 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int, total_steps: i
     momentum = optax.trace(config.momentum, nesterov=config.nesterov)
     kinds = {
         "sgd": lambda: optax.chain(decay, momentum, optax.scale_by_learning_rate(rate)),
+        "adam": lambda: optax.chain(
+            decay, optax.scale_by_adam(config.b1, config.b2), optax.scale_by_learning_rate(rate)
+        ),
         "adamw": lambda: optax.adamw(rate, config.b1, config.b2, weight_decay=weight_decay, mask=mask),
         "lars": lambda: lars(
             rate,

@@ -112,7 +112,7 @@ def prepare(
             "`embed`: use 'micro'."
         )
     if train.streamed:
-        stream.check(method.views())
+        stream.check(method.views(), config.data.size)
     info = _info(config, len(train.images), len(train.classes), mesh)
     channels = train.image_shape[-1]
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))

@@ -26,6 +26,7 @@ def test_rebalancing():
     np.testing.assert_allclose(w, (0.754170, 1.461204, 1.798405, 0), atol=1e-6)  # methods.md, section 10
     np.testing.assert_allclose(prior @ w, 1, rtol=1e-6)
     np.testing.assert_allclose(colorization.rebalancing(prior, mix=1.0), (1, 1, 1, 0), rtol=1e-6)
+    np.testing.assert_allclose(colorization.rebalancing(jnp.zeros(4)), 1, rtol=1e-6)  # nothing counted yet
 
 
 def test_loss_is_plain_and_its_gradient_is_weighted():

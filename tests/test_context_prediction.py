@@ -71,8 +71,8 @@ def test_one_colour_is_left_and_noise_says_nothing():
     share = kept.mean((0, 1))
     assert np.abs(share - 1 / 3).max() < 4 * np.sqrt(2 / 9 / 900)
     noise = found[~np.broadcast_to(kept[:, :, None, None], found.shape)]
-    assert noise.min() >= -0.5 and noise.max() <= 0.5 and abs(noise.mean()) < 0.01
-    assert noise.std() == pytest.approx(12**-0.5, rel=0.02)
+    assert np.abs(255 * noise).max() <= 0.5001 and abs(255 * noise.mean()) < 0.01
+    assert 255 * noise.std() == pytest.approx(12**-0.5, rel=0.02)
     # Not the same noise in the channels, nor in the patches.
     assert abs(np.corrcoef(found[0, 0].reshape(-1), found[1, 0].reshape(-1))[0, 1]) < 0.99
 
@@ -98,6 +98,7 @@ def test_a_third_of_the_patches_is_shrunk():
     power = np.asarray(cp.unit_power(jnp.asarray(found)))
     np.testing.assert_allclose((power**2).mean((2, 3, 4)), 1, rtol=1e-3)
     assert np.isfinite(np.asarray(cp.unit_power(jnp.zeros((1, 4, 4, 1))))).all()
+    np.testing.assert_allclose(np.asarray(cp.centred(jnp.asarray(found))).mean((2, 3)), 0, atol=1e-6)
 
 
 def test_a_pair_is_judged_by_its_own_two_patches_and_both_ways():

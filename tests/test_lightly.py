@@ -313,8 +313,8 @@ def compare(name: str, build: Callable[[], Model], fields: dict[str, Any], shift
 
     # Theirs: 0.06 times N / 128, but for SimSiam and SwAV; a cosine by epoch.
     weights = [p for part in model.parts.values() for p in part.parameters()]
-    if name == "swav":  # the script's Adam has the decay inside
-        theirs = torch.optim.AdamW(weights, lr=1e-3 * BATCH / 128, weight_decay=1e-6)
+    if name == "swav":
+        theirs = torch.optim.Adam(weights, lr=1e-3 * BATCH / 128, weight_decay=1e-6)
     else:
         rate = 0.06 * (1 if name == "simsiam" else BATCH / 128)
         theirs = torch.optim.SGD(weights, lr=rate, momentum=0.9, weight_decay=5e-4)

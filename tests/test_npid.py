@@ -81,6 +81,14 @@ def test_softmax_agrees_with_numpy():
     assert float(top1) == np.mean((v @ bank[:6].T).argmax(1) == index)
 
 
+@pytest.mark.fast
+def test_a_collapsed_network_does_not_look_right():
+    bank, index = jnp.tile(jnp.array([[0.6, 0.8]]), (6, 1)), jnp.array([0])
+    assert npid.instance_softmax(bank[:1], bank, index, 6, 0.1)[1] == 0
+    bank = bank.at[0].set(jnp.array([0.8, -0.6]))
+    assert npid.instance_softmax(bank[:1], bank, index, 6, 0.1)[1] == 1
+
+
 def over_replicas(devices, w, x, bank, index, mapping="shard_map"):
     """Both losses, their gradients with respect to shared weights, Z and the moved bank."""
 

@@ -163,6 +163,16 @@ def test_adamw_decay_is_decoupled():
 
 
 @pytest.mark.fast
+def test_adams_decay_is_part_of_the_gradient():
+    params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full(2, 2.0)}
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    options = {"name": "adam", "learning_rate": 0.1, "weight_decay": 0.5, "exclude": "1d"}
+    after, _ = trajectory(built(params, **options), params, [zeros])
+    np.testing.assert_allclose(after[0]["kernel"], 2 - 0.1, rtol=1e-5)  # divided by its own size, as gradients are
+    np.testing.assert_array_equal(after[0]["bias"], 2.0)
+
+
+@pytest.mark.fast
 def test_adamw_uses_its_betas():
     w, grads = jnp.zeros((1, 1)), [jnp.full((1, 1), g) for g in (1.0, 3.0)]
     after, _ = trajectory(built(w, name="adamw", learning_rate=0.1, b1=0.8, b2=0.9), w, grads)
@@ -265,7 +275,7 @@ def test_unknown_names_are_refused_with_the_nearest(changes, message):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", ["sgd", "lars", "larc", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "lars", "larc", "adam", "adamw"])
 def test_a_frozen_group_waits_and_then_starts_afresh(name):
     rng = np.random.default_rng(0)
     params = {"kernel": jnp.asarray(rng.normal(size=(3, 2)), jnp.float32), "bias": jnp.ones(2)}

@@ -288,7 +288,9 @@ def test_what_cannot_be_streamed_is_explained(tmp_path):
     with pytest.raises(UserError, match="digits is small"):
         data.load("digits", "train", stream=True)
     with pytest.raises(UserError, match=r"config\.method\.v\.order has 'jitter' before 'crop'"):
-        stream.check({"v": dataclasses.replace(presets.WMSE_CIFAR)})
+        stream.check({"v": dataclasses.replace(presets.WMSE_CIFAR)}, 32)
+    with pytest.raises(UserError, match=r"set --config\.data\.size"):  # a crop without a scale
+        stream.check({"v": dataclasses.replace(presets.ROTNET_CIFAR, order=("crop",))}, None)
     place = write(tmp_path / "small", dict(zip("ab", cuttings(2, (20, 20), "png"), strict=True)))
     (place / "a").rename(place / "a.png")
     with pytest.raises(UserError, match="None of the 1 images"):  # 20 + 2 x 4 pixels hold no crop of 32

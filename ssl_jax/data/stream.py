@@ -259,14 +259,23 @@ def _crop(view: View, numbers: np.ndarray, height: int, width: int) -> Crop:
     return Crop(top, left, box_height, box_width, view.size, view.interpolation)
 
 
-def check(views: dict[str, View]) -> None:
-    """Refuses views that cannot be cropped first and changed in colour later.
+def check(views: dict[str, View], size: int | None) -> None:
+    """Refuses views that cannot be cropped first and changed in colour later, and crops without a scale.
+
+    Args:
+      views: name to recipe.
+      size: side to which images are brought; None: their own.
 
     Raises:
       UserError: a step comes before the crop.
     """
     threefry.check()
     for name, view in views.items():
+        if view.crop == "shift" and size is None:
+            raise UserError(
+                f"config.method.{name}.crop is 'shift', which cuts {view.size} pixels out of an image of any size: set "
+                "--config.data.size, to which images are brought before."
+            )
         before = [step for step in view.order[: view.order.index("crop")] if step != "flip" and getattr(view, step)]
         if before:
             raise UserError(

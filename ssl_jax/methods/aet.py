@@ -18,11 +18,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import dist
-from ssl_jax.augment import ops, presets
+from ssl_jax.augment import ops
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
 from ssl_jax.models.heads import MLP
+
+CROP = View(crop="shift", pad=0, flip=0.5)  # x: 224 of the 256 pixels that the short side has, the authors' code
 
 
 def affine_map(parameters: jax.Array, size: int, translate: float, scale: float, shear: float) -> jax.Array:
@@ -60,39 +62,43 @@ def draw_affine(key: jax.Array) -> jax.Array:
 
 
 def quadrilateral_map(corners: jax.Array, size: int) -> jax.Array:
-    """The projective map that takes the corners of a square to given points.
+    """The projective map that takes given points to the corners of a square: an image warped by it has them there.
 
     Args:
-      corners: points [4, 2] (x, y), pixels: where upper left, upper right, lower right and lower left go.
+      corners: points [4, 2] (x, y), pixels: where upper left, upper right, lower right and lower left come to lie.
       size: side of the square, pixels.
 
     Returns:
-      coefficients [8]: the map [3, 3] row by row without its last entry, which is 1.
+      coefficients [8]: the map [3, 3], output to input, row by row without its last entry, which is 1.
     """
     upper_left, upper_right, lower_right, lower_left = corners
     right, below = upper_right - lower_right, lower_left - lower_right
     bend = upper_left - upper_right + lower_right - lower_left
     cross = lambda a, b: a[0] * b[1] - a[1] * b[0]  # noqa: E731
+    # From the unit square to the points, and by its adjugate back.
     g, h = cross(bend, below) / cross(right, below), cross(right, bend) / cross(right, below)
-    along, down = upper_right - upper_left + g * upper_right, lower_left - upper_left + h * lower_left
-    rows = jnp.stack([along / size, down / size, upper_left], 1)
-    return jnp.concatenate([rows.reshape(-1), jnp.stack([g, h]) / size])
+    (a, d), (b, e) = upper_right - upper_left + g * upper_right, lower_left - upper_left + h * lower_left
+    c, f = upper_left
+    back = jnp.array(
+        [e - f * h, c * h - b, b * f - c * e, f * g - d, a - c * g, c * d - a * f, d * h - e * g, b * g - a * h]
+    )
+    return back / (a * e - b * d) * jnp.array([size] * 6 + [1, 1])
 
 
 def draw_corners(key: jax.Array, size: int, shift: float, scale: tuple[float, float]) -> jax.Array:
-    """Corners [4, 2] of a square that was shifted at each, magnified about its centre and turned by quarter turns."""
+    """Corners [4, 2] of a square that was magnified about its centre, shifted at each and turned by quarter turns."""
     moves, zoom, turn = jax.random.split(key, 3)
     square = size * jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    moved = square + jax.random.uniform(moves, (4, 2), minval=-shift, maxval=shift)
     factor = jax.random.uniform(zoom, minval=scale[0], maxval=scale[1])
-    return jnp.roll(factor * (moved - size / 2) + size / 2, -jax.random.randint(turn, (), 0, 4), axis=0)
+    moved = factor * (square - size / 2) + size / 2 + jax.random.uniform(moves, (4, 2), minval=-shift, maxval=shift)
+    return jnp.roll(moved, -jax.random.randint(turn, (), 0, 4), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class AET(Method):
     """Auto-encoding transformations; the defaults are the authors' projective ones on ImageNet."""
 
-    view: View = presets.ROTNET  # x: resized crop and flip, the authors' code
+    view: View = CROP
     kind: str = "projective"  # or 'affine'
     translate: float = 0.2  # affine: largest shift, share of the side, sec. 4.1
     magnify: float = 0.3  # affine: 0.7 to 1.3 times, sec. 4.1

@@ -2,8 +2,8 @@
 
 Rumelhart, Hinton, Williams 1986; as a baseline for image features in Zhang, Isola, Efros 2017 (arXiv 1611.09842,
 tab. 1), where its features are hardly better than random ones in deep layers. No recipe of theirs is known: the
-decoder, without connections past the backbone's last map, and the mean squared error are common practice.
-Features are the mean of that map.
+decoder, without connections past the backbone's last map, and the mean squared error are common practice, in place
+of sigmoids and cross-entropy. Features are the mean of that map.
 """
 
 import dataclasses

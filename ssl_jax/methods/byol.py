@@ -50,7 +50,7 @@ class BYOL(Method):
     out_bias: bool = False  # of their last layers
     tau: float = 0.996  # base target decay: .97, .99, .99, .996 for 40, 100, 300, 1000 epochs
     tau_schedule: str = "cosine"  # 'cosine' to 1, or 'constant'
-    update_target: str = "after"  # the optimiser (the authors) or 'before' the forward pass (lightly)
+    update_target: str = "after"  # the optimiser (the authors) or 'before' each forward pass (lightly)
     copy_target: bool = False  # start the target as a copy; the authors draw it independently
     scale: float = 1.0  # of the loss; 1 is the authors' 4 - 2 cos - 2 cos
 

@@ -69,8 +69,9 @@ def rebalancing(prior: jax.Array, mix: float = 0.5) -> jax.Array:
       mix: lambda, share of the uniform distribution over bins that occur.
 
     Returns:
-      w [Q] with sum(prior * w) = 1; zero for bins that do not occur.
+      w [Q] with sum(prior * w) = 1; zero for bins that do not occur. All ones while nothing has been counted.
     """
+    prior = jnp.where(prior.sum() > 0, prior, 1 / prior.size)
     occurs = prior > 0
     smooth = (1 - mix) * prior + mix / occurs.sum()
     w = jnp.where(occurs, 1 / smooth, 0.0)

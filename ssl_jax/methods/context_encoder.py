@@ -6,7 +6,8 @@ colour and predicted from what is around, with a squared error and against a dis
 
 - the centre is predicted a few pixels further than it is hidden, and weighs ten times as much on that ring, in the loss
   that is reported as well (theirs reports it unweighted); the random regions of train_random.lua are one quarter
-  of the area, cut out of enlarged noise, without a ring; there the discriminator sees the whole image with them filled;
+  of the area, cut out of enlarged noise, without a ring. There the error is that of hidden pixels (eq. 1 of the paper)
+  and the discriminator sees the image with them filled in; the code takes both of the whole output;
 - the fill is the authors', whose red and green are exchanged against ImageNet's mean;
 - backbone and decoder are connected by the channel-wise fully-connected layer of sec. 3.1, which the paper's network
   for features has, where train.lua has a bottleneck of 4000 units;
@@ -82,6 +83,8 @@ class ContextEncoder(Method):
                 f"config.method.fill has {len(self.fill)} values, but the images {channels} channel(s): give one "
                 "value, or one a channel."
             )
+        if self.region == "random" and not 0 < self.area < 1:
+            raise UserError(f"config.method.area is {self.area}: the share that is hidden lies between 0 and 1.")
         if self._side() < 2 ** len(self.judge):
             raise UserError(
                 f"config.method.judge has {len(self.judge)} layers, too many for a region of {self._side()} pixels, "

@@ -3,14 +3,15 @@
 Doersch, Gupta, Efros 2015 (arXiv 1505.05192). Of two neighbouring patches of an image: where does the second lie, seen
 from the first? Follows the authors' train.py (cdoersch/deepcontext): gaps and jitter between patches, so that no edge
 runs on from one into the other; two of three colours replaced by noise, so that the colour fringes of a lens do not
-tell where a patch was; some patches shrunk and enlarged; division by the root mean square. Decisions:
+tell where a patch was; some patches shrunk and enlarged; less its mean and by its root mean square. Decisions:
 
 - an image gives one grid of 3 x 3 patches, whose centre is paired with its 8 neighbours in both orders (as Kolesnikov
   et al. 2019, arXiv 1901.09005, on ResNets), where the authors pair all neighbours in larger grids;
 - any backbone replaces their tower, with the last features in place of fc6; fc7 and fc8 both have BatchNorm, with
   scale and offset (theirs has neither in the tower, for fear of features that die early);
 - the loss is the mean over pairs, theirs the sum; their factor 50 on the patches is left to the first BatchNorm;
-- features are of whole images in colour, divided by their root mean square as patches are.
+- the mean is taken off every channel of a patch, also where all are kept (theirs: off the one that is);
+- features are of whole images in colour, normalised as patches are.
 """
 
 import dataclasses
@@ -38,32 +39,44 @@ SECOND = np.concatenate([NEIGHBOURS, np.full(8, CENTRE)])
 LABELS = np.concatenate([np.arange(8), 7 - np.arange(8)])
 NAMES = ("upper left", "above", "upper right", "left", "right", "lower left", "below", "lower right")
 
-# In [0, 1] less the mean; three patches of 96, two gaps of 48 and the jitter.
+# In [0, 1] less a mean; three patches of 96, two gaps of 48 and the jitter.
 VIEW = View(size=398, area=(0.33, 1.0), ratio=(1.0, 1.0), order=("crop",), mean=(0.449,), std=(1.0,))
 
 
 def one_colour(keys: jax.Array, patches: jax.Array) -> jax.Array:
-    """Keeps one random channel of every patch [B, T, h, h, 3] and replaces the others by noise, U(-1/2, 1/2)."""
+    """Keeps one random channel of every patch [B, T, h, h, 3], and in the others leaves noise.
+
+    The noise is uniform over one of the 256 steps of a pixel, and patches are in [0, 1] or differences of such.
+    """
 
     def one(key: jax.Array, x: jax.Array) -> jax.Array:
         which, noise = jax.random.split(key)
         kept = jax.random.randint(which, (len(x), 1, 1, 1), 0, 3) == jnp.arange(3)
-        return jnp.where(kept, x, jax.random.uniform(noise, x.shape, minval=-0.5, maxval=0.5))
+        return jnp.where(kept, x, jax.random.uniform(noise, x.shape, minval=-0.5, maxval=0.5) / 255)
 
     return jax.vmap(one)(keys, patches)
 
 
 def sometimes_shrunk(keys: jax.Array, patches: jax.Array, probability: float, smallest: int) -> jax.Array:
-    """Shrinks some of the patches [B, T, h, h, C] to a side from `smallest` to h - 1 pixels, and enlarges them back."""
+    """Shrinks some of the patches [B, T, h, h, C], and enlarges them back.
+
+    The side is from `smallest` to h - 1 pixels; what is drawn evenly is the number of pixels (train.py).
+    """
     count, size = patches.shape[1:3]
 
     def one(key: jax.Array, x: jax.Array) -> jax.Array:
         toss, draw = jax.random.split(key)
-        sides = jax.random.randint(draw, (count,), smallest, size)
+        area = jax.random.uniform(draw, (count,), minval=smallest**2, maxval=size**2)
+        sides = jnp.clip(jnp.sqrt(area).astype(int), smallest, size - 1)
         chosen = jax.random.bernoulli(toss, probability, (count, 1, 1, 1))
         return jnp.where(chosen, jax.vmap(ops.blurred_by_shrinking)(x, sides), x)
 
     return jax.vmap(one)(keys, patches)
+
+
+def centred(images: jax.Array) -> jax.Array:
+    """Images [..., H, W, C] less the mean of each of their channels."""
+    return images - images.mean((-3, -2), keepdims=True)
 
 
 def unit_power(images: jax.Array) -> jax.Array:
@@ -112,7 +125,7 @@ class ContextPrediction(Method):
         return params | more, {"stats": stats | none}
 
     def _head(self) -> MLP:
-        return MLP(self.hidden, 8, dtype=self.backbone.dtype)
+        return MLP(self.hidden, 8, bn_groups=self.backbone.bn_groups, dtype=self.backbone.dtype)
 
     def _patches(self, images: jax.Array, keys: jax.Array) -> jax.Array:
         """[n, S, S, C] to the nine patches [n, 9, p, p, C] as the network sees them."""
@@ -122,6 +135,7 @@ class ContextPrediction(Method):
         x = cut(place, cells, self.patch)
         if self.shrink:
             x = sometimes_shrunk(shrink, x, self.shrink, self.smallest)
+        x = centred(x)
         if self.drop_colours:
             x = one_colour(colour, x)
         return unit_power(x)
@@ -146,7 +160,7 @@ class ContextPrediction(Method):
         return losses.cross_entropy(logits, labels), ({"stats": stats}, aux)
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        return super().features(params, state, unit_power(images), stage)
+        return super().features(params, state, unit_power(centred(images)), stage)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """A patch and one of its neighbours, row by row another one, at its place and where the network puts it."""

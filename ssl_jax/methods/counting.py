@@ -110,7 +110,7 @@ class Counting(Method):
             raise UserError(f"config.method.gray is {self.gray}: it is a share of images, from 0 to 1.")
 
     def _head(self) -> MLP:
-        return MLP(self.hidden, self.out, dtype=self.backbone.dtype)
+        return MLP(self.hidden, self.out, bn_groups=self.backbone.bn_groups, dtype=self.backbone.dtype)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         half = self.view.size // 2

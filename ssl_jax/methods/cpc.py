@@ -15,7 +15,8 @@ versions. Decisions:
 - v1 turns images gray: here the luma of all three channels, after normalisation with one mean and deviation;
 - v2's colour dropping leaves one channel of a patch and sets the others to the mean.
 
-The features of an image are the mean over its patches of the backbone's vectors; evaluation cuts the same grid.
+The features of an image are the mean over its patches of the backbone's vectors; evaluation cuts the same grid,
+and takes the middle of each patch where training takes a crop.
 """
 
 import dataclasses
@@ -163,9 +164,16 @@ class CPC(Method):
             dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.colour_drop, (count,)))(drop)
             others = jnp.arange(3) != kept[..., None]
             x = jnp.where((dropped[..., None] & others)[:, :, None, None], 0.0, x)
+        return self._framed(x)
+
+    def _frame(self) -> tuple[int, int]:
+        """Pixels around a patch's crop, before and after it."""
         before, rest = divmod(self.patch_size - self.patch.size, 2)
-        pad = (before, before + rest)
-        return jnp.pad(x, ((0, 0), (0, 0), pad, pad, (0, 0)))
+        return before, before + rest
+
+    def _framed(self, crops: jax.Array) -> jax.Array:
+        """Crops [n, T, s, s, C] in patches of zeros [n, T, h, h, C]."""
+        return jnp.pad(crops, ((0, 0), (0, 0), self._frame(), self._frame(), (0, 0)))
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         patches = self._patches(batch["view"], dist.example_keys(rng, batch["position"]))
@@ -184,7 +192,9 @@ class CPC(Method):
         return loss, ({"stats": stats}, {"metrics": metrics, "features": features})
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+        start, stop = self._frame()[0], self._frame()[0] + self.patch.size
         patches = grid(self._gray(images), self.patch_size, self.stride)
+        patches = self._framed(patches[:, :, start:stop, start:stop])
         x = patches.reshape(-1, *patches.shape[2:])
         return super().features(params, state, x, stage).reshape(*patches.shape[:2], -1).mean(1)
 

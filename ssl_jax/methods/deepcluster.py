@@ -1,11 +1,11 @@
 """DeepCluster-v2: clustering the embeddings of an epoch, and predicting the clusters in the next.
 
-Caron et al. 2018 (arXiv 1807.05520); v2 is the baseline of SwAV (arXiv 2006.09882, sec. 4 and App. C). Follows the
-authors' code (facebookresearch/swav, main_deepclusterv2.py): SwAV's networks and crops; before each epoch, ten
-iterations of spherical k-means a head on a bank of the embeddings of one of the large crops (head i takes crop
-i mod 2), from rows drawn at random; a cluster that loses all its rows keeps its centroid. Centroids are the head's
-prototypes and never move otherwise. The bank is written by forward passes in training mode, before the first epoch
-by extra ones. There it has the images of the last epoch only, and one that its last partial batch dropped is
+The baseline of SwAV (arXiv 2006.09882, sec. 4 and App. C); the first version (Caron et al. 2018, arXiv 1807.05520) is
+not here. Follows the authors' code (facebookresearch/swav, main_deepclusterv2.py): SwAV's networks and crops; before
+each epoch, ten iterations of spherical k-means a head on a bank of the embeddings of one of the large crops (head i
+takes crop i mod 2), from rows drawn at random; a cluster that loses all its rows keeps its centroid. Centroids are the
+head's prototypes and never move otherwise. The bank is written by forward passes in training mode, before the first
+epoch by extra ones. There it has the images of the last epoch only, and one that its last partial batch dropped is
 unassigned for an epoch; here every image keeps the row it had.
 """
 

@@ -3,6 +3,7 @@
 Vincent, Larochelle, Bengio, Manzagol 2008; 2010 (JMLR 11). What is encoded is a corrupted image, what is to be decoded
 the clean one. All else is `autoencoder`. Noise is that of sec. 3.3 of the latter, on normalised values: masking sets
 them to zero, which here is the mean colour. Split-brain's baseline drops half of the input (arXiv 1611.09842, tab. 1).
+The error is that of all values; to weigh those that were changed (sec. 4.1, "emphasised") is left out.
 """
 
 import dataclasses
@@ -49,6 +50,8 @@ class DenoisingAutoencoder(Autoencoder):
         super().check(height, width, channels)
         if self.noise not in KINDS:
             raise UserError(f"config.method.noise is '{self.noise}': use {', '.join(map(repr, KINDS))}.")
+        if self.amount < 0 or (self.noise != "gaussian" and self.amount > 1):
+            raise UserError(f"config.method.amount is {self.amount}: use 0 to 1, a share of the values.")
 
     def corrupted(self, keys: jax.Array, images: jax.Array) -> jax.Array:
         return corrupt(keys, images, self.noise, self.amount)

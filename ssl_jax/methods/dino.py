@@ -92,6 +92,7 @@ class DINO(Method):
     tau: float = 0.996  # lambda, base teacher decay; .9995 for batches of 256
     tau_schedule: str = "cosine"  # to 1, or 'constant'
     concat_views: bool = True  # views of one size in one forward pass; else BatchNorm sees each alone (lightly)
+    evaluate_teacher: bool = True  # sec. 5.2; False: the student (lightly)
     drop_path: float = 0.1  # of the student, where the backbone is a ViT; ResNets have none
 
     def views(self) -> dict[str, View]:
@@ -180,7 +181,9 @@ class DINO(Method):
         return params, {**state, "teacher": {**teacher, "params": moved}}
 
     def variables(self, params: Any, state: Any) -> dict[str, Any]:
-        """The teacher's, which is the better of the two throughout training (sec. 5.2)."""
+        """The teacher's, which is the better of the two throughout training (sec. 5.2), or the student's."""
+        if not self.evaluate_teacher:
+            return super().variables(params, state)
         return super().variables(state["teacher"]["params"], state["teacher"])
 
     def groups(self, params: Any) -> Any:

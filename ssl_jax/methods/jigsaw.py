@@ -8,7 +8,8 @@ cut some pixels apart, and some images are grey, so that the fringes of a lens d
 - P permutations far from each other are chosen greedily, as theirs, but by no chance: from the identity on, always
   the first in dictionary order of those whose nearest chosen one is furthest, and of these furthest on average;
 - the number of outputs is the number of permutations (their prototxt has 1000 for 100);
-- any backbone replaces their tower, with `tile_width` and `hidden` for fc6 and fc7, and BatchNorm for dropout in fc7;
+- any backbone replaces their tower, with `tile_width` and `hidden` for fc6 and fc7, BatchNorm for dropout in fc7,
+  and no dropout in fc6;
 - a tile does not know its place, so tiles are encoded once and their features shuffled, `orders` times an image;
 - features are of whole images, each normalised on its own as tiles are.
 """
@@ -76,6 +77,7 @@ class Jigsaw(Method):
     permutations: int = 100  # P, the authors' file; the paper's best is 1000
     orders: int = 1  # shuffled orders of each image in a batch
     tile_width: int = 1024  # of a tile's vector (fc6), fig. 3
+    tile_norm: bool = False  # BatchNorm before that vector's ReLU (VISSL's ResNet-50)
     hidden: tuple[int, ...] = (4096,)  # widths between all tiles' vectors and the answer (fc7), fig. 3
 
     def check(self, height: int, width: int, channels: int) -> None:
@@ -96,10 +98,11 @@ class Jigsaw(Method):
             )
 
     def _heads(self) -> dict[str, MLP]:
-        dtype = self.backbone.dtype
+        options = {"bn_groups": self.backbone.bn_groups, "dtype": self.backbone.dtype}
+        norm = "affine" if self.tile_norm else "none"
         return {
-            "tile": MLP((), self.tile_width, dtype=dtype),
-            "puzzle": MLP(self.hidden, self.permutations, dtype=dtype),
+            "tile": MLP((), self.tile_width, out_bias=not self.tile_norm, out_norm=norm, **options),
+            "puzzle": MLP(self.hidden, self.permutations, **options),
         }
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:

@@ -10,8 +10,9 @@ vision transformer encodes the rest, and a small one rebuilds what is missing. F
 - the target is each patch normalised by its own mean and unbiased variance, plus 1e-6 (`norm_pix`); the paper's main
   text has the pixels, its tab. 1d both;
 - the loss is the mean over masked patches alone;
-- features are the class token after the last norm, as in main_linprobe.py, whose classifier stands behind a BatchNorm;
-  fine-tuning (main_finetune.py) takes the mean of the patches' tokens instead. No kNN: it is low in the original too.
+- features are the class token after the last norm, as in main_linprobe.py, whose classifier stands behind a BatchNorm.
+  Fine-tuning tunes the same token, where main_finetune.py takes the mean of the patches'. Expect a low kNN accuracy:
+  the original's is low too.
 """
 
 import dataclasses
@@ -82,7 +83,8 @@ class MAE(Method):
         if not isinstance(self.backbone, ViT):
             raise UserError(
                 "MAE encodes some of an image's patches, which only a vision transformer can: set config.model.name "
-                "to one (vit_micro, tiny, small, base, large)."
+                "to one (vit_micro, tiny, small, base, large); as a task of multitask it also needs "
+                "config.method.harmonise=False."
             )
         if self.view.size % self.backbone.patch or not 0 < self._visible() < self._grid()[0] ** 2:
             raise UserError(

@@ -79,7 +79,8 @@ class MoCoV3(Method):
             h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
             z, stats = apply(self._projector(), "projector", params, stats, h[v], train=train)
             q[v], stats = apply(self._predictor(), "predictor", params, stats, z, train=train)
-        # Moved once an update, with the cosine over fractional epochs, which is one over updates.
+        # Moved once an update, or with config.accumulate once a micro-batch, as all state that `loss` returns; with the
+        # cosine over fractional epochs, which is one over updates.
         tau = target_decay(self.tau, step, info.total_steps)
         theta = _without_predictor(jax.lax.stop_gradient(params))
         xi = optax.incremental_update(theta, jax.lax.stop_gradient(state["key"]["params"]), 1 - tau)

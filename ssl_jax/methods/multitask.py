@@ -8,7 +8,8 @@ the gradient of the weighted sum of the losses moves the backbone. Decisions:
 - BatchNorm's scale and offset are shared, its running statistics are each task's own, since tasks feed patches as
   well as whole images; evaluation sees an image as the task `lead` does, with its statistics;
 - all tasks take their turn on the same images in each update, where the authors' tasks have machines of their own;
-- the separate combination of layers for each task ("lasso", sec. 3.3) is left out: features are the last ones.
+- left out: the separate combination of layers for each task ("lasso", sec. 3.3; features are the last ones), motion
+  segmentation, which needs videos, and their ResNet-101 without its last stage.
 """
 
 import dataclasses

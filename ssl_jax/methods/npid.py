@@ -72,13 +72,15 @@ def instance_softmax(
     logits = memory_bank.scores(v, bank, axis_name) / temperature  # [N, R]
     # Finite, since a replica may hold nothing but rows of no image.
     logits = jnp.where(first + jnp.arange(len(bank)) < num_examples, logits, -1e9)
-    total, top = jax.nn.logsumexp(logits, 1)[None], jax.lax.stop_gradient(logits).max(1)[None]
+    images = index if axis_name is None else jax.lax.all_gather(index, axis_name, tiled=True)
+    others = jnp.where(first + jnp.arange(len(bank)) == images[:, None], -1e9, jax.lax.stop_gradient(logits))
+    total, top = jax.nn.logsumexp(logits, 1)[None], others.max(1)[None]
     if axis_name is not None:
         total, top = (jax.lax.all_gather(x[0], axis_name) for x in (total, top))  # [W, N]
     own = slice(None) if axis_name is None else dist.positions(len(v))
     total, top = jax.nn.logsumexp(total, 0)[own], top.max(0)[own]
     positive = memory_bank.lookup(v, bank, index[:, None], axis_name)[:, 0] / temperature
-    return jnp.mean(total - positive), jnp.mean(positive >= top, dtype=jnp.float32)
+    return jnp.mean(total - positive), jnp.mean(positive > top, dtype=jnp.float32)
 
 
 def nce_chance(noise: int) -> float:
@@ -122,7 +124,8 @@ class NPID(Method):
             scores = memory_bank.lookup(v, bank, index, dist.AXIS)
             z = jnp.where(z > 0, z, normaliser(scores, info.num_examples, self.temperature, dist.AXIS))
             loss = nce(scores, z, info.num_examples, self.temperature)
-            top1 = jnp.mean(scores[:, 0] >= scores[:, 1:].max(1), dtype=jnp.float32)
+            others = jnp.where(index[:, 1:] == index[:, :1], -2.0, scores[:, 1:])
+            top1 = jnp.mean(scores[:, 0] > others.max(1), dtype=jnp.float32)
         else:
             loss, top1 = instance_softmax(v, bank, batch["index"], info.num_examples, self.temperature, dist.AXIS)
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)

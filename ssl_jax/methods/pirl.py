@@ -5,7 +5,8 @@ image's row of a memory bank among noise. Follows the authors' VISSL (ImgPilToPa
 losses/nce_loss.py): every patch gets its own colour and its own flip; patches are concatenated in the permuted order;
 the bank starts normalised and moves with the image's embedding alone, after both terms; Z is estimated once, on the
 patches of the first batch, and serves both. VISSL draws noise for each term, the paper once for both: here once. The
-jigsaw branch has its trunk in common with the image branch, and passes through it separately.
+jigsaw branch has its trunk in common with the image branch, and passes through it separately; running statistics are
+those of images alone, since at 32 pixels a patch is little but border.
 
 NCE with a Z that stays wants many updates before a row of the bank is seen again, as on ImageNet; with few, all
 embeddings drift off together (digits: kNN .48), where the cross-entropy is safe.
@@ -86,10 +87,11 @@ class PIRL(Method):
         patches = grid(large[:, : cell * self.grid, : cell * self.grid], cell, cell)
         return permuted(order, render_patches(self.patch, colour, patches))
 
-    def _term(self, scores: jax.Array, z: jax.Array, info: Info) -> jax.Array:
+    def _term(self, scores: jax.Array, itself: jax.Array, z: jax.Array, info: Info) -> jax.Array:
         if self.criterion == "nce":
             return nce(scores, z, info.num_examples, self.temperature)
-        return losses.cross_entropy(scores / self.temperature, jnp.zeros(len(scores), int))
+        logits = jnp.where(itself, -1e9, scores / self.temperature)
+        return losses.cross_entropy(logits, jnp.zeros(len(logits), int))
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         heads, n = self._heads(), len(batch["view"])
@@ -99,20 +101,21 @@ class PIRL(Method):
         h, stats = apply(self.backbone, "backbone", params, state["stats"], batch["view"], train=train)
         v, stats = apply(heads["image"], "image", params, stats, h, train=train)
         x = patches.reshape(-1, *patches.shape[2:])
-        x, stats = apply(self.backbone, "backbone", params, stats, x, train=train)
+        x, _ = apply(self.backbone, "backbone", params, stats, x, train=train)  # evaluation sees whole images
         x, stats = apply(heads["patch"], "patch", params, stats, x, train=train)
         t, stats = apply(heads["jigsaw"], "jigsaw", params, stats, x.reshape(n, -1), train=train)
         v, t = losses.l2_normalize(v), losses.l2_normalize(t)
 
         bank, z = state["bank"], state["z"]
         index = noise_index(sampling, batch, self.noise, info.num_examples)
+        itself = index.at[:, 0].set(-1) == index[:, :1]  # drawn as noise
         image, jigsaw = (memory_bank.lookup(e, bank, index, dist.AXIS) for e in (v, t))
         z = jnp.where(z > 0, z, normaliser(jigsaw, info.num_examples, self.temperature, dist.AXIS))
-        terms = [self._term(s, z, info) for s in (jigsaw, image)]
+        terms = [self._term(s, itself, z, info) for s in (jigsaw, image)]
         loss = self.weight * terms[0] + (1 - self.weight) * terms[1]  # eq. 5
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)
         metrics = {
-            f"{name}_top1": jnp.mean(s[:, 0] >= s[:, 1:].max(1), dtype=jnp.float32)
+            f"{name}_top1": jnp.mean(s[:, 0] > jnp.where(itself, -2.0, s)[:, 1:].max(1), dtype=jnp.float32)
             for name, s in {"image": image, "jigsaw": jigsaw}.items()
         }
         aux = {

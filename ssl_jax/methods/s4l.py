@@ -7,8 +7,10 @@ Decisions:
 
 - which labels are known is drawn once by the image's number, the same in every run, without regard to classes;
 - a batch is drawn from all images, and labelled rows are those it happens to have, where the authors join a batch of
-  labelled and one of unlabelled images: so epochs count all images, and an image is labelled or not, never both;
-- the triplets of S4L-Exemplar have an embedding of their own beside the classifier.
+  labelled and one of unlabelled images: so epochs count all images, an image is labelled or not, never both, and a
+  tenth of the labels weighs as a tenth of the rows, not as half of them;
+- the triplets of S4L-Exemplar have an embedding of their own beside the classifier;
+- left out: MOAM (rotation with VAT and entropy minimisation), and the recipe for 1 % of the labels.
 
 With w = 0 it is the supervised baseline on those labels, in the same views.
 """

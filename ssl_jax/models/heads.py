@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ssl_jax import losses
 from ssl_jax.models.norm import BatchNorm
 
-# torch's default for linear layers: uniform with bound 1 / sqrt(fan in).
+# torch's default for the kernels of linear layers: uniform with bound 1 / sqrt(fan in). Biases, which have the same one
+# there, start at zero here.
 torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
