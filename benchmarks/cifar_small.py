@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, TABLE = ROOT / "docs" / "cifar_small.jsonl", ROOT / "docs" / "cifar_small.md"
 EVALS = "pretext,knn,layers,few_label"
-KEPT = ("pretext/", "knn/top1", "layers/", "few_label/")  # of the results
+KEPT = re.compile(r"pretext/|knn/top1|layers/\d/top1|few_label/\w+/[a-z]+$")  # of the results
 HEAD = """# 10,000 images of CIFAR-10, two CPU cores
 
 The `cifar10_small` preset of every method after so many epochs of its schedule: ResNet-18 of 16 channels, the first
@@ -86,7 +87,7 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
         "data": pathlib.Path(data).name if data else "cifar10",
         "minutes": round(seconds / 60, 1),
         "knn_online": {f"{entry['epoch']:g}": entry["knn/top1"] for entry in curve if "knn/top1" in entry},
-        "results": {n: x for n, x in results.items() if n.startswith(KEPT) and type(x) in (int, float)},
+        "results": {n: round(x, 4) for n, x in results.items() if KEPT.match(n) and isinstance(x, float)},
     }
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
@@ -119,14 +120,15 @@ def write_table() -> None:
 
 def own_measure(results: dict[str, Any]) -> str:
     """The pretext measure beside what the untrained network gets and, where there is one, the know-nothing answer."""
-    found = {n.removeprefix("pretext/"): v for n, v in results.items() if n.startswith("pretext/")}
+    found = {n.removeprefix("pretext/"): value for n, value in results.items() if n.startswith("pretext/")}
     names = [n for n in found if not n.endswith(("_untrained", "_baseline"))]
     told = []
     for name in [n for n in names if n != "loss"] or names:
-        others = [
-            f"{kind} {found[f'{name}_{kind}']:.3g}" for kind in ("untrained", "baseline") if f"{name}_{kind}" in found
-        ]
-        told.append(f"{name} {found[name]:.3g} ({', '.join(others)})")
+        beside = {"untrained": found.get(f"{name}_untrained"), "knows nothing": found.get(f"{name}_baseline")}
+        words = [f"{kind} {value:.3g}" for kind, value in beside.items() if value is not None]
+        if name.endswith("_mse"):
+            words.append(f"PSNR {10 * np.log10(found[f'{name}_baseline'] / found[name]):+.2f} dB over a mean fill")
+        told.append(f"{name} {found[name]:.3g} ({', '.join(words)})")
     return "; ".join(told)
 
 
