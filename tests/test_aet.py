@@ -52,7 +52,7 @@ def test_the_identity_is_known_and_changes_nothing():
     none = jnp.array([1.0, 0, 0, 0, 0, 0])
     np.testing.assert_allclose(projective(x, aet.affine_map(none, 9, 0.2, 0.3, 30.0), 0.5), x, atol=1e-5)
     corners = 9 * jnp.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    coefficients = aet.quadrilateral_map(corners, 9)
+    coefficients = ops.quadrilateral_map(corners, 9)
     np.testing.assert_allclose(coefficients, [1, 0, 0, 0, 1, 0, 0, 0], atol=1e-7)
     target = (coefficients - jnp.array(method().mean)) / jnp.array(method().std)
     np.testing.assert_allclose(method().map_of(target), np.eye(3), atol=1e-6)
@@ -64,7 +64,7 @@ def test_quarter_turns_move_whole_pixels():
     x = photograph()
     square = 9 * jnp.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
     for turns in range(4):
-        coefficients = aet.quadrilateral_map(jnp.roll(square, -turns, axis=0), 9)
+        coefficients = ops.quadrilateral_map(jnp.roll(square, -turns, axis=0), 9)
         matrix = jnp.concatenate([coefficients, jnp.ones(1)]).reshape(3, 3)
         np.testing.assert_allclose(projective(x, matrix, 0.5), np.rot90(x, -turns), atol=2e-5)
     half = jnp.array([-1.0, 0, 0, 0, 0, 0])
@@ -85,7 +85,7 @@ def test_corners_go_where_they_were_drawn():
             rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
             wanted += [u, v]
         solution = np.linalg.solve(np.array(rows), wanted)
-        found = np.asarray(aet.quadrilateral_map(jnp.asarray(quad, jnp.float32), size))
+        found = np.asarray(ops.quadrilateral_map(jnp.asarray(quad, jnp.float32), size))
         np.testing.assert_allclose(found, solution, rtol=1e-3, atol=2e-7 * np.array([1, 1, 9e3, 1, 1, 9e3, 1, 1]).max())
 
 

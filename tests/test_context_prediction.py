@@ -13,7 +13,7 @@ import tiny
 from configs import context_prediction as config
 from ssl_jax import methods, models
 from ssl_jax.augment import ops
-from ssl_jax.augment.patches import cut, grid
+from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
 from ssl_jax.errors import UserError
 from ssl_jax.methods import context_prediction as cp
 
@@ -91,7 +91,7 @@ def test_shrinking_is_pillows():
 @pytest.mark.fast
 def test_a_third_of_the_patches_is_shrunk():
     x = jnp.asarray(np.random.default_rng(0).uniform(size=(60, 9, 8, 8, 1)), jnp.float32)
-    found = np.asarray(jax.jit(cp.sometimes_shrunk, static_argnums=(2, 3))(keys(60), x, 0.33, 4))
+    found = np.asarray(jax.jit(sometimes_shrunk, static_argnums=(2, 3))(keys(60), x, 0.33, 4))
     changed = (found != np.asarray(x)).any((2, 3, 4))
     assert abs(changed.mean() - 0.33) < 4 * np.sqrt(0.33 * 0.67 / 540)
     assert np.isfinite(found).all()

@@ -330,6 +330,30 @@ def projective(image: jax.Array, matrix: jax.Array, fill: jax.Array | float) -> 
     return _sampled(image - fill, place) + fill
 
 
+def quadrilateral_map(corners: jax.Array, size: int) -> jax.Array:
+    """The projective map that takes given points to the corners of a square: an image warped by it has them there.
+
+    Args:
+      corners: points [4, 2] (x, y), pixels: where upper left, upper right, lower right and lower left come to lie.
+      size: side of the square, pixels.
+
+    Returns:
+      coefficients [8]: the map [3, 3], output to input, row by row without its last entry, which is 1.
+    """
+    upper_left, upper_right, lower_right, lower_left = corners
+    right, below = upper_right - lower_right, lower_left - lower_right
+    bend = upper_left - upper_right + lower_right - lower_left
+    cross = lambda a, b: a[0] * b[1] - a[1] * b[0]  # noqa: E731
+    # From the unit square to the points, and by its adjugate back.
+    g, h = cross(bend, below) / cross(right, below), cross(right, bend) / cross(right, below)
+    (a, d), (b, e) = upper_right - upper_left + g * upper_right, lower_left - upper_left + h * lower_left
+    c, f = upper_left
+    back = jnp.array(
+        [e - f * h, c * h - b, b * f - c * e, f * g - d, a - c * g, c * d - a * f, d * h - e * g, b * g - a * h]
+    )
+    return back / (a * e - b * d) * jnp.array([size] * 6 + [1, 1])
+
+
 def _sampled(image: jax.Array, place: jax.Array) -> jax.Array:
     """The image [H, W, C] at places [H, W, 2] (row, column), bilinearly, with zeros outside."""
     h, w, c = image.shape

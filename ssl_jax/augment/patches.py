@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.augment import ops
 from ssl_jax.augment.view import View, render_batch
 
 
@@ -75,3 +76,20 @@ def cut(keys: jax.Array, cells: jax.Array, size: int, aberration: int = 0) -> ja
 
     own = jax.vmap(lambda key: jax.random.split(key, cells.shape[1]))(keys)
     return jax.vmap(jax.vmap(one))(own, cells)
+
+
+def sometimes_shrunk(keys: jax.Array, patches: jax.Array, probability: float, smallest: int) -> jax.Array:
+    """Shrinks some of the patches [B, T, h, h, C], and enlarges them back.
+
+    The side is from `smallest` to h - 1 pixels; what is drawn evenly is the number of pixels (train.py).
+    """
+    count, size = patches.shape[1:3]
+
+    def one(key: jax.Array, x: jax.Array) -> jax.Array:
+        toss, draw = jax.random.split(key)
+        area = jax.random.uniform(draw, (count,), minval=smallest**2, maxval=size**2)
+        sides = jnp.clip(jnp.sqrt(area).astype(int), smallest, size - 1)
+        chosen = jax.random.bernoulli(toss, probability, (count, 1, 1, 1))
+        return jnp.where(chosen, jax.vmap(ops.blurred_by_shrinking)(x, sides), x)
+
+    return jax.vmap(one)(keys, patches)

@@ -61,30 +61,6 @@ def draw_affine(key: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.array([jnp.cos(angle), jnp.sin(angle)]), u[1:]])
 
 
-def quadrilateral_map(corners: jax.Array, size: int) -> jax.Array:
-    """The projective map that takes given points to the corners of a square: an image warped by it has them there.
-
-    Args:
-      corners: points [4, 2] (x, y), pixels: where upper left, upper right, lower right and lower left come to lie.
-      size: side of the square, pixels.
-
-    Returns:
-      coefficients [8]: the map [3, 3], output to input, row by row without its last entry, which is 1.
-    """
-    upper_left, upper_right, lower_right, lower_left = corners
-    right, below = upper_right - lower_right, lower_left - lower_right
-    bend = upper_left - upper_right + lower_right - lower_left
-    cross = lambda a, b: a[0] * b[1] - a[1] * b[0]  # noqa: E731
-    # From the unit square to the points, and by its adjugate back.
-    g, h = cross(bend, below) / cross(right, below), cross(right, bend) / cross(right, below)
-    (a, d), (b, e) = upper_right - upper_left + g * upper_right, lower_left - upper_left + h * lower_left
-    c, f = upper_left
-    back = jnp.array(
-        [e - f * h, c * h - b, b * f - c * e, f * g - d, a - c * g, c * d - a * f, d * h - e * g, b * g - a * h]
-    )
-    return back / (a * e - b * d) * jnp.array([size] * 6 + [1, 1])
-
-
 def draw_corners(key: jax.Array, size: int, shift: float, scale: tuple[float, float]) -> jax.Array:
     """Corners [4, 2] of a square that was magnified about its centre, shifted at each and turned by quarter turns."""
     moves, zoom, turn = jax.random.split(key, 3)
@@ -127,7 +103,7 @@ class AET(Method):
         if self.kind == "affine":
             return draw_affine(key)
         corners = draw_corners(key, self.view.size, self.shift, self.scale)
-        return (quadrilateral_map(corners, self.view.size) - jnp.array(self.mean)) / jnp.array(self.std)
+        return (ops.quadrilateral_map(corners, self.view.size) - jnp.array(self.mean)) / jnp.array(self.std)
 
     def map_of(self, parameters: jax.Array) -> jax.Array:
         """The map [3, 3] of pixels, transformed to original, of normalised parameters."""

@@ -23,8 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import dist, losses
-from ssl_jax.augment import ops
-from ssl_jax.augment.patches import cut, grid
+from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
@@ -53,23 +52,6 @@ def one_colour(keys: jax.Array, patches: jax.Array) -> jax.Array:
         which, noise = jax.random.split(key)
         kept = jax.random.randint(which, (len(x), 1, 1, 1), 0, 3) == jnp.arange(3)
         return jnp.where(kept, x, jax.random.uniform(noise, x.shape, minval=-0.5, maxval=0.5) / 255)
-
-    return jax.vmap(one)(keys, patches)
-
-
-def sometimes_shrunk(keys: jax.Array, patches: jax.Array, probability: float, smallest: int) -> jax.Array:
-    """Shrinks some of the patches [B, T, h, h, C], and enlarges them back.
-
-    The side is from `smallest` to h - 1 pixels; what is drawn evenly is the number of pixels (train.py).
-    """
-    count, size = patches.shape[1:3]
-
-    def one(key: jax.Array, x: jax.Array) -> jax.Array:
-        toss, draw = jax.random.split(key)
-        area = jax.random.uniform(draw, (count,), minval=smallest**2, maxval=size**2)
-        sides = jnp.clip(jnp.sqrt(area).astype(int), smallest, size - 1)
-        chosen = jax.random.bernoulli(toss, probability, (count, 1, 1, 1))
-        return jnp.where(chosen, jax.vmap(ops.blurred_by_shrinking)(x, sides), x)
 
     return jax.vmap(one)(keys, patches)
 

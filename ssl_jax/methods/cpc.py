@@ -23,7 +23,6 @@ import dataclasses
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -33,7 +32,7 @@ from ssl_jax.augment.patches import grid, render_patches, side
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, apply, initialise
-from ssl_jax.models.pixelcnn import PixelCNN
+from ssl_jax.models.pixelcnn import Predictor
 
 # Values in [0, 1]: a patch's own view normalises.
 CROP = View(size=256, crop="shift", pad=0, flip=0.5, order=("crop", "flip"), mean=(0.0,), std=(1.0,))
@@ -67,24 +66,6 @@ def turned(z: jax.Array, direction: int) -> jax.Array:
     if direction >= 2:
         z = z.swapaxes(1, 2)
     return z[:, ::-1] if direction % 2 else z
-
-
-class Predictor(nn.Module):
-    """Context network, projection of the targets and one prediction a row ahead."""
-
-    blocks: int
-    hidden: int
-    out: int
-    steps: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, z: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """[B, R, C, D] to targets [B, R, C, d] and predictions [steps, B, R, C, d]."""
-        context = PixelCNN(self.blocks, self.hidden, self.dtype, name="context")(z)
-        targets = nn.Dense(self.out, dtype=self.dtype, name="target")(z)
-        ahead = [nn.Dense(self.out, dtype=self.dtype, name=f"ahead{k + 1}")(context) for k in range(self.steps)]
-        return targets, 0.1 * jnp.stack(ahead)
 
 
 @dataclasses.dataclass(frozen=True)

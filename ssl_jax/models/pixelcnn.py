@@ -1,4 +1,4 @@
-"""A masked convolutional network over a grid: each row sees itself and the rows above."""
+"""Masked convolutions over a grid, where each row sees itself and the rows above, and what CPC predicts by them."""
 
 from typing import Any
 
@@ -32,3 +32,21 @@ class PixelCNN(nn.Module):
             y = nn.relu(conv(y, f"block{i + 1}_above", self.hidden, (2, 1), ((1, 0), (0, 0))))
             x = x + conv(y, f"block{i + 1}_out", width, (1, 1))
         return nn.relu(x)
+
+
+class Predictor(nn.Module):
+    """Context network, projection of the targets and one prediction a row ahead."""
+
+    blocks: int
+    hidden: int
+    out: int
+    steps: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, z: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """[B, R, C, D] to targets [B, R, C, d] and predictions [steps, B, R, C, d]."""
+        context = PixelCNN(self.blocks, self.hidden, self.dtype, name="context")(z)
+        targets = nn.Dense(self.out, dtype=self.dtype, name="target")(z)
+        ahead = [nn.Dense(self.out, dtype=self.dtype, name=f"ahead{k + 1}")(context) for k in range(self.steps)]
+        return targets, 0.1 * jnp.stack(ahead)
