@@ -31,11 +31,11 @@ authors' where it divides over the chips and fits, with the first stages of the 
 what it takes, else the largest power of two that fits. What a method calls a view may be a small crop or all tiles of
 an image, so views/s compare with those of the same method alone.
 
-What grows with the slice: SimCLR at 256 images a chip gathers 4.2 MB of embeddings on `v5e:4x4` (batch 4096) and 67.1 MB
-on `v5e:16x16` (batch 65536), which is all embeddings of the batch, 128 numbers of 4 bytes for each view. All-reduces leave
-189.0 and 251.9 MB on a chip: the 62.9 MB between them are the gradients of the embeddings gathered, since the compiler
-makes an all-reduce of their reduce-scatter. Gradients of weights and BatchNorm's sums do not grow. A step takes 198.6
-and 204.6 ms at the memory's peak rate, 1.0 and 1.6 ms at that of the links.
+What grows with the slice: SimCLR at 256 images a chip gathers 4.2 MB of embeddings on `v5e:4x4` (batch 4096) and
+67.1 MB on `v5e:16x16` (batch 65536), which is all embeddings of the batch, 128 numbers of 4 bytes for each view.
+All-reduces leave 189.0 and 251.9 MB on a chip: the 62.9 MB between them are the gradients of the embeddings gathered,
+since the compiler makes an all-reduce of their reduce-scatter. Gradients of weights and BatchNorm's sums do not grow. A
+step takes 198.6 and 204.6 ms at the memory's peak rate, 1.0 and 1.6 ms at that of the links.
 
 """
 
