@@ -21,6 +21,10 @@ from typing import Any
 import jax
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+from ssl_jax import methods
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, TABLE = ROOT / "docs" / "cifar_small.jsonl", ROOT / "docs" / "cifar_small.md"
 EVALS = "pretext,knn,layers,few_label"
@@ -35,11 +39,6 @@ network's or what the answer that knows nothing gets. Made by `python benchmarks
 `docs/cifar_small.jsonl` has seeds, commits and what else was measured.
 
 """
-
-
-def methods() -> list[str]:
-    """All methods; each has the preset."""
-    return [path.stem for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path.stem != "common"]
 
 
 def rows() -> list[dict[str, Any]]:
@@ -143,7 +142,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     if any(not flag.startswith("--config.") for flag in flags):
         parser.error(f"unknown: {' '.join(flags)}; fields of the config are --config.FIELD=VALUE")
-    for method in args.methods or methods():
+    for method in args.methods or methods.names():
         for epoch in sorted(map(int, args.epochs.split(","))):
             measured(method, epoch, args.seed, flags, args.data, args.runs)
             write_table()

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import plan
+from ssl_jax import methods, plan
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRIES, TABLE = ROOT / "docs" / "slices.jsonl", ROOT / "docs" / "slices.md"
@@ -39,11 +39,6 @@ since the compiler makes an all-reduce of their reduce-scatter. Gradients of wei
 step takes 198.6 and 204.6 ms at the memory's peak rate, 1.0 and 1.6 ms at that of the links.
 
 """
-
-
-def methods() -> list[str]:
-    """All methods; each has an imagenet preset."""
-    return [path.stem for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path.stem != "common"]
 
 
 def tried(method: str, topology: str, changes: dict[str, int]) -> dict[str, Any]:
@@ -107,7 +102,7 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:4x4", help="slice")
     args = parser.parse_args()
     chips = len(plan.find_devices(args.topology))
-    for method in args.methods or methods():
+    for method in args.methods or methods.names():
         best(method, args.topology, chips)
         write_table()
 

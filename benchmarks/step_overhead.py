@@ -14,7 +14,6 @@ import argparse
 from collections.abc import Callable
 import dataclasses
 import importlib
-import pathlib
 import statistics
 import time
 from typing import Any
@@ -25,10 +24,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import data, dist, plan, train
+from ssl_jax import data, dist, methods, plan, train
 from ssl_jax.augment.view import render_views
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,9 +210,8 @@ def main() -> None:
     parser.add_argument("--count", metavar="TOPOLOGY", help="count for one chip, such as v5e:1x1, instead of timing")
     args = parser.parse_args()
     devices = plan.find_devices(args.count)[:1] if args.count else jax.devices()[:1]
-    everything = [path.stem for path in sorted((ROOT / "configs").glob("[a-z]*.py")) if path.stem != "common"]
     print(f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, {devices[0].device_kind}", flush=True)
-    for method in args.methods or everything:
+    for method in args.methods or methods.names():
         run = prepared(method, args.batch, args.width, devices)
         if args.count:
             found = counted(run)

@@ -31,6 +31,12 @@ def noise_index(rng: jax.Array, batch: Batch, count: int, num_examples: int) -> 
     return jnp.concatenate([batch["index"][:, None], noise], 1)
 
 
+def top1_of_noise(scores: jax.Array, index: jax.Array) -> jax.Array:
+    """Share of rows whose own image, the first, has the highest of the cosines [n, 1 + m'] with images `index`."""
+    others = jnp.where(index[:, 1:] == index[:, :1], -2.0, scores[:, 1:])  # drawn as noise, it is no other
+    return jnp.mean(scores[:, 0] > others.max(1), dtype=jnp.float32)
+
+
 def normaliser(scores: jax.Array, num_examples: int, temperature: float, axis_name: str | None = None) -> jax.Array:
     """Monte Carlo estimate of Z (eq. 8): n times the mean of exp(v m / T) over positives and noise [n, 1 + m']."""
     mean = jnp.exp(jax.lax.stop_gradient(scores) / temperature).mean()
@@ -124,8 +130,7 @@ class NPID(Method):
             scores = memory_bank.lookup(v, bank, index, dist.AXIS)
             z = jnp.where(z > 0, z, normaliser(scores, info.num_examples, self.temperature, dist.AXIS))
             loss = nce(scores, z, info.num_examples, self.temperature)
-            others = jnp.where(index[:, 1:] == index[:, :1], -2.0, scores[:, 1:])
-            top1 = jnp.mean(scores[:, 0] > others.max(1), dtype=jnp.float32)
+            top1 = top1_of_noise(scores, index)
         else:
             loss, top1 = instance_softmax(v, bank, batch["index"], info.num_examples, self.temperature, dist.AXIS)
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)

@@ -26,7 +26,7 @@ from ssl_jax.augment.patches import grid, permuted, render_patches
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, apply, initialise
-from ssl_jax.methods.npid import nce, nce_best, nce_chance, noise_index, normaliser
+from ssl_jax.methods.npid import nce, nce_best, nce_chance, noise_index, normaliser, top1_of_noise
 from ssl_jax.models.heads import MLP
 
 LARGE = View(size=255, area=(0.6, 1.0), order=("crop",), mean=(0.0,), std=(1.0,))
@@ -114,10 +114,7 @@ class PIRL(Method):
         terms = [self._term(s, itself, z, info) for s in (jigsaw, image)]
         loss = self.weight * terms[0] + (1 - self.weight) * terms[1]  # eq. 5
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)
-        metrics = {
-            f"{name}_top1": jnp.mean(s[:, 0] > jnp.where(itself, -2.0, s)[:, 1:].max(1), dtype=jnp.float32)
-            for name, s in {"image": image, "jigsaw": jigsaw}.items()
-        }
+        metrics = {f"{name}_top1": top1_of_noise(s, index) for name, s in {"image": image, "jigsaw": jigsaw}.items()}
         aux = {
             "metrics": metrics | {"projection_std": losses.spread(v, dist.AXIS)},
             "features": jax.lax.stop_gradient(h),
