@@ -29,13 +29,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, TABLE = ROOT / "docs" / "cifar_small.jsonl", ROOT / "docs" / "cifar_small.md"
 EVALS = "pretext,knn,layers,few_label"
 KEPT = re.compile(r"pretext/|knn/top1|layers/\d/top1|few_label/\w+/[a-z]+$")  # of the results
-HEAD = """# 10,000 images of CIFAR-10, two CPU cores
+HEAD = """# 10,000 images of CIFAR-10 on a CPU
 
 The `cifar10_small` preset of every method after so many epochs of its schedule: ResNet-18 of 16 channels, the first
 1,000 training images of each class, batch 256. Accuracy in % on the 10,000 test images: kNN (k = 20, T = 0.1), logistic
 regression on the features of each residual stage, and on 1 and 10 labelled images a class (mean of 5 draws); in
 brackets the same backbone before training. The method's own measure is that on test images, beside the untrained
-network's or what the answer that knows nothing gets. Made by `python benchmarks/cifar_small.py`, whose
+network's or what the answer that knows nothing gets. Minutes are of training alone, on one core while the machine's
+other core trained another row. Made by `python benchmarks/cifar_small.py`, whose
 `docs/cifar_small.jsonl` has seeds, commits and what else was measured.
 
 """
@@ -81,7 +82,7 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
     device = jax.devices()[0].device_kind
     row = key | {
         "commit": commit.stdout.strip(),
-        "device": f"{os.cpu_count()} CPU cores" if device == "cpu" else f"{jax.device_count()} x {device}",
+        "device": f"{len(os.sched_getaffinity(0))} CPU core(s)" if device == "cpu" else f"{jax.device_count()} x {device}",
         "jax": jax.__version__,
         "data": pathlib.Path(data).name if data else "cifar10",
         "minutes": round(seconds / 60, 1),

@@ -1,6 +1,7 @@
 """Convolution, BatchNorm, backbones and heads against formulas, and as JAX transforms and maps them."""
 
 import functools
+import itertools
 import math
 
 import flax.linen as nn
@@ -82,8 +83,12 @@ def with_gradients(convolution, stride, padding):
         (3, 1, (8, 6, 6, 5), 3),
         (3, 2, (3, 7, 8, 3), 5),
         (3, 2, (8, 8, 7, 5), 3),
-        (3, 1, (4, 1, 1, 2), 3),
+        (3, 1, (4, 1, 1, 2), 3),  # from here maps of no more pixels than the kernel
+        (3, 1, (4, 2, 4, 2), 3),
+        (3, 1, (4, 3, 3, 2), 3),
         (3, 2, (4, 2, 2, 3), 2),
+        (3, 2, (4, 3, 3, 3), 2),
+        (7, 2, (3, 6, 8, 2), 3),
         (7, 1, (6, 8, 9, 3), 2),
         (7, 2, (3, 9, 8, 2), 3),
         (7, 2, (8, 8, 9, 3), 2),
@@ -103,8 +108,8 @@ def test_conv_agrees_with_autodiff(monkeypatch, kernel, stride, shape, out, bloc
 @pytest.mark.fast
 def test_conv_agrees_with_autodiff_for_other_paddings():
     with jax.enable_x64(True):
-        for padding, stride in ((0, 1), (2, 1), (0, 2), (2, 2)):
-            x, w = normal(2, 6, 7, 4), normal(3, 3, 4, 3, seed=1)
+        for size, padding, stride in itertools.product(((6, 7), (3, 3)), (0, 2), (1, 2)):
+            x, w = normal(2, *size, 4), normal(3, 3, 4, 3, seed=1)
             ours, theirs = (with_gradients(c, stride, padding)(x, w) for c in (conv.conv2d, reference_conv))
             for a, b in zip(ours, theirs, strict=True):
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
@@ -135,8 +140,8 @@ def test_conv_under_vmap():
 
 @pytest.mark.fast
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
-@pytest.mark.parametrize(("stride", "out"), [(1, 2), (1, 5), (2, 2)])
-def test_conv_over_two_devices(mapping, stride, out):
+@pytest.mark.parametrize(("stride", "out", "size"), [(1, 2, 5), (1, 5, 5), (2, 2, 5), (1, 2, 1)])
+def test_conv_over_two_devices(mapping, stride, out, size):
     def replica(w, x):
         def loss(w, x):
             return dist.mean(jnp.sum(jnp.sin(conv.conv2d(x, w, stride, 1))))
@@ -145,7 +150,7 @@ def test_conv_over_two_devices(mapping, stride, out):
         return value, dist.mean(to_w), to_x
 
     with jax.enable_x64(True):
-        x, w = normal(6, 5, 6, 3), normal(3, 3, 3, out, seed=1)
+        x, w = normal(6, size, size + 1, 3), normal(3, 3, 3, out, seed=1)
         specs = (P(), P(dist.AXIS))
         mesh = dist.make_mesh(jax.devices()[:2])
         mapped = dist.map_replicas(replica, mesh, specs, (P(), P(), P(dist.AXIS)), mapping=mapping)
