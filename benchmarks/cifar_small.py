@@ -10,7 +10,6 @@ on from its last checkpoint in the folder --runs.
 
 import argparse
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -19,6 +18,7 @@ import time
 from typing import Any
 
 import jax
+import joblib
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -82,7 +82,7 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
     device = jax.devices()[0].device_kind
     row = key | {
         "commit": commit.stdout.strip(),
-        "device": f"{len(os.sched_getaffinity(0))} CPU core(s)" if device == "cpu" else f"{jax.device_count()} x {device}",
+        "device": f"{joblib.cpu_count()} CPU core(s)" if device == "cpu" else f"{jax.device_count()} x {device}",
         "jax": jax.__version__,
         "data": pathlib.Path(data).name if data else "cifar10",
         "minutes": round(seconds / 60, 1),

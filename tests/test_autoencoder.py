@@ -70,12 +70,16 @@ def test_pictures():
 
 
 @pytest.mark.fast
-def test_unknown_noise_is_refused():
+def test_noise_without_meaning_is_refused():
     c = config.get_config("digits")
     method = methods.build(c.method, models.backbone(c.model))
     method.check(8, 8, 1)
     with pytest.raises(UserError, match="salt_and_pepper"):
         dataclasses.replace(method, noise="salt").check(8, 8, 1)
+    dataclasses.replace(method, noise="gaussian", amount=2.0).check(8, 8, 1)  # a deviation, no share
+    for noise, amount in (("masking", 1.1), ("masking", -0.1), ("gaussian", -0.1)):
+        with pytest.raises(UserError, match="amount"):
+            dataclasses.replace(method, noise=noise, amount=amount).check(8, 8, 1)
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,10 @@ def test_the_teacher_moves_after_the_optimiser_and_is_evaluated():
     np.testing.assert_array_equal(ours, run.method.features(tiny.fresh(run).params, ts.state, images))
     variables = {"params": before["backbone"], "batch_stats": ts.state["teacher"]["stats"]["backbone"]}
     np.testing.assert_allclose(ours, run.method.backbone.apply(variables, images, train=False), rtol=1e-5)
+    student = dataclasses.replace(run.method, evaluate_teacher=False).features(ts.params, ts.state, images)
+    variables = {"params": ts.params["backbone"], "batch_stats": ts.state["stats"]["backbone"]}
+    np.testing.assert_allclose(student, run.method.backbone.apply(variables, images, train=False), rtol=1e-5)
+    assert np.abs(student - ours).max() > 1e-3
 
 
 def test_the_teacher_starts_as_the_student():

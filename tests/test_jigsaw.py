@@ -97,6 +97,21 @@ def test_shuffling_features_is_shuffling_tiles():
     assert np.abs(np.asarray(solve(tiles, orders) - solve(tiles, 0 * orders)))[1:].max() > 1e-3
 
 
+def test_tile_norm_is_before_the_relu_of_a_tiles_vector():
+    """As VISSL has it for ResNet-50: the layer loses its bias, and the scale of the backbone's features is nothing."""
+    run, _, _ = tiny.compiled("jigsaw")
+    batch = tiny.batch_of(run, 16)
+    for tile_norm in (False, True):
+        m = dataclasses.replace(run.method, tile_norm=tile_norm)
+        params, state = m.init(jax.random.key(0), batch, run.info)
+        assert set(params["tile"]) == ({"out", "out_norm"} if tile_norm else {"out"})
+        assert set(params["tile"]["out"]) == ({"kernel"} if tile_norm else {"kernel", "bias"})
+        loss = jax.jit(tiny.loss_function(run, m))
+        larger = {**params, "tile": {**params["tile"], "out": jax.tree.map(lambda x: 3 * x, params["tile"]["out"])}}
+        change = abs(loss(larger, state, batch)[0] - loss(params, state, batch)[0])
+        assert change < 1e-4 if tile_norm else change > 1e-3
+
+
 class WithoutOrder(jigsaw.Jigsaw):
     """All tiles of a puzzle are one."""
 

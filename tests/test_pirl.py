@@ -89,6 +89,29 @@ def test_each_term_has_its_branch_and_only_the_image_moves_the_bank():
     tiny.assert_same(banks[0][4:], ts.state["bank"][4:])
 
 
+@pytest.mark.fast
+def test_the_image_drawn_as_its_own_noise_is_no_negative():
+    """In the cross-entropy; NCE has it in its noise distribution."""
+    method = dataclasses.replace(imagenet(), criterion="cross_entropy")
+    scores = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 6)), jnp.float32)
+    itself = jnp.zeros((3, 6), bool).at[1, 4].set(True)
+    found = method._term(scores, itself, jnp.ones(()), methods.Info(10, 2, 5, 5))
+    logits = np.asarray(scores, np.float64) / method.temperature
+    logits[1, 4] = -np.inf
+    wanted = (np.log(np.exp(logits).sum(1)) - logits[:, 0]).mean()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_running_statistics_are_those_of_whole_images():
+    run, _, _ = tiny.compiled("pirl")
+    ts, batch = tiny.fresh(run), tiny.batch_of(run, 16)
+    loss = jax.jit(tiny.loss_function(run))
+    states = [loss(ts.params, ts.state, {**batch, "large": large})[1][0] for large in (batch["large"], -batch["large"])]
+    tiny.assert_same(*(jax.device_get(state["stats"]["backbone"]) for state in states))
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), ts.state["stats"], states[0]["stats"])
+    assert max(jax.tree.leaves(moved["backbone"])) > 1e-3
+
+
 class OneRow(pirl.PIRL):
     """All images look up and move one row of the bank."""
 

@@ -51,7 +51,8 @@ class DenoisingAutoencoder(Autoencoder):
         if self.noise not in KINDS:
             raise UserError(f"config.method.noise is '{self.noise}': use {', '.join(map(repr, KINDS))}.")
         if self.amount < 0 or (self.noise != "gaussian" and self.amount > 1):
-            raise UserError(f"config.method.amount is {self.amount}: use 0 to 1, a share of the values.")
+            allowed = "at least 0, the deviation" if self.noise == "gaussian" else "0 to 1, a share of the values"
+            raise UserError(f"config.method.amount is {self.amount}: for '{self.noise}' use {allowed}.")
 
     def corrupted(self, keys: jax.Array, images: jax.Array) -> jax.Array:
         return corrupt(keys, images, self.noise, self.amount)
