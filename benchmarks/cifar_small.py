@@ -4,8 +4,8 @@ Trains the `cifar10_small` preset of every method (or of those named; multitask 
 `multitask+colorization+context_prediction`) and measures it after 5 epochs of the schedule, or after each of --epochs:
 the method's own measure on held-out images, kNN, a linear probe of each residual stage and few labels, each beside the
 untrained backbone. Fields of the config may follow (--config.FIELD=VALUE). Every row is a line of
-docs/cifar_small.jsonl and is measured no second time; the table is docs/cifar_small.md. A run that was interrupted goes
-on from its last checkpoint in the folder --runs.
+docs/cifar_small.jsonl and is measured no second time; the table is the README's. A run that was interrupted goes on
+from its last checkpoint in the folder --runs.
 """
 
 import argparse
@@ -26,20 +26,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from ssl_jax import methods
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ROWS, TABLE = ROOT / "docs" / "cifar_small.jsonl", ROOT / "docs" / "cifar_small.md"
+ROWS, README = ROOT / "docs" / "cifar_small.jsonl", ROOT / "README.md"
 EVALS = "pretext,knn,layers,few_label"
 KEPT = re.compile(r"pretext/|knn/top1|layers/\d/top1|few_label/\w+/[a-z]+$")  # of the results
-HEAD = """# 10,000 images of CIFAR-10 on a CPU
-
-The `cifar10_small` preset of every method after so many epochs of its schedule: ResNet-18 of 16 channels, the first
-1,000 training images of each class, batch 256. Accuracy in % on the 10,000 test images: kNN (k = 20, T = 0.1), logistic
-regression on the features of each residual stage, and on 1 and 10 labelled images a class (mean of 5 draws); in
-brackets the same backbone before training. The method's own measure is that on test images, beside the untrained
-network's or what the answer that knows nothing gets. Minutes are of training alone, on one core while the machine's
-other core trained another row. Made by `python benchmarks/cifar_small.py`, whose
-`docs/cifar_small.jsonl` has seeds, commits and what else was measured.
-
-"""
+BEGIN, END = "<!-- python benchmarks/cifar_small.py writes from here -->\n", "<!-- to here -->\n"
 
 
 def rows() -> list[dict[str, Any]]:
@@ -93,29 +83,35 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
         file.write(json.dumps(row) + "\n")
 
 
-def _percent(results: dict[str, Any], name: str) -> str:
-    value, before = results.get(name), results.get(f"{name}_untrained")
-    if value is None:
-        return ""
-    return f"{100 * value:.1f}" + ("" if before is None else f" ({100 * before:.1f})")
+def table(measured: list[dict[str, Any]]) -> list[str]:
+    """The rows as lines of a Markdown table, with what any of them says of raw pixels as the first."""
+    head = ["method", "epochs", "kNN", *(f"stage {n}" for n in (1, 2, 3, 4)), "1 label", "10 labels"]
+    head += ["its own measure", "minutes", "seed", "commit"]
+    lines = [head, ["---"] * len(head)]
+
+    def percent(results: dict[str, float], name: str, before: str) -> str:
+        return f"{100 * results[name]:.1f} ({100 * results[before]:.1f})"
+
+    if measured:
+        r = measured[0]["results"]
+        numbers = [f"{100 * r[f'few_label/{count}/pixels']:.1f}" for count in (1, 10)]
+        lines.append(["raw pixels", "", f"{100 * r['knn/top1_pixels']:.1f}", *[""] * 4, *numbers, *[""] * 4])
+    for row in sorted(measured, key=lambda row: (row["epoch"], row["method"], row["seed"], row["flags"])):
+        r = row["results"]
+        names = ["knn/top1", *(f"layers/{n}/top1" for n in (1, 2, 3, 4))]
+        few = [f"few_label/{count}/" for count in (1, 10)]
+        cells = [", ".join([row["method"], *row["flags"]]), str(row["epoch"])]
+        cells += [percent(r, name, f"{name}_untrained") for name in names]
+        cells += [percent(r, f"{name}pretrained", f"{name}untrained") for name in few]
+        lines.append([*cells, own_measure(r), str(row["minutes"]), str(row["seed"]), row["commit"]])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def write_table() -> None:
-    """Writes the Markdown file from the rows."""
-    head = ["method", "epochs", "kNN", *(f"stage {n}" for n in (1, 2, 3, 4)), "1 label", "10 labels", "minutes"]
-    head += ["its own measure"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in sorted(rows(), key=lambda row: (row["epoch"], row["method"], row["seed"])):
-        r = row["results"]
-        few = []
-        for labels in (1, 10):
-            pair = [r.get(f"few_label/{labels}/{kind}", np.nan) for kind in ("pretrained", "untrained")]
-            few.append("{:.1f} ({:.1f})".format(*(100 * value for value in pair)))
-        title = ", ".join([row["method"], *([f"seed {row['seed']}"] if row["seed"] else []), *row["flags"]])
-        cells = [title, str(row["epoch"]), _percent(r, "knn/top1")]
-        cells += [_percent(r, f"layers/{n}/top1") for n in (1, 2, 3, 4)]
-        lines.append(f"| {' | '.join([*cells, *few, str(row['minutes']), own_measure(r)])} |")
-    TABLE.write_text(HEAD + "\n".join(lines) + "\n")
+    """Puts the table into the README, in place of the one that is there."""
+    before, rest = README.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    README.write_text(before + BEGIN + "".join(line + "\n" for line in table(rows())) + END + after)
 
 
 def own_measure(results: dict[str, Any]) -> str:
