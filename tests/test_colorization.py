@@ -107,6 +107,39 @@ def test_prior_is_the_mean_of_all_targets():
     np.testing.assert_allclose(metrics["ab_bin_accuracy_baseline"], share, rtol=1e-5)
 
 
+class Answers(colorization.Colorization):
+    """Answers the nearest bin of each pixel, or one bin everywhere."""
+
+    def _predict(self, params, stats, images, train):
+        colours, h, logits, stats = super()._predict(params, stats, images, train)
+        nearest = lab.soft_encode(colours[:, :: self.stride, :: self.stride, 1:])[0][..., 0]
+        return colours, h, 0 * logits + jax.nn.one_hot(nearest if self.everywhere < 0 else self.everywhere, 313), stats
+
+
+def test_accuracy_is_plain_and_in_the_weights_of_the_gradient():
+    run, ts = run_and_state()
+    batch = tiny.batch_of(run, 16)
+    colours = lab.rgb_to_lab(batch["view"])
+    nearest = np.asarray(lab.soft_encode(colours[:, ::4, ::4, 1:])[0][..., 0])
+    coloured = np.abs(colours[..., 1:]).max((1, 2, 3)) > 5
+
+    def measured(everywhere):
+        method = Answers(**vars(run.method))
+        object.__setattr__(method, "everywhere", everywhere)
+        _, (state, metrics) = jax.jit(tiny.loss_function(run, method))(ts.params, ts.state, batch)
+        return np.asarray(colorization.rebalancing(state["prior"])), metrics
+
+    prior_weights, right = measured(-1)
+    weights = prior_weights[nearest] * coloured[:, None, None]
+    shares = np.bincount(nearest.ravel(), weights.ravel(), 313) / weights.sum()
+    plain = np.bincount(nearest.ravel(), minlength=313) / nearest.size
+    assert shares.argmax() != plain.argmax() or shares.max() < plain.max()
+    for name, wanted in (("ab_bin_accuracy", plain), ("ab_bin_accuracy_rebalanced", shares)):
+        np.testing.assert_allclose(right[name], 1, rtol=1e-5)
+        np.testing.assert_allclose(right[f"{name}_baseline"], wanted.max(), rtol=1e-4)
+        np.testing.assert_allclose(measured(int(wanted.argmax()))[1][name], wanted.max(), rtol=1e-4)
+
+
 def test_pictures():
     run, _ = run_and_state()
     (picture,) = grids.assert_well_formed(run)

@@ -5,7 +5,8 @@ distribution over 313 bins of the ab plane. Follows the authors' code (richzhang
 
 - targets are every fourth pixel of ab, softly encoded by the ten nearest bins (sec. 2.1);
 - rare colours weigh more (eq. 4) in the gradient alone, and images without colour (no |ab| above 5) nothing there: the
-  loss that is reported is the plain cross-entropy over all pixels;
+  loss that is reported is the plain cross-entropy over all pixels. It teaches to answer rare colours, so that the share
+  of pixels whose bin is found (of which plain grey gets the most) is reported with these weights as well;
 - the prior is estimated while training, as the mean of all soft targets so far, this batch's included, where the
   authors have a file that was counted over ImageNet beforehand: so it is that of the data at hand;
 - the shared backbone and a decoder stand for their dilated VGG; L - 50 is divided by 50, which their first
@@ -139,11 +140,12 @@ class Colorization(Method):
         coloured = jnp.abs(colours[..., 1:]).max((1, 2, 3)) > 5
         factor = rebalancing(prior, self.mix)[nearest] * coloured[:, None, None]
         loss = reweighted(cross_entropy(logits, bins, weights), factor)
-        common = dist.mean(bin_shares(nearest[..., None], jnp.ones_like(weights[..., :1]), lab.BINS)).max()
-        metrics = {
-            "ab_bin_accuracy": jnp.mean(logits.argmax(-1) == nearest, dtype=jnp.float32),
-            "ab_bin_accuracy_baseline": common,  # of the most frequent bin
-        }
+        metrics = {}
+        for name, weight in {"ab_bin_accuracy": jnp.ones_like(factor), "ab_bin_accuracy_rebalanced": factor}.items():
+            weight /= jnp.maximum(dist.mean(weight.mean()), 1e-9)
+            metrics[name] = jnp.mean(weight * (logits.argmax(-1) == nearest))
+            # Of the bin that most of the weight is in.
+            metrics[f"{name}_baseline"] = dist.mean(bin_shares(nearest[..., None], weight[..., None], lab.BINS)).max()
         aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
         return loss, ({"stats": stats, "prior": prior, "batches": batches}, aux)
 
