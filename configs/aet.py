@@ -45,6 +45,10 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         )
     elif preset == "cifar10_small":
         common.update(config.method, view=presets.ROTNET_CIFAR, **CIFAR)
+        # With the preset's SGD the features end up all alike: kNN 10.6 % after 5 epochs, the error that of the mean.
+        config.optim.default = common.optimizer(
+            name="adamw", learning_rate=1e-3, scaling="none", weight_decay=5e-4, warmup_epochs=0.25
+        )
     elif preset == "imagenet":
         # The authors' recipe for AlexNet.
         config.epochs, config.batch_size, config.data.size = 200, 768, 256
