@@ -115,16 +115,14 @@ def write_table() -> None:
 
 
 def own_measure(results: dict[str, Any]) -> str:
-    """The pretext measure beside what the untrained network gets and, where there is one, the know-nothing answer."""
+    """What the method's own task gives that has a know-nothing answer, beside that and the untrained network's."""
     found = {n.removeprefix("pretext/"): value for n, value in results.items() if n.startswith("pretext/")}
-    names = [n for n in found if not n.endswith(("_untrained", "_baseline"))]
     told = []
-    for name in [n for n in names if n != "loss"] or names:
-        beside = {"untrained": found.get(f"{name}_untrained"), "knows nothing": found.get(f"{name}_baseline")}
-        words = [f"{kind} {value:.3g}" for kind, value in beside.items() if value is not None]
+    for name in [n for n in found if f"{n}_baseline" in found and n != "loss"]:
+        value, untrained, nothing = (found[f"{name}{suffix}"] for suffix in ("", "_untrained", "_baseline"))
+        told.append(f"{name} {value:.3g} (untrained {untrained:.3g}, knows nothing {nothing:.3g})")
         if name.endswith("_mse"):
-            words.append(f"PSNR {10 * np.log10(found[f'{name}_baseline'] / found[name]):+.2f} dB over a mean fill")
-        told.append(f"{name} {found[name]:.3g} ({', '.join(words)})")
+            told[-1] += f", {10 * np.log10(nothing / value):+.2f} dB over a mean fill"
     return "; ".join(told)
 
 
