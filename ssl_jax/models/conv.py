@@ -82,13 +82,10 @@ def _xla_conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Arra
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
-    convolutions = {
-        "cpu": small_map_conv if _is_small(x, w) else _xla_conv,
-        "default": _xla_conv,
-    }
-    return lax.platform_dependent(
-        x, w, **{k: lambda x, w, f=f: f(x, w, stride, padding) for k, f in convolutions.items()}
-    )
+    if not _is_small(x, w):
+        return _xla_conv(x, w, stride, padding)
+    conv = functools.partial(small_map_conv, stride=stride, padding=padding)
+    return lax.platform_dependent(x, w, cpu=conv, default=functools.partial(_xla_conv, stride=stride, padding=padding))
 
 
 def _conv_forward(x, w, stride, padding):
