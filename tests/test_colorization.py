@@ -107,8 +107,11 @@ def test_prior_is_the_mean_of_all_targets():
     np.testing.assert_allclose(metrics["ab_bin_accuracy_baseline"], share, rtol=1e-5)
 
 
+@dataclasses.dataclass(frozen=True)
 class Answers(colorization.Colorization):
     """Answers the nearest bin of each pixel, or one bin everywhere."""
+
+    everywhere: int = -1
 
     def _predict(self, params, stats, images, train):
         colours, h, logits, stats = super()._predict(params, stats, images, train)
@@ -124,8 +127,7 @@ def test_accuracy_is_plain_and_in_the_weights_of_the_gradient():
     coloured = np.abs(colours[..., 1:]).max((1, 2, 3)) > 5
 
     def measured(everywhere):
-        method = Answers(**vars(run.method))
-        object.__setattr__(method, "everywhere", everywhere)
+        method = Answers(**vars(run.method), everywhere=everywhere)
         _, (state, metrics) = jax.jit(tiny.loss_function(run, method))(ts.params, ts.state, batch)
         return np.asarray(colorization.rebalancing(state["prior"])), metrics
 

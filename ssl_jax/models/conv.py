@@ -99,8 +99,8 @@ def _conv_backward(stride, padding, residuals, g):
     def on_cpu(x, w, g):
         if _is_small(x, w):
             return gradients(small_map_conv, x, w, g)
-        dx, _ = gradients(_xla_conv, x, w, g)
-        return dx, blocked_weight_gradient(x, g, w.shape[0], stride, padding).astype(w.dtype)
+        _, input_gradient = jax.vjp(lambda x: _xla_conv(x, w, stride, padding), x)
+        return input_gradient(g)[0], blocked_weight_gradient(x, g, w.shape[0], stride, padding).astype(w.dtype)
 
     return lax.platform_dependent(*residuals, g, cpu=on_cpu, default=functools.partial(gradients, _xla_conv))
 
