@@ -276,6 +276,36 @@ def test_gradient_of_batch_norm_is_that_of_the_formula(groups, devices):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_of_a_maximum_is_the_maximum_of_batch_norm(groups, devices, train):
+    module = BatchNorm(groups, dtype=jnp.float64)
+    pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    def replica(inside, params, stats, x):
+        def loss(params, x):
+            variables = {"params": params, "batch_stats": stats}
+            y, moved = module.apply(variables, x, train, pool if inside else None, mutable=["batch_stats"])
+            y = y if inside else pool(y)
+            return dist.mean(jnp.mean(jnp.sin(3 * y) * y)), (y, moved["batch_stats"])
+
+        gradients, (y, moved) = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        return gradients, y, moved
+
+    with jax.enable_x64(True):
+        params = {"scale": jnp.array([0.5, -2.0, 1.0]), "bias": jnp.array([1.0, -1.0, 0.0])}
+        stats = {"mean": jnp.array([0.3, -0.2, 0.0]), "var": jnp.array([2.0, 0.5, 1.0])}
+        mesh = dist.make_mesh(jax.devices()[:devices])
+        specs = (P(), P(), P(dist.AXIS)), ((P(), P(dist.AXIS)), P(dist.AXIS), P())
+        one, other = (
+            dist.map_replicas(functools.partial(replica, inside), mesh, *specs)(params, stats, normal(8, 6, 4, 3))
+            for inside in (True, False)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, other)
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("groups", [1, 2])
 def test_batch_norm_of_a_constant_channel_is_its_offset(groups):
     x = normal(8, 2, dtype=jnp.float32).at[:, 1].set(7.3)

@@ -150,8 +150,8 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
     Returns:
       float32 [size, size, C], normalised.
     """
-    if image.dtype == jnp.uint8:
-        image = image.astype(jnp.float32) / 255.0
+    if not cropped:
+        image = _unit(image)
     draw = Draws(key, view.draws)
     toss = draw()  # also without a flip, so that the crop of a key is the same with and without
     flip = toss < view.flip if view.flip > 0 and "flip" in view.order else False
@@ -160,7 +160,7 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
             image = _random_affine(view, draw, image)
         elif step == "crop":
             # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
-            image = _crop(view, draw, image, flip, cropped)
+            image = _unit(_crop(view, draw, image, flip, cropped))  # a ready crop is mirrored while it is bytes
         elif step == "jitter" and view.jitter:
             image = _sometimes(view.jitter, draw, _jitter(view, draw, image), image)
         elif step == "gray" and view.gray:
@@ -259,6 +259,10 @@ class Draws:
         """A whole number, uniform over 0 to `count` - 1, in floating point."""
         # The product may round up to `count` itself.
         return self.xp.minimum(self.xp.floor(self() * count), count - 1)
+
+
+def _unit(image: jax.Array) -> jax.Array:
+    return image.astype(jnp.float32) / 255.0 if image.dtype == jnp.uint8 else image
 
 
 def _sometimes(probability: float, draw: Draws, changed: jax.Array, image: jax.Array) -> jax.Array:

@@ -1,5 +1,6 @@
 """Normalisation layers, with BatchNorm groups that do not depend on the number of devices."""
 
+from collections.abc import Callable
 import math
 from typing import Any
 
@@ -38,16 +39,34 @@ class BatchNorm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:  # [N, ..., C] -> [N, ..., C]
+    def __call__(
+        self, x: jax.Array, train: bool, max_pool: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """Normalises.
+
+        Args:
+          x: [N, ..., C].
+          train: use the statistics of the batch, and update the running ones.
+          max_pool: a maximum over places, of what is normalised. It is taken first, to the same values: normalisation
+            rises with what goes in, or falls with it where a scale is negative, and then the signs are turned round.
+            So only the pooled map is normalised, and read again in the backward pass.
+
+        Returns:
+          x, or what `max_pool` makes of it, normalised.
+        """
         channels = x.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         scale = self._parameter("scale", self.use_scale, float(not self.zero_scale), channels)
         bias = self._parameter("bias", self.use_bias, 0.0, channels)
+        sign = jnp.where(jnp.asarray(scale) < 0, -1.0, 1.0) if max_pool else jnp.ones(())
+        if max_pool:
+            x, scale = x * sign.astype(x.dtype), scale * sign
+        pool = max_pool or (lambda x: x)
 
         # On a single replica outside a mapped axis there is no group to see: initialisation only makes shapes.
         if not train or self.is_initializing():
-            return self._normalise(x, running_mean.value, running_var.value, scale, bias)
+            return self._normalise(pool(x), sign * running_mean.value, running_var.value, scale, bias)
         replicas = lax.axis_size(dist.AXIS)
         whole = self.groups == 1
         # One group needs no axis of its own, and XLA's CPU reductions are quicker without it.
@@ -59,10 +78,12 @@ class BatchNorm(nn.Module):
             mean, square = dist.mean((mean, square))
         var = jnp.maximum(square - jnp.square(mean), 0.0)
         count = math.prod(grouped.shape[a] for a in axes) * (replicas if whole else 1)
-        self._update(running_mean, dist.mean(mean.reshape(-1, channels).mean(0)))
+        self._update(running_mean, dist.mean(sign * mean.reshape(-1, channels).mean(0)))
         self._update(running_var, dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1)))
+        x = pool(x)
         if whole:
             return self._normalise(x, mean, var, scale, bias)
+        grouped = x.reshape(len(grouped), -1, channels)
         return self._normalise(grouped, mean[:, None], var[:, None], scale, bias).reshape(x.shape)
 
     def _parameter(self, name: str, wanted: bool, value: float, channels: int) -> jax.Array | float:
@@ -103,12 +124,16 @@ class Norm(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        scale_init = nn.initializers.constant(float(not self.zero_scale))
+    def __call__(
+        self, x: jax.Array, train: bool, max_pool: Callable[[jax.Array], jax.Array] | None = None
+    ) -> jax.Array:
+        """Normalises x [N, ..., C]; `max_pool`, a maximum over places, is taken of the result."""
         if self.kind == "batch":
-            return BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")(x, train)
+            norm = BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")
+            return norm(x, train, max_pool)
+        scale_init = nn.initializers.constant(float(not self.zero_scale))
         if self.kind == "group":
-            return nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, scale_init=scale_init, name="group")(x)
-        if self.kind == "layer":
-            return nn.LayerNorm(dtype=self.dtype, scale_init=scale_init, name="layer")(x)
-        return x
+            x = nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, scale_init=scale_init, name="group")(x)
+        elif self.kind == "layer":
+            x = nn.LayerNorm(dtype=self.dtype, scale_init=scale_init, name="layer")(x)
+        return max_pool(x) if max_pool else x
