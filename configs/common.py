@@ -44,7 +44,9 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
 
     config.data = ConfigDict()
     config.data.source = preset  # digits, photo_tiles, fashion_mnist, cifar10, folder:PATH or tfds:NAME
-    config.data.path = config_dict.placeholder(str)  # where to look, for cifar10, fashion_mnist and folder
+    config.data.path = config_dict.placeholder(
+        str
+    )  # where cifar10, fashion_mnist and folder are; tfds: prepared data sets
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
@@ -123,7 +125,7 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.per_epoch = False  # move the rate once an epoch, not once an update
     config.final = 0.0  # last rate of the cosine, share of the peak
     config.milestones = ()  # epochs at which schedule='steps' multiplies by `factor`
-    config.factor = 0.1
+    config.factor = 0.1  # of the rate, at each milestone
     config.warmup_epochs = 0.0  # linear from 0
     config.momentum = 0.9  # of sgd and lars
     config.nesterov = False  # of sgd

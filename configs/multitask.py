@@ -47,7 +47,6 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             config.method.weights.rotation = 3.0  # the slowest to learn of these tiles, which are of two textures
         config.optim.default = common.optimizer(name="adamw", learning_rate=2e-3, scaling="none")
     elif preset == "cifar10_small":
-        config.epochs = 10  # a task costs one to four passes of an image
         config.optim.default = common.optimizer(learning_rate=0.12, scaling="none", weight_decay=5e-4, per_epoch=True)
     else:
         config.optim.default = common.optimizer(learning_rate=0.1, weight_decay=5e-4)

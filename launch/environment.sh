@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Makes or reuses the virtual environment and installs the package into it. Sourced by local.sh and test.sh.
 #   environment EXTRA      EXTRA: empty, or the extras to install, such as "test"
-# Settings: VENV (default .venv), PYTHON (default: the first of python3.13 to 3.11 and python3 that will do).
+# Settings: VENV (default .venv), PYTHON (default: the first of python3 and python3.13 to 3.11 that will do).
 
 find_python() {
   local candidate

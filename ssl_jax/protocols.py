@@ -156,7 +156,8 @@ def own_task(s: Subject) -> Values:
     """The method's loss and metrics on the test images, beside those of the untrained network."""
     values: Values = {}
     run = s.networks[""].run
-    if run.method.uses_index:
+    task = run.method.held_out()
+    if task is None:
         print(f"pretext: skipped, the loss of {run.config.method.name} is about the training images themselves")
         return values
     if not len(s.images[1].images):
@@ -170,7 +171,7 @@ def own_task(s: Subject) -> Values:
         values |= {
             f"pretext/{name}{suffix}": v for name, v in found.items() if not (suffix and name.endswith("_baseline"))
         }
-    values["pretext/loss_baseline"] = run.method.chance(run.info)
+    values["pretext/loss_baseline"] = task.chance(run.info)
     return values
 
 

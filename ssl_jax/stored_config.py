@@ -38,7 +38,7 @@ def load(workdir: str) -> ConfigDict:
 
 
 def check(workdir: str, config: Any) -> None:
-    """Makes sure that a workdir is new or holds a run with this config.
+    """Makes sure that a workdir is new or holds a run with this config, or a run that never made an update.
 
     Raises:
       UserError: if the workdir holds a run with another config; names the fields.
@@ -47,11 +47,22 @@ def check(workdir: str, config: Any) -> None:
         return
     changed = _differences(plain(load(workdir)), plain(config))
     changed = [c for c in changed if not f"{c.split(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))]
-    if changed:
+    if changed and not _has_trained(epath.Path(workdir)):
+        (epath.Path(workdir) / "metrics.jsonl").unlink(missing_ok=True)  # of the network before training
+    elif changed:
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
             "repeat the command of that run to resume it."
         )
+
+
+def _has_trained(folder: epath.Path) -> bool:
+    """Whether a run has left more than its start."""
+    checkpoints, curve = folder / "checkpoints", folder / "metrics.jsonl"
+    if checkpoints.exists() and any(checkpoints.iterdir()):
+        return True
+    # A line that is cut off was being written by a run.
+    return curve.exists() and not all('"step": 0,' in line for line in curve.read_text().splitlines())
 
 
 def store(workdir: str, config: Any) -> None:

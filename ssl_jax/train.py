@@ -508,7 +508,10 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
     if run.train.streamed:
         many = feed.workers(run.config.data.workers)
         log.say(f"Images are streamed and decoded by {many} processes." if many else "Images are streamed.")
-    log.say(f"{excluded} of {len(lines)} parameters take no weight decay; {workdir}/parameters.txt lists them.")
+    log.say(
+        f"{excluded} of {len(lines)} parameters are left out of weight decay and trust ratios; "
+        f"{workdir}/parameters.txt lists them all."
+    )
     if start:
         log.say(f"Resuming after update {start}.")
     log.say("Compiling; the first update takes a moment.")

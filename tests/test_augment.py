@@ -606,6 +606,12 @@ CHECKS = [
     ({}, 1, "mean and .std have 3 and 3 values, but the images have 1"),
     ({"mean": (0.5, 0.5)}, 3, "mean and .std have 2 and 3 values"),
     ({"crop": "shift", "size": 49, "pad": 4}, 3, "more than the 40x48 images with 4 pixels.*raise config.*pad"),
+    ({"area": (0.5,)}, 3, r"area is \(0.5,\): give the two ends of a range"),
+    ({"ratio": (1.5, 0.5)}, 3, r"ratio is \(1.5, 0.5\): give the two ends"),
+    ({"area": (0.2, 3.0)}, 3, "a crop covers at most the whole image"),
+    ({"jitter": 80.0}, 3, "jitter is 80.0: a probability is from 0 to 1"),
+    ({"gray": -1.0}, 3, "gray is -1.0: a probability"),
+    ({"blur_padding": "reflct"}, 3, "use 'reflect' or 'zero'"),
     ({"blur": 0.5, "taps": 22}, 3, "taps is 22: a blur kernel has an odd length"),
     ({"blur": 0.5, "size": 10, "taps": 23}, 3, "taps is 23, too long for a 10-pixel view"),
 ]

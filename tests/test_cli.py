@@ -1,5 +1,6 @@
 """The command line from outside: exit statuses, what is written, signals, kills and damaged checkpoints."""
 
+import io
 import json
 import os
 import pathlib
@@ -15,8 +16,10 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import evaluate, report, train
+from ssl_jax import evaluate, report, stored_config, train
 from ssl_jax.checkpoint import Checkpoints
+from ssl_jax.errors import UserError
+from ssl_jax.log import Log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ("--config.epochs=4", "--config.batch_size=128", "--config.model.width=4", "--config.run.save_epochs=1")
@@ -24,8 +27,8 @@ SMALL = ("--config.epochs=4", "--config.batch_size=128", "--config.model.width=4
 
 @pytest.fixture(scope="module")
 def environment():
-    # ml_collections loads config files the old way; all other deprecations are errors.
-    warnings = "error::DeprecationWarning,ignore:the load_module() method:DeprecationWarning"
+    # ml_collections loads config files the old way; all other warnings are errors.
+    warnings = "error,ignore:the load_module() method:DeprecationWarning"
     return {**os.environ, "PYTHONWARNINGS": warnings}
 
 
@@ -158,7 +161,21 @@ def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
     [
         (("--config.batch_sise=3",), "configs/simclr.py:digits", "batch_size"),
         ((), "configs/simclr.py:digit", "Did you mean 'digits'"),
+        (("--config.lr=3",), "configs/simclr.py:digits", "no field config.lr in configs/simclr.py. Known: accum"),
+        (("--config.learning_rate=3",), "configs/simclr.py:digits", "mean 'config.optim.default.learning_rate'?"),
+        (
+            ("--config.data.sise=3",),
+            "configs/simclr.py:digits",
+            "config.data.sise in configs/simclr.py. Did you mean 'size'?",
+        ),
+        (("--config.seed.x=3",), "configs/simclr.py:digits", "config.seed is a value, no group of fields"),
+        (("--config.method.view2.size=6",), "configs/simclr.py:digits", "set config.method.concat_views=False"),
+        (("--config.method.view1.area=0.5",), "configs/simclr.py:digits", "two ends of a range"),
+        (("--config.method.update_target=befor",), "configs/byol.py:digits", "Did you mean 'before'"),
         ((), "configs/simclear.py:digits", "configs/simclr.py"),
+        (("--config", "configs/simclear.py:digits"), "configs/simclr.py:digits", "configs/simclr.py"),
+        ((), "configs/common.py:digits", "it has no function get_config(preset)"),
+        ((), "README.md", "it has no function get_config(preset)"),
         (("--config.epochs=many",), "configs/simclr.py:digits", "epochs"),
         (("--config.data.source=folder:nowhere",), "configs/simclr.py:digits", "nowhere"),
         (("--workdri=x",), "configs/simclr.py:digits", "workdir"),
@@ -202,6 +219,20 @@ def test_evaluate_and_report(finished, capsys):
 def test_evaluate_says_what_is_missing(tmp_path, capsys):
     assert evaluate.main([f"--workdir={tmp_path}"]) == 2
     assert "There is no run in" in capsys.readouterr().err
+    stored_config.store(str(tmp_path), tiny.config("simclr"))
+    assert evaluate.main([f"--workdir={tmp_path}"]) == 2
+    assert "let the run write one first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["evaluate", "report"])
+def test_evaluate_and_report_are_commands(finished, environment, tmp_path, module):
+    more = ["--evals=knn"] if module == "evaluate" else []
+    for workdir, status in ((finished, 0), (tmp_path, 2)):
+        command = [sys.executable, "-m", f"ssl_jax.{module}", f"--workdir={workdir}", *more]
+        result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert result.returncode == status, result.stderr
+        assert "Traceback" not in result.stderr
+    assert "There is no run in" in result.stderr
 
 
 def test_unlabelled_images_train_and_say_what_they_cannot_be_asked(tmp_path, capsys):
@@ -230,3 +261,50 @@ def test_a_workdir_is_not_claimed_by_a_command_that_failed(environment, tmp_path
     workdir = tmp_path / "run"
     assert call(workdir, environment, *SMALL, "--config.batch_size=100000").returncode == 2
     assert not workdir.exists()
+
+
+@pytest.mark.fast
+def test_a_run_that_made_no_update_leaves_its_workdir_free(tmp_path):
+    """Some mistakes show only when the step is compiled or evaluated; the command put right may follow."""
+    one, other = tiny.config("simclr"), tiny.config("simclr", batch_size=8)
+    stored_config.store(str(tmp_path), one)
+    curve = tmp_path / "metrics.jsonl"
+    curve.write_text('{"step": 0, "epoch": 0.0, "knn/top1": 0.5}\n')
+    stored_config.check(str(tmp_path), one)
+    assert curve.exists()
+    stored_config.check(str(tmp_path), other)
+    assert not curve.exists()  # the network before training was another
+    curve.write_text('{"step": 0, "epoch": 0.0}\n{"step": 10, "epoch": 0.1}\n')
+    with pytest.raises(UserError, match="batch_size: 16 there, 8 now"):
+        stored_config.check(str(tmp_path), other)
+    curve.unlink()
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds a run with another config"):
+        stored_config.check(str(tmp_path), other)
+
+
+@pytest.mark.fast
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3, 4):
+        checkpoints.save(step, {"x": np.full(2, step)}, {})
+    checkpoints.close()
+    assert Checkpoints(tmp_path).steps() == [3, 4]
+
+
+@pytest.mark.fast
+def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    log = Log(str(tmp_path), 0, 40, 128, 10)
+    log.advance(10, 1.25)
+    log.write(10, {"loss": 1.25, "images_per_second": 64.0, "input_wait": 0.0}, show={"kNN": "31.0%"})
+    log.advance(20, 1.125)
+    log.close()
+    shown = sys.stderr.getvalue()
+    assert "50%" in shown and "2.56k/5.12k" in shown and "img/s" in shown
+    assert "loss=1.1250" in shown and "kNN=31.0%" in shown and "<" in shown  # time left
+    assert "step 10/40" not in shown  # lines are for files

@@ -502,6 +502,20 @@ class Hostile:
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("count", [5, 40, 300])
+def test_a_cut_off_archive_is_refused(tmp_path, count):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        info.size = 5000
+        tar.addfile(info, io.BytesIO(np.random.default_rng(0).bytes(5000)))
+    archive.write_bytes(archive.read_bytes()[:count])
+    for source in ("cifar10", f"folder:{archive}"):
+        with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz"):
+            data.load(source, "train", path=str(archive))
+
+
+@pytest.mark.fast
 def test_damaged_and_hostile_cifar10_files_are_refused(tmp_path):
     where = write(tmp_path / "cifar", cifar_batches())
     batch = tmp_path / "cifar" / "cifar-10-batches-py" / "data_batch_3"
@@ -563,12 +577,17 @@ def test_tfds_that_is_not_prepared_says_how(tmp_path):
 
 @pytest.fixture
 def tiny_tfds(tmp_path) -> pathlib.Path:
-    """A tfds folder with data set "toy": 5 training and 2 validation images, written without TensorFlow."""
+    """A tfds folder with data set "toy": 5 training and 2 validation images."""
+    return prepare_tfds(tmp_path, "toy", {"train": 5, "validation": 2}, ragged=1)
+
+
+def prepare_tfds(tmp_path, name, counts, ragged=0) -> pathlib.Path:
+    """A tfds folder with so many images in each split of a data set, written without TensorFlow."""
     tfds = pytest.importorskip("tensorflow_datasets")
     writer = pytest.importorskip("array_record.python.array_record_module")
     from tensorflow_datasets.core import example_serializer
 
-    place = tmp_path / "tfds" / "toy" / "1.10.0"
+    place = tmp_path / "tfds" / name / "1.10.0"
     place.mkdir(parents=True)
     features = tfds.features.FeaturesDict(
         {
@@ -577,16 +596,15 @@ def tiny_tfds(tmp_path) -> pathlib.Path:
         }
     )
     serialize = example_serializer.ExampleSerializer(features.get_serialized_info()).serialize_example
-    counts = {"train": 5, "validation": 2}
     for split, count in counts.items():
-        records = writer.ArrayRecordWriter(str(place / f"toy-{split}.array_record-00000-of-00001"), "group_size:1")
+        records = writer.ArrayRecordWriter(str(place / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1")
         for i in range(count):
-            records.write(serialize({"image": png((10 * i, 0, 0), size=(8, 8 + i)), "label": i % 2}))
+            records.write(serialize({"image": png((10 * i, 0, 0), size=(8, 8 + ragged * i)), "label": i % 2}))
         records.close()
     features.save_config(str(place))
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
     info = {
-        "name": "toy",
+        "name": name,
         "version": "1.10.0",
         "fileFormat": "array_record",
         "splits": [
@@ -611,6 +629,20 @@ def test_tfds_is_read_without_tensorflow(tiny_tfds):
     assert shade(few) == [0, 10]
     with pytest.raises(UserError, match=r"data\.size"):
         data.load("tfds:toy", "train", path=str(tiny_tfds))
+
+
+@pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])
+def test_a_builtin_data_set_may_be_prepared_by_tfds(tmp_path, monkeypatch, name):
+    """In the folder that data.path names, or in the usual one."""
+    root = prepare_tfds(tmp_path, name, {"train": 3, "test": 2})
+    found = data.load(name, "test", path=str(root))
+    assert shade(found) == [0, 10] and found.classes == ("a", "b")
+    assert data.splits(name, str(root)) == ("train", "test")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(root))
+    assert shade(data.load(name, "train")) == [0, 10, 20]
+    if name == "cifar10":  # a path is not passed over for what lies in the usual place
+        with pytest.raises(UserError, match="nowhere"):
+            data.load(name, "train", path=str(tmp_path / "nowhere"))
 
 
 @pytest.mark.fast

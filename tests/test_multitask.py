@@ -10,8 +10,9 @@ import pytest
 import tiny
 
 from configs import multitask as config
-from ssl_jax import methods, models
+from ssl_jax import methods, models, train
 from ssl_jax.errors import UserError
+from ssl_jax.evals import pretext
 from ssl_jax.methods import multitask
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -127,6 +128,44 @@ def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
     assert new["rotation"] == {"stats": {}, "epochs": 1}
     assert new["context_prediction"] is state["context_prediction"]
     assert seen == [({"backbone"}, state["rotation"], {"view", "index"})]
+
+
+def run_of(tasks, **changes):
+    """Tasks joined by plus signs, four channels wide and 16 images a batch."""
+    c = config.get_config(f"photo_tiles+{tasks}")
+    c.batch_size, c.epochs, c.model.width = tiny.BATCH, 2, 4
+    c.method.update(changes)
+    return train.prepare(c, jax.devices()[:1])
+
+
+def test_the_combinations_of_the_paper_train():
+    """Relative position with colorization and exemplar; held out, only what knows no training image is measured."""
+    run = run_of("context_prediction+colorization+exemplar")
+    ts, batch = run.init(), tiny.batch_of(run, 8)
+    (loss, (_, metrics)), grads = jax.jit(jax.value_and_grad(tiny.loss_function(run), has_aux=True))(
+        ts.params, ts.state, batch
+    )
+    assert np.isfinite(loss)
+    for name in ("context_prediction", "colorization", "exemplar"):
+        assert np.isfinite(metrics[f"{name}/loss"])
+        assert any(np.any(x) for x in jax.tree.leaves(grads[name]))
+    held_out = run.method.held_out()
+    assert set(held_out.tasks) == {"context_prediction", "colorization"} and held_out.lead == "context_prediction"
+    images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
+    measure = pretext.measurer(run.method, run.info, run.mesh, 8)
+    found = measure(ts.params, ts.state, ts.step, images, np.zeros(16, np.int32))
+    assert "context_prediction/neighbour_top1" in found and not [name for name in found if "exemplar" in name]
+    only = dataclasses.replace(run.method, tasks={"exemplar": run.method.tasks["exemplar"]}, lead="exemplar")
+    assert only.held_out() is None
+    other_lead = dataclasses.replace(run.method, lead="exemplar").held_out()
+    assert other_lead.lead in other_lead.tasks
+
+
+def test_tasks_that_cannot_share_a_backbone_are_named():
+    with pytest.raises(UserError, match="'split_brain', whose backbone is two halves"):
+        run_of("rotation+split_brain")
+    with pytest.raises(UserError, match="whose backbone has other parameters"):
+        run_of("rotation+colorization", harmonise=False)  # of one channel, and of three
 
 
 @pytest.mark.fast

@@ -81,6 +81,15 @@ class View:
           UserError: with the field to change.
         """
         where = f"config.method.{name}"
+        for field in ("area", "ratio", "sigma", "scale"):
+            ends = getattr(self, field)
+            if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
+                raise UserError(f"{where}.{field} is {ends}: give the two ends of a range above 0, as LOW,HIGH.")
+        for step in STEPS:
+            if step != "crop" and not 0 <= getattr(self, step) <= 1:
+                raise UserError(f"{where}.{step} is {getattr(self, step)}: a probability is from 0 to 1.")
+        if self.area[1] > 1:
+            raise UserError(f"{where}.area is {self.area}: a crop covers at most the whole image, 1.")
         for step in self.order:
             if step not in STEPS:
                 raise UserError(f"{where}.order has '{step}', which is no step of a view. {nearest(step, STEPS)}")
@@ -108,6 +117,8 @@ class View:
                 f"{where}.mean and .std have {len(self.mean)} and {len(self.std)} values, but the images have "
                 f"{channels} channel(s): give one value, or one a channel."
             )
+        if self.blur_padding not in ("reflect", "zero"):
+            raise UserError(f"{where}.blur_padding is '{self.blur_padding}': use 'reflect' or 'zero'.")
         if self.crop == "shift" and self.size > min(height, width) + 2 * self.pad:
             raise UserError(
                 f"{where}.size is {self.size}, more than the {height}x{width} images with {self.pad} pixels of "

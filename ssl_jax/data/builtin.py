@@ -120,7 +120,8 @@ def fashion_mnist(request: Request, path: str | None = None) -> Dataset:
     Args:
       request: which split and how large.
       path: folder of the four gzipped IDX files. They are looked for there, where the package
-        dataset-fashion-mnist puts them, in the cache, and among prepared tfds data sets; then downloaded.
+        dataset-fashion-mnist puts them, in the cache, and among prepared tfds data sets, of which it may be the
+        folder; then downloaded.
 
     Raises:
       UserError: a file is damaged, or there are none and they cannot be downloaded.
@@ -129,9 +130,9 @@ def fashion_mnist(request: Request, path: str | None = None) -> Dataset:
     places = [*([pathlib.Path(path).expanduser()] if path else []), FASHION_PACKAGE, downloads]
     place = next((place for place in places if all((place / name).is_file() for name in FASHION_MD5)), None)
     if place is None:
-        if tfds.find("fashion_mnist"):
-            return tfds.load("fashion_mnist", request)
-        _download_fashion(downloads, [*places, *(root / "fashion_mnist" for root in tfds.roots(None))])
+        if tfds.find("fashion_mnist", path):
+            return tfds.load("fashion_mnist", request, path)
+        _download_fashion(downloads, [*places, *(root / "fashion_mnist" for root in tfds.roots(path))])
         place = downloads
     prefix = "train" if request.split == "train" else "t10k"
     images = read_idx(place / f"{prefix}-images-idx3-ubyte.gz", dimensions=3)
@@ -199,14 +200,14 @@ def cifar10(request: Request, path: str | None = None) -> Dataset:
     Args:
       request: which split and how large.
       path: the authors' "python version" (its folder or .tar.gz), or a folder or archive that `folder` reads;
-        None is cifar10 among the prepared tfds data sets.
+        None is cifar10 among the prepared tfds data sets, of which it may be the folder as well.
 
     Raises:
       UserError: it is nowhere, or damaged.
     """
-    if path is None:
-        _require_tfds_cifar()
-        return tfds.load("cifar10", request)
+    if _is_prepared_cifar(path):
+        return tfds.load("cifar10", request, path)
+    assert path is not None
     with _cifar_batches(path) as read:
         if read is None:
             return folder.load(path, request)
@@ -225,21 +226,26 @@ def cifar10_splits(path: str | None = None) -> tuple[str, ...]:
     Raises:
       UserError: it is nowhere.
     """
-    if path is None:
-        _require_tfds_cifar()
-        return tfds.splits("cifar10")
+    if _is_prepared_cifar(path):
+        return tfds.splits("cifar10", path)
+    assert path is not None
     with _cifar_batches(path) as read:
         return folder.splits(path) if read is None else ("train", "test")
 
 
-def _require_tfds_cifar() -> None:
-    if tfds.find("cifar10") is None:
+def _is_prepared_cifar(path: str | None) -> bool:
+    """Whether tfds has prepared it in `path`; without a path it must have."""
+    found = tfds.find("cifar10", path)
+    if path is not None:  # not in one of the usual places instead
+        return found is not None and pathlib.Path(path).expanduser() in found.parents
+    if found is None:
         looked = ", ".join(str(root / "cifar10") for root in tfds.roots(None))
         raise UserError(
             "CIFAR-10 needs --config.data.path=...: cifar-10-python.tar.gz from its authors (or the folder "
             f"{CIFAR_FOLDER} in it), or a folder or archive of train/CLASS/*.png and test/CLASS/*.png; it is "
             f"not prepared by tfds either (looked in {looked})."
         )
+    return True
 
 
 @contextlib.contextmanager
@@ -250,11 +256,15 @@ def _cifar_batches(path: str) -> Iterator[Callable[[str], IO[bytes]] | None]:
     if batches.is_dir():
         yield lambda name: (batches / name).open("rb")
         return
-    if not (place.is_file() and tarfile.is_tarfile(place)):
+    try:
+        with tarfile.open(place) as tar:
+            first = next((member.name for member in tar if member.isfile()), "")
+    except (tarfile.TarError, OSError, EOFError, zlib.error):  # `folder` says what is wrong with it
+        first = ""
+    if not first:
         yield None
         return
     with tarfile.open(place) as tar:
-        first = next((member.name for member in tar if member.isfile()), "")
         if pathlib.PurePosixPath(first).parent.name != CIFAR_FOLDER:
             yield None
             return

@@ -37,19 +37,20 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
     Raises:
       UserError: if the loss is about the training images themselves (memory banks, one class an image).
     """
-    if method.uses_index:
+    task = method.held_out()
+    if task is None:
         raise UserError(
             f"The loss of {type(method).__name__} compares training images with what it stored of them, so that it "
             "has no meaning for test images: leave pretext out of --evals."
         )
-    views = method.views()
+    views = task.views()
 
     def replica(params, state, step, images, labels, number):
         place = number * batch_size + dist.positions(len(images))
         rng = jax.random.key(0)
         batch = render_views(views, rng, place, images) | {"position": dist.positions(len(images)), "label": labels}
         key = jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
-        loss, (_, aux) = method.loss(params, state, batch, rng=key, step=step, info=info, train=False)
+        loss, (_, aux) = task.loss(params, state, batch, rng=key, step=step, info=info, train=False)
         return dist.mean({"loss": loss, **aux["metrics"]})
 
     in_specs = (P(), method.specs(), P(), P(dist.AXIS), P(dist.AXIS), P())

@@ -69,6 +69,14 @@ class Method:
         for name, view in self.views().items():
             view.check(name, height, width, channels)
 
+    def held_out(self) -> "Method | None":
+        """The method whose loss has a meaning for images that were not trained on, on the same parameters and state.
+
+        Returns:
+          by default this method, or None where `uses_index`.
+        """
+        return None if self.uses_index else self
+
     def eval_view(self, centre: float) -> View:
         """How evaluation sees an image: centre crop of that share of the short side, normalised as in training."""
         return evaluation(next(iter(self.views().values())), centre)

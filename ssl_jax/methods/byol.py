@@ -16,6 +16,7 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
+from ssl_jax.errors import UserError, nearest
 from ssl_jax.methods import Batch, Info, Method, apply, initialise
 from ssl_jax.models.heads import MLP
 
@@ -57,6 +58,14 @@ class BYOL(Method):
     def _head(self) -> MLP:
         bn_groups, dtype = self.backbone.bn_groups, self.backbone.dtype
         return MLP((self.hidden,), self.out, True, self.out_bias, bn_groups=bn_groups, dtype=dtype)
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        super().check(height, width, channels)
+        for field, known in (("update_target", ("before", "after")), ("tau_schedule", ("cosine", "constant"))):
+            if getattr(self, field) not in known:
+                raise UserError(
+                    f"config.method.{field} is '{getattr(self, field)}'. {nearest(getattr(self, field), known)}"
+                )
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         online, target = jax.random.split(rng)

@@ -8,6 +8,7 @@ the gradient of the weighted sum of the losses moves the backbone. Decisions:
 - BatchNorm's scale and offset are shared, its running statistics are each task's own, since tasks feed patches as
   well as whole images; evaluation sees an image as the task `lead` does, with its statistics;
 - all tasks take their turn on the same images in each update, where the authors' tasks have machines of their own;
+- losses are weighed by hand, 1 each as in the paper; how large each one's gradient is, is not logged;
 - left out: the separate combination of layers for each task ("lasso", sec. 3.3; features are the last ones), motion
   segmentation, which needs videos, and their ResNet-101 without its last stage.
 """
@@ -23,6 +24,7 @@ from ssl_jax.augment import ops
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError, nearest
 from ssl_jax.methods import Batch, Embed, Info, Method, Picture
+from ssl_jax.methods.split_brain import SplitBrain
 
 
 def harmonised(images: jax.Array) -> jax.Array:
@@ -60,10 +62,12 @@ class Multitask(Method):
 
     fine_tunes = False  # the backbone has running statistics for each task
 
-    @property
-    def uses_index(self) -> bool:  # type: ignore[override]
-        """Whether any task has a meaning for training images alone."""
-        return any(task.uses_index for task in dict(self.tasks).values())
+    def held_out(self) -> Method | None:
+        """Those of the tasks that have a meaning for other images, with the same weights."""
+        tasks = {name: task for name, task in dict(self.tasks).items() if task.held_out() is not None}
+        weights = {name: self.weights[name] for name in tasks}
+        lead = self.lead if self.lead in tasks else next(iter(tasks), "")
+        return dataclasses.replace(self, tasks=tasks, weights=weights, lead=lead) if tasks else None
 
     def _tasks(self) -> dict[str, Method]:
         backbone = Harmonised(self.backbone) if self.harmonise else self.backbone
@@ -85,6 +89,11 @@ class Multitask(Method):
         for name, task in self._tasks().items():
             if task.uses_labels:
                 raise UserError(f"config.method.tasks has '{name}', which uses labels: leave it out, or use s4l.")
+            if isinstance(task, SplitBrain):
+                raise UserError(
+                    f"config.method.tasks has '{name}', whose backbone is two halves for inputs of their own, which no "
+                    "other task can share: leave it out."
+                )
             task.check(height, width, channels)
 
     def eval_view(self, centre: float) -> View:
@@ -96,6 +105,13 @@ class Multitask(Method):
         for i, (name, task) in enumerate(self._tasks().items()):
             own, state[name] = task.init(jax.random.fold_in(rng, i), _views_of(name, batch), info)
             backbone = own.pop("backbone")
+            shared = params.setdefault("backbone", backbone)
+            if jax.tree.map(jnp.shape, backbone) != jax.tree.map(jnp.shape, shared):
+                raise UserError(
+                    f"config.method.tasks has '{name}' beside '{next(iter(self.tasks))}', whose backbone has other "
+                    "parameters, so that they cannot share one: leave one of them out, or set "
+                    "config.method.harmonise=True, which gives all of them inputs of as many channels."
+                )
             if name == self.lead:
                 params["backbone"] = backbone
             params[name] = own

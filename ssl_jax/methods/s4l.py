@@ -58,7 +58,6 @@ class S4L(Method):
     """Supervised on a fraction of the labels, self-supervised on all images."""
 
     uses_labels = True
-    uses_index = True
 
     view: View = INCEPTION  # sec. 4
     task: str = "rotation"  # or 'exemplar'
@@ -106,6 +105,8 @@ class S4L(Method):
 
     def _known(self, batch: Batch, info: Info) -> jax.Array:
         """Labels [n], -1 where they are not to be known."""
+        if "index" not in batch:  # not training images: all their labels are there to measure by
+            return batch["label"]
         known = jnp.asarray(labelled(info.num_examples, self.label_fraction))[batch["index"]]
         return jnp.where(known, batch["label"], -1)
 
@@ -123,7 +124,9 @@ class S4L(Method):
         logits, stats = apply(self._classifier(info), "classifier", params, stats, h, train=train)
         y, stats = apply(self._head(), self.task, params, stats, h, train=train)
         supervised, label_top1 = known_cross_entropy(logits, jnp.repeat(labels, times))
-        self_supervised, task_top1, guess = self._self_supervised(y, jnp.repeat(batch["index"], times))
+        self_supervised, task_top1, guess = self._self_supervised(
+            y, jnp.repeat(batch.get("index", batch["position"]), times)
+        )
         counts = dist.total(jnp.sum(labels[:, None] == jnp.arange(info.num_classes), 0))
         metrics = {
             "label_loss": supervised,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
+from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, apply, initialise
 from ssl_jax.models.heads import MLP, torch_uniform
 
@@ -69,6 +70,14 @@ class SimCLR(Method):
     dense_std: float = 0.01  # of the head's normal initialisation (model.py); 0: torch's uniform
     concat_views: bool = True  # one forward pass for both views (tf2/run.py); else BatchNorm sees each alone
     scale: float = 2.0  # of the loss: 2 is the code's sum of both directions, 1 the paper's mean over 2N
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        super().check(height, width, channels)
+        if self.concat_views and self.view1.size != self.view2.size:
+            raise UserError(
+                f"config.method.view1.size is {self.view1.size} and view2.size {self.view2.size}, which cannot share a "
+                "forward pass: make them equal, or set config.method.concat_views=False."
+            )
 
     def _head(self) -> MLP:
         init = nn.initializers.normal(self.dense_std) if self.dense_std else torch_uniform
