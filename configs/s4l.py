@@ -1,7 +1,8 @@
 """S4L. `python -m ssl_jax.main --config=configs/s4l.py:cifar10 --workdir=runs/s4l`.
 
 S4L-Exemplar: `--config.method.task=exemplar --config.method.copies=8`, with HSV noise in `config.method.view` (`hsv=1`,
-and 'hsv' in its `order`) and on ImageNet `--config.optim.default.learning_rate=0.1`.
+and 'hsv' in its `order`); on ImageNet also `--config.batch_size=1024 --config.optim.default.learning_rate=0.1
+--config.optim.default.warmup_epochs=2`, the authors' 512 labelled images beside as many others.
 """
 
 import dataclasses

@@ -104,7 +104,9 @@ def test_loss_agrees_with_numpy(assignments):
             jnp.asarray(scores), jnp.asarray(assignments), temperature=0.1
         )
     assert float(value) == pytest.approx(numpy_loss(scores, assignments, 0.1), rel=1e-12)
-    assert np.isfinite(grad).all()
+    direction = np.random.default_rng(1).normal(size=scores.shape)
+    there, here = (numpy_loss(scores + h * direction, assignments, 0.1) for h in (1e-6, -1e-6))
+    assert np.sum(np.asarray(grad) * direction) == pytest.approx((there - here) / 2e-6, rel=1e-5, abs=1e-9)
     np.testing.assert_array_equal(np.abs(grad).max((1, 2)) > 0, np.array(assignments) != UNASSIGNED)
     flat = clustering_loss(jnp.ones((4, 3, 5)), jnp.array([0, 1, 2, UNASSIGNED]), temperature=0.1)
     assert float(flat) == pytest.approx(np.log(5), rel=1e-6)

@@ -121,6 +121,11 @@ def test_batch_hard_has_the_value_of_the_specification():
     wanted, right = numpy_batch_hard(points, labels)
     assert float(loss) == pytest.approx(0.977175, abs=1e-6) == pytest.approx(wanted, rel=1e-6)
     assert float(top1) == right
+    with jax.enable_x64(True):
+        grad = jax.grad(lambda z: batch_hard(z, jnp.asarray(labels))[0])(jnp.asarray(points))
+    direction = np.random.default_rng(1).normal(size=points.shape)
+    there, here = (numpy_batch_hard(points + h * direction, labels)[0] for h in (1e-6, -1e-6))
+    assert np.sum(np.asarray(grad) * direction) == pytest.approx((there - here) / 2e-6, rel=1e-5)
 
 
 @pytest.mark.fast

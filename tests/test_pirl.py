@@ -91,15 +91,28 @@ def test_each_term_has_its_branch_and_only_the_image_moves_the_bank():
 
 @pytest.mark.fast
 def test_the_image_drawn_as_its_own_noise_is_no_negative():
-    """In the cross-entropy; NCE has it in its noise distribution."""
+    """In the cross-entropy; NCE has it in its noise distribution. In value and gradient, also all scores equal."""
+    itself = np.zeros((3, 6), bool)
+    itself[1, 4], itself[2, 1:] = True, True  # the last has no other candidate left
+
+    def wanted(scores):
+        logits = np.where(itself, -np.inf, scores / 0.07)
+        return (np.log(np.exp(logits).sum(1)) - logits[:, 0]).mean()
+
+    for scores in (np.random.default_rng(0).uniform(-1, 1, (3, 6)), np.full((3, 6), 0.5)):
+        with jax.enable_x64(True):
+            value, grad = jax.value_and_grad(pirl.noise_cross_entropy)(jnp.asarray(scores), jnp.asarray(itself), 0.07)
+        assert float(value) == pytest.approx(wanted(scores), rel=1e-12)
+        for at in np.ndindex(3, 6):
+            there, here = (
+                wanted(scores + h * (np.arange(18).reshape(3, 6) == np.ravel_multi_index(at, (3, 6))))
+                for h in (1e-6, -1e-6)
+            )
+            assert float(grad[at]) == pytest.approx((there - here) / 2e-6, rel=1e-5, abs=1e-8)
+        assert not np.any(np.asarray(grad)[itself])
     method = dataclasses.replace(imagenet(), criterion="cross_entropy")
-    scores = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 6)), jnp.float32)
-    itself = jnp.zeros((3, 6), bool).at[1, 4].set(True)
-    found = method._term(scores, itself, jnp.ones(()), methods.Info(10, 2, 5, 5))
-    logits = np.asarray(scores, np.float64) / method.temperature
-    logits[1, 4] = -np.inf
-    wanted = (np.log(np.exp(logits).sum(1)) - logits[:, 0]).mean()
-    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    found = method._term(jnp.asarray(scores), jnp.asarray(itself), jnp.ones(()), methods.Info(10, 2, 5, 5))
+    assert float(found) == pytest.approx(wanted(scores), rel=1e-5)
 
 
 def test_running_statistics_are_those_of_whole_images():

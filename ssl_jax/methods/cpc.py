@@ -80,7 +80,7 @@ class CPC(Method):
     colour_drop: float = 0.0  # probability that a patch keeps one channel only; v2: 1
     directions: int = 1  # downwards; v2: 4, upwards, rightwards and leftwards too
     skip: int = 1  # rows ahead that are not predicted: with half overlap the next one shares pixels
-    steps: int = 5  # most rows ahead that are predicted, sec. 3.3
+    steps: int = 5  # the furthest row ahead that is predicted, sec. 3.3
     blocks: int = 5  # of the context network
     hidden: int = 256  # channels inside its blocks
     out: int = 64  # width of predictions and targets
@@ -115,7 +115,7 @@ class CPC(Method):
 
     def _ahead(self) -> range:
         rows = side(self.view.size, self.patch_size, self.stride)
-        return range(self.skip + 1, min(self.skip + self.steps, rows - 1) + 1)
+        return range(self.skip + 1, min(self.steps, rows - 1) + 1)
 
     def _predictors(self) -> dict[str, Predictor]:
         net = Predictor(self.blocks, self.hidden, self.out, len(self._ahead()), self.backbone.dtype)

@@ -33,6 +33,21 @@ LARGE = View(size=255, area=(0.6, 1.0), order=("crop",), mean=(0.0,), std=(1.0,)
 PATCH = dataclasses.replace(presets.PIRL, size=64, crop="shift", pad=0)
 
 
+def noise_cross_entropy(scores: jax.Array, itself: jax.Array, temperature: float) -> jax.Array:
+    """Cross-entropy of the positive among the noise, VISSL's `NCELossWithMemory` with loss_type "cross_entropy".
+
+    Args:
+      scores: cosines [B, 1 + N] of an embedding with its row of the bank and with rows drawn as noise.
+      itself: bool [B, 1 + N], true where noise is the positive's own row, which then is no candidate.
+      temperature: tau.
+
+    Returns:
+      mean over the rows, float32 (float64 for float64 input).
+    """
+    logits = jnp.where(itself, -jnp.inf, scores / temperature)
+    return losses.cross_entropy(logits, jnp.zeros(len(logits), int))
+
+
 @dataclasses.dataclass(frozen=True)
 class PIRL(Method):
     """Pretext-invariant representation learning: jigsaw."""
@@ -90,8 +105,7 @@ class PIRL(Method):
     def _term(self, scores: jax.Array, itself: jax.Array, z: jax.Array, info: Info) -> jax.Array:
         if self.criterion == "nce":
             return nce(scores, z, info.num_examples, self.temperature)
-        logits = jnp.where(itself, -1e9, scores / self.temperature)
-        return losses.cross_entropy(logits, jnp.zeros(len(logits), int))
+        return noise_cross_entropy(scores, itself, self.temperature)
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         heads, n = self._heads(), len(batch["view"])

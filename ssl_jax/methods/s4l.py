@@ -10,6 +10,7 @@ Decisions:
   labelled and one of unlabelled images: so epochs count all images, an image is labelled or not, never both, and a
   tenth of the labels weighs as a tenth of the rows, not as half of them;
 - the triplets of S4L-Exemplar have an embedding of their own beside the classifier;
+- the backbone is this package's ResNet ("v1.5"), where theirs is ResNet-50 v2;
 - left out: MOAM (rotation with VAT and entropy minimisation), and the recipe for 1 % of the labels.
 
 With w = 0 it is the supervised baseline on those labels, in the same views.
