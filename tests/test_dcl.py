@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+import tiny
 
-from ssl_jax import dist
+from ssl_jax import dist, losses
 from ssl_jax.methods import Info
+from ssl_jax.methods import dcl as dcl_module
 from ssl_jax.methods.dcl import DCL, decoupled_contrast, positive_weights
 from ssl_jax.methods.simclr import SimCLR, nt_xent
+from ssl_jax.models.heads import MLP
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
 SIGMAS = pytest.mark.parametrize("sigma", [0.0, 0.5])
@@ -175,3 +178,26 @@ def test_networks_are_those_of_simclr(concat_views):
         jax.tree.map(np.testing.assert_array_equal, after, results[0][1])
         assert metrics == results[0][2]
     assert len({round(float(loss), 3) for loss, *_ in results}) == 3
+
+
+class Bare(DCL):
+    """Without BatchNorm at the end of its head, which would keep a spread of its own."""
+
+    def _head(self):
+        return MLP(self.hidden, self.out, False, False, "none")
+
+
+def attraction(z1, z2, **_):
+    """What is left without the other images."""
+    cosine = jnp.sum(losses.l2_normalize(z1) * losses.l2_normalize(z2), 1).mean()
+    return -2 * cosine, cosine
+
+
+def test_without_negatives_it_collapses(monkeypatch):
+    run = tiny.run("dcl", batch_size=32, epochs=2)
+    bare = Bare(**vars(run.method))
+    _, _, _, metrics = tiny.overfit(run, 80, bare)
+    assert metrics[-1]["projection_std"] > 0.5 / bare.out**0.5 and metrics[-1]["contrastive_top1"] > 0.95
+    monkeypatch.setattr(dcl_module, "decoupled_contrast", attraction)
+    _, _, _, metrics = tiny.overfit(run, 80, bare)
+    assert metrics[-1]["projection_std"] < 0.2 / bare.out**0.5

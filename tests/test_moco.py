@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+import tiny
 from tiny import generator
 
 from ssl_jax import dist, losses
 from ssl_jax.errors import UserError
-from ssl_jax.methods import Info
+from ssl_jax.methods import Info, mocov1
 from ssl_jax.methods.mocov1 import Head, MoCoV1, enqueue, info_nce, new_queue
 from ssl_jax.methods.mocov2 import MoCoV2
 from ssl_jax.models.norm import BatchNorm
@@ -257,3 +258,20 @@ def test_keys_come_back_to_their_queries(monkeypatch):
     plain, unshuffled, _ = forward(dataclasses.replace(method, backbone=Pixels()), params, state, batch)
     assert loss == pytest.approx(float(plain), rel=1e-5)
     np.testing.assert_allclose(after["queue"]["rows"], unshuffled["queue"]["rows"], atol=1e-5)
+
+
+def attraction(q, k, queue, **_):
+    """What is left without the queue."""
+    del queue
+    cosine = jnp.sum(losses.l2_normalize(q) * jax.lax.stop_gradient(k), 1).mean()
+    return -2 * cosine, cosine
+
+
+def test_without_a_queue_it_collapses(monkeypatch):
+    run = tiny.run("mocov1", batch_size=32, epochs=2)
+    method = dataclasses.replace(run.method, m=0.9)  # else 80 updates do not move the keys
+    _, _, _, metrics = tiny.overfit(run, 80, method)
+    assert metrics[-1]["query_std"] > 0.35 / method.out**0.5
+    monkeypatch.setattr(mocov1, "info_nce", attraction)
+    _, _, _, metrics = tiny.overfit(run, 80, method)
+    assert metrics[-1]["query_std"] < 0.2 / method.out**0.5
