@@ -149,6 +149,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(finished, e
 def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
     """A rate beyond float32 spoils the weights in the very update whose loss is still a number."""
     arguments = ("--config.optim.default.learning_rate=1e39", "--config.run.save_epochs=0.1")
+    environment = environment | {"PYTHONWARNINGS": f"{environment['PYTHONWARNINGS']},ignore:overflow:RuntimeWarning"}
     result = call(tmp_path / "run", environment, *SMALL, *arguments)
     assert result.returncode == 3, result.stderr
     assert "The weights of update 1 became NaN or infinite" in result.stderr
