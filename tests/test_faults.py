@@ -243,6 +243,7 @@ def test_fields_that_a_config_lacks_take_the_presets_value(tmp_path, caplog):
     assert "config.data.stream = auto" in caplog.text and "config.method.temperature = 0.2" in caplog.text
     stored_config.check(str(tmp_path), config)  # so that the run can be resumed
     config.model.remat = 2
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     with pytest.raises(UserError, match=r"model\.remat: 0 there, 2 now"):
         stored_config.check(str(tmp_path), config)
 

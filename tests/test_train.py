@@ -252,6 +252,7 @@ def test_a_workdir_of_another_config_is_refused(tmp_path):
     config = tiny.config("simclr")
     stored_config.check(str(tmp_path), config)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    (tmp_path / "checkpoints" / "10").mkdir(parents=True)
     config.run.log_steps = 7
     stored_config.check(str(tmp_path), config)  # how it is logged may change
     config.method.temperature = 0.3
