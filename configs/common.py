@@ -44,9 +44,7 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
 
     config.data = ConfigDict()
     config.data.source = preset  # digits, photo_tiles, fashion_mnist, cifar10, folder:PATH or tfds:NAME
-    config.data.path = config_dict.placeholder(
-        str
-    )  # where cifar10, fashion_mnist and folder are; tfds: prepared data sets
+    config.data.path = config_dict.placeholder(str)  # of cifar10, fashion_mnist, folder, or what tfds prepared
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB

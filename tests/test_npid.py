@@ -81,7 +81,7 @@ def test_softmax_agrees_with_numpy():
         grad = jax.grad(lambda v: npid.instance_softmax(v, jnp.asarray(bank), jnp.asarray(index), 6, 0.1)[0])
         grad, direction = np.asarray(grad(jnp.asarray(v))), generator(4, 3, 5.0)
     there, here = (numpy_softmax(v + h * direction, bank, index, 6, 0.1) for h in (1e-6, -1e-6))
-    assert np.sum(np.asarray(grad) * direction) == pytest.approx((there - here) / 2e-6, rel=1e-5)
+    assert np.sum(grad * direction) == pytest.approx((there - here) / 2e-6, rel=1e-5)
     assert float(top1) == np.mean((v @ bank[:6].T).argmax(1) == index)
 
 
