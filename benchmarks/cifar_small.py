@@ -48,6 +48,7 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
     """Trains a method until the end of an epoch and evaluates it, if that row is not there yet."""
     key = {"method": method, "seed": seed, "epoch": epoch, "flags": flags}
     if any({name: row[name] for name in key} == key for row in rows()):
+        print(f"{method} with seed {seed} after {epoch} epochs is in {ROWS} already.")
         return
     name, plus, tasks = method.partition("+")
     workdir = runs / "".join(x if x.isalnum() or x in "+._=" else "_" for x in "_".join([method, str(seed), *flags]))

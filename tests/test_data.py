@@ -1,5 +1,6 @@
 """The image sources: layouts, file formats, damage, the cache, and the built-in data sets."""
 
+import gc
 import gzip
 import io
 import json
@@ -583,6 +584,9 @@ def tiny_tfds(tmp_path) -> pathlib.Path:
 
 def prepare_tfds(tmp_path, name, counts, ragged=0) -> pathlib.Path:
     """A tfds folder with so many images in each split of a data set, written without TensorFlow."""
+    # tfds swaps Python's import while it is imported, and the semaphores of loader processes that are garbage by then
+    # cannot import what they need to go.
+    gc.collect()
     tfds = pytest.importorskip("tensorflow_datasets")
     writer = pytest.importorskip("array_record.python.array_record_module")
     from tensorflow_datasets.core import example_serializer
