@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
+import tiny
 from tiny import generator
 
 from ssl_jax import dist, losses
@@ -201,3 +202,22 @@ def test_heads_have_as_many_parameters_as_the_paper():
 def test_queue_must_be_filled_evenly(method, batch):
     with pytest.raises(UserError, match="queue_size is 40"):
         dataclasses.replace(method, queue_size=40).init(jax.random.key(0), batch, INFO)
+
+
+def test_with_one_neighbour_for_all_predictions_collapse(monkeypatch):
+    """Rows of the same neighbour ask for equal scores of all predictions: the loss ends at what knows nothing.
+
+    Without negatives, the variant that breaks the other contrastive methods, NNCLR keeps its spread: neighbours from a
+    queue are targets without gradient, as BYOL's are.
+    """
+    run = tiny.run("nnclr", batch_size=32, epochs=100)
+    chance = run.method.chance(run.info)
+    _, _, values, metrics = tiny.overfit(run, 80)
+    assert values[-1] < 0.3 * chance and metrics[-1]["contrastive_accuracy"] > 0.8
+
+    def same_for_all(z, queue):
+        return jnp.broadcast_to(queue[0], z.shape)
+
+    monkeypatch.setattr(nnclr, "nearest_neighbour", same_for_all)
+    _, _, values, metrics = tiny.overfit(run, 80)
+    assert abs(values[-1] - chance) < 1e-3 * chance and metrics[-1]["contrastive_accuracy"] == 1 / 32
