@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import Pixels
 
 from ssl_jax import dist, losses
 from ssl_jax.methods import Info
@@ -141,17 +140,6 @@ def test_gathered_loss_is_the_loss_of_the_whole_batch(devices, mapping, sigma):
         (value, top1), grads = jax.value_and_grad(loss, has_aux=True)(w, z1, z2, None)
         for ours, theirs in zip(found, (value, top1, grads), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
-
-
-class Pixels(nn.Module):
-    """A backbone without any norm."""
-
-    bn_groups: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, *, train, stage=None):
-        return nn.Dense(16)(x.reshape(len(x), -1))
 
 
 @pytest.mark.parametrize("concat_views", [True, False])

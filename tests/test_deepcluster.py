@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
@@ -12,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import Pixels
 
 from ssl_jax import dist, multicrop
 from ssl_jax.errors import UserError
@@ -115,19 +114,8 @@ def test_loss_agrees_with_numpy(assignments):
 # The method.
 
 
-class Linear(nn.Module):
-    """A backbone that compiles in no time."""
-
-    bn_groups: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, *, train, stage=None):
-        return nn.Dense(6)(x.reshape(len(x), -1))
-
-
 INFO = Info(num_examples=30, batch_size=8, steps_per_epoch=3, total_steps=30)
-METHOD = DeepCluster(backbone=Linear(), small_crops=1, hidden=16, out=4, prototypes=5)
+METHOD = DeepCluster(backbone=Pixels(6), small_crops=1, hidden=16, out=4, prototypes=5)
 
 
 def batch_of(seed, index):

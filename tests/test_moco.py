@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
-from tiny import generator
+from tiny import Pixels, generator
 
 from ssl_jax import dist, losses
 from ssl_jax.errors import UserError
@@ -132,17 +132,6 @@ def test_order_is_random_and_belongs_to_the_examples():
     assert np.mean(order == np.asarray(dist.random_order(jax.random.key(1), positions))) < 0.1
     rows = np.random.default_rng(0).permutation(64)  # whatever order the rows come in, examples meet the same others
     np.testing.assert_array_equal(rows[dist.random_order(rng, positions[rows])], order)
-
-
-class Pixels(nn.Module):
-    """A backbone without any norm."""
-
-    bn_groups: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, *, train, stage=None):
-        return nn.Dense(16)(x.reshape(len(x), -1))
 
 
 class Cheat(nn.Module):

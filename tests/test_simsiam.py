@@ -1,7 +1,6 @@
 """SimSiam: the loss, the networks, the predictor's own learning rate, and the two things that prevent collapse."""
 
 import functools
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
-from tiny import generator
+from tiny import Pixels, generator
 
 from configs import simsiam as config
 from ssl_jax import dist, losses, optim
@@ -59,20 +58,9 @@ def test_loss_agrees_with_numpy():
     assert np.isfinite(jax.grad(negative_cosine)(jnp.asarray(p, jnp.float32), jnp.asarray(z, jnp.float32))).all()
 
 
-class Pixels(nn.Module):
-    """A backbone without any norm."""
-
-    bn_groups: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, *, train, stage=None):
-        return nn.Dense(32)(x.reshape(len(x), -1))
-
-
 @pytest.mark.fast
 def test_heads_have_as_many_parameters_as_the_authors():
-    method = SimSiam(Pixels())
+    method = SimSiam(Pixels(32))
     for head, count in ((method._projector(), 12_591_104), (method._predictor(), 2_100_224)):
         init = functools.partial(head.init, jax.random.key(0), train=True)
         shapes = jax.eval_shape(init, jnp.zeros((1, 2048)))["params"]
@@ -93,7 +81,7 @@ def test_learning_rate_of_the_predictor_stays(preset):
 
 @pytest.mark.fast
 def test_predictor_is_a_group_of_its_own():
-    method = SimSiam(Pixels())
+    method = SimSiam(Pixels(32))
     params = {"backbone": {"a": 0}, "projector": {"b": {"c": 0}}, "predictor": {"d": {"e": 0, "f": 0}}}
     assert method.groups(params) == {
         "backbone": {"a": "default"},
@@ -103,7 +91,7 @@ def test_predictor_is_a_group_of_its_own():
 
 
 def small(cls=SimSiam):
-    return cls(Pixels(), hidden=(64,), out=32, bottleneck=8)
+    return cls(Pixels(32), hidden=(64,), out=32, bottleneck=8)
 
 
 def strangers(rng):

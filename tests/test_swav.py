@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import Pixels
 
 from configs import swav as config
 from ssl_jax import dist, multicrop, optim
@@ -174,23 +173,12 @@ def test_loss_agrees_with_numpy():
 # Networks.
 
 
-class Linear(nn.Module):
-    """A backbone that compiles in no time."""
-
-    bn_groups: int = 1
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, *, train, stage=None):
-        return nn.Dense(6)(x.reshape(len(x), -1))
-
-
 INFO = Info(num_examples=17, batch_size=8, steps_per_epoch=2, total_steps=20)
 
 
 def small(**changes):
     fields = {"small_crops": 1, "hidden": 7, "out": 4, "prototypes": 5, "queue_length": 20, "queue_start": 1}
-    return SwAV(backbone=Linear(), **(fields | changes))
+    return SwAV(backbone=Pixels(6), **(fields | changes))
 
 
 def crops_of(seed, n=8):

@@ -5,6 +5,7 @@ import functools
 import importlib
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -139,6 +140,18 @@ def assert_picture(picture: methods.Picture) -> None:
     assert isinstance(picture.images, np.ndarray) and np.isfinite(picture.images).all()
     assert 0 <= picture.images.min() <= picture.images.max() <= 1
     assert picture.captions == () or [len(row) for row in picture.captions] == [columns] * rows
+
+
+class Pixels(nn.Module):
+    """A backbone without any norm, which compiles in no time: one linear layer of the pixels."""
+
+    width: int = 16
+    bn_groups: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train, stage=None):
+        return nn.Dense(self.width)(x.reshape(len(x), -1))
 
 
 def generator(n: int, d: int, s: float) -> np.ndarray:
