@@ -65,7 +65,12 @@ def by_planes(op):
     return lambda image, *given: jnp.stack(op(ops.planes(image), *given), -1)
 
 
-COLOUR = {"brightness": by_planes(ops.brightness), "contrast": ops.contrast, "saturation": by_planes(ops.saturation)}
+def saturation(image, factor, **options):
+    return ops.blend(image, ops.gray(image, **options), factor, **options)
+
+
+COLOUR = {"brightness": lambda image, factor: ops.blend(image, 0.0, factor), "contrast": ops.contrast,
+          "saturation": saturation}  # fmt: skip
 POINTWISE = {
     **{f"{name}_{f}": lambda x, op=op, f=f: op(x, f) for name, op in COLOUR.items() for f in (0.4, 1.0, 1.7)},
     **{f"hue_{shift}": lambda x, s=shift: by_planes(ops.hue)(x, s) for shift in (-0.4, -0.1, 0.05, 0.5)},
@@ -139,6 +144,70 @@ def test_hue_agrees_with_colorsys(shift):
     for pixel, turned in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):
         h, s, v = colorsys.rgb_to_hsv(*pixel)
         np.testing.assert_allclose(turned, colorsys.hsv_to_rgb((h + shift) % 1, s, v), atol=1e-12)
+
+
+# Ops on bytes, against Pillow's.
+
+
+def pillow_hue(image, shift):
+    """As torchvision turns the hue of a Pillow image."""
+    hue, saturation, value = image.convert("HSV").split()
+    turned = (np.asarray(hue, np.int64) + int(shift * 255)) % 256
+    return Image.merge("HSV", (Image.fromarray(turned.astype(np.uint8)), saturation, value)).convert("RGB")
+
+
+def pillow_crop(image, box, interpolation):
+    top, left, height, width = box
+    kind = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
+    # The width first; recent Pillow begins with the height where only that shrinks, as of the box that is left out.
+    return image.crop((left, top, left + width, top + height)).resize((24, 24), kind)
+
+
+ON_BYTES = {
+    **{f"{name}_{f}": (lambda x, op=op, f=f: op(x, f), lambda image, e=enhance, f=f: e(image).enhance(f))
+       for name, op, enhance in (
+           ("brightness", lambda x, f: ops.blend(x, 0.0, f, pillow=True), ImageEnhance.Brightness),
+           ("contrast", functools.partial(ops.contrast, pillow=True), ImageEnhance.Contrast),
+           ("saturation", functools.partial(saturation, pillow=True), ImageEnhance.Color),
+       ) for f in (0.4, 0.83, 1.0, 1.7)},
+    **{f"hue_{shift}": (lambda x, s=shift: by_planes(functools.partial(ops.hue, pillow=True))(x, s),
+                        functools.partial(pillow_hue, shift=shift)) for shift in (-0.4, -0.1, 0.05, 0.5)},
+    **{f"crop_{interpolation}_{box}": (
+        functools.partial(ops.resized_crop, box=box, size=24, interpolation=interpolation, pillow=True),
+        functools.partial(pillow_crop, box=box, interpolation=interpolation),
+    ) for interpolation in ("bilinear", "bicubic") for box in CROPPED if box != (10, 4, 29, 13)},
+    "grayscale": (functools.partial(ops.grayscale, pillow=True), lambda image: image.convert("L").convert("RGB")),
+}  # fmt: skip
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ON_BYTES)
+def test_ops_round_as_pillow_does(name):
+    """To the level, but for the few pixels where the last bit of a product decides (hue: of an eight-bit angle)."""
+    op, wanted = ON_BYTES[name]
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, 48, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(noise[:5, :6]).resize((48, 40), Image.Resampling.BICUBIC))
+    for image in (noise, smooth, smooth // 8 + 100):
+        found = 255 * np.asarray(jax.jit(op)(jnp.asarray(image, jnp.float32) / 255))
+        np.testing.assert_allclose(found, np.round(found), atol=1e-4)
+        gap = np.abs(np.round(found) - np.asarray(wanted(Image.fromarray(image)), np.float64))
+        assert (gap > 0).mean() < 0.04 and gap.max() <= (6 if name.startswith("hue") else 1)
+
+
+@pytest.mark.fast
+def test_a_view_of_pillow_has_whole_levels():
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+    every = dataclasses.replace(
+        presets.PIRL, size=8, **dict.fromkeys(("blur", "pca", "hsv", "affine"), 0.5), degrees=20.0, taps=5,
+        order=("affine", "crop", "jitter", "hsv", "pca", "photometric", "gray", "blur", "flip"),
+        mean=(0.0,), std=(1.0,),
+    )  # fmt: skip
+    for view in (every, dataclasses.replace(every, additive_brightness=True)):
+        levels = 255 * draw(dataclasses.replace(view, pillow=True), image, 64)
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+        levels = 255 * draw(dataclasses.replace(view, pillow=False), image, 64)
+        assert np.abs(levels - np.round(levels)).max() > 0.4
 
 
 @pytest.mark.fast
@@ -428,12 +497,31 @@ def test_shifts_are_uniform():
 JITTER = dataclasses.replace(PLAIN, size=2, jitter=1.0)
 
 
+def replace_ops(monkeypatch, write):
+    """Puts `write(name, channel, number of the channel, strength)` in the place of each op of jitter."""
+
+    def blended(_, channels, given, turn):
+        for name in ("brightness", "saturation"):
+            written = [write(name, x, c, given[name]) for c, x in enumerate(channels)]
+            channels = [jnp.where(turn[name], *pair) for pair in zip(written, channels, strict=True)]
+        return channels
+
+    def hue(channels, shift, **_):
+        return [write("hue", x, c, shift) for c, x in enumerate(channels)]
+
+    def contrast(image, factor, **_):
+        return jnp.stack([write("contrast", x, c, factor) for c, x in enumerate(ops.planes(image))], -1)
+
+    monkeypatch.setattr(augment_view, "_blended", blended)
+    monkeypatch.setattr(ops, "hue", hue)
+    monkeypatch.setattr(ops, "contrast", contrast)
+
+
 @pytest.mark.fast
 def test_jitter_order_is_uniform(monkeypatch):
     # Each op writes its digit, so that a pixel spells the order they came in.
-    digit = {"brightness": 1, "saturation": 3, "hue": 4}
-    monkeypatch.setattr(augment_view, "_colour_op", lambda _, name, x, __: [10 * c + digit[name] for c in x])
-    monkeypatch.setattr(ops, "contrast", lambda image, _, **__: image * 10 + 2)
+    digit = {"brightness": 1, "contrast": 2, "saturation": 3, "hue": 4}
+    replace_ops(monkeypatch, lambda name, x, *_: 10 * x + digit[name])
     view = dataclasses.replace(JITTER, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     spelt = draw(view, np.zeros((2, 2, 3), np.float32))[:, 0, 0, 0].astype(int)
     orders, counts = np.unique(spelt, return_counts=True)
@@ -443,9 +531,8 @@ def test_jitter_order_is_uniform(monkeypatch):
 
 @pytest.mark.fast
 def test_jitter_is_all_four_ops_or_none(monkeypatch):
-    weight = {"brightness": 1.0, "saturation": 100.0, "hue": 1000.0}
-    monkeypatch.setattr(augment_view, "_colour_op", lambda _, name, x, __: [c + weight[name] for c in x])
-    monkeypatch.setattr(ops, "contrast", lambda image, _, **__: image + 10.0)
+    weight = {"brightness": 1.0, "contrast": 10.0, "saturation": 100.0, "hue": 1000.0}
+    replace_ops(monkeypatch, lambda name, x, *_: x + weight[name])
     view = dataclasses.replace(JITTER, jitter=0.8, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
     values, counts = np.unique(draw(view, np.zeros((2, 2, 3), np.float32))[:, 0, 0, 0], return_counts=True)
     assert values.tolist() == [0, 1111]
@@ -453,30 +540,42 @@ def test_jitter_is_all_four_ops_or_none(monkeypatch):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("channel_contrast", [False, True])
-def test_jitter_draws_its_strengths(monkeypatch, channel_contrast):
-    kinds = []
-
-    def contrast(image, factor, *, per_channel):
-        kinds.append(per_channel)
-        return image + factor * jnp.eye(4)[1]
-
+def test_jitter_draws_its_strengths(monkeypatch):
     # Each op writes what it was given into a channel of its own.
-    own = {"brightness": 0, "saturation": 2, "hue": 3}
-
-    def colour_op(view, name, channels, given):
-        return [x + given if c == own[name] else x for c, x in enumerate(channels)]
-
-    monkeypatch.setattr(augment_view, "_colour_op", colour_op)
-    monkeypatch.setattr(ops, "contrast", contrast)
-    view = dataclasses.replace(
-        JITTER, brightness=1.5, contrast=0.5, saturation=0.2, hue=0.1, channel_contrast=channel_contrast
-    )
+    own = {"brightness": 0, "contrast": 1, "saturation": 2, "hue": 3}
+    replace_ops(monkeypatch, lambda name, x, c, given: x + given if c == own[name] else x)
+    view = dataclasses.replace(JITTER, brightness=1.5, contrast=0.5, saturation=0.2, hue=0.1)
     given = draw(view, np.zeros((2, 2, 4), np.float32))[:, 0, 0]
-    assert set(kinds) == {channel_contrast}
     for values, (low, high) in zip(given.T, ((0.0, 2.5), (0.5, 1.5), (0.8, 1.2), (-0.1, 0.1)), strict=True):
         assert looks_uniform(values, low, high)
     assert np.abs(np.corrcoef(given.T) - np.eye(4)).max() < 4 / np.sqrt(DRAWS)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("pillow", [False, True])
+@pytest.mark.parametrize("name", ["brightness", "contrast", "channel_contrast", "saturation", "hue"])
+def test_jitter_of_one_op_is_that_op(name, pillow):
+    """Of the strength that was drawn, with the reference and the rounding that the view asks for."""
+    fields = {"contrast": 0.5, "channel_contrast": True} if name == "channel_contrast" else {name: 0.4}
+    view = dataclasses.replace(JITTER, size=8, pillow=pillow, **fields)
+    image = jnp.round(255 * jnp.asarray(photo())) / 255
+
+    def wanted(key):
+        draws = Draws(key, view.draws)
+        draws(1), draws(1)  # the flip's, and additive brightness'
+        strengths = {
+            n: augment_view._strength(draws, getattr(view, n)) for n in ("brightness", "contrast", "saturation")
+        }
+        if name == "hue":
+            return by_planes(functools.partial(ops.hue, pillow=pillow))(image, draws.between(-0.4, 0.4))
+        factor = strengths[name.removeprefix("channel_")]
+        if "contrast" in name:
+            return ops.contrast(image, factor, per_channel=name != "contrast", pillow=pillow)
+        return ops.blend(image, 0.0 if name == "brightness" else ops.gray(image, pillow=pillow), factor, pillow=pillow)
+
+    found, expected = draw(view, image, 50), np.asarray(jax.jit(jax.vmap(wanted))(keys(50)))
+    assert np.abs(found - expected).max() < (1.1 / 255 if pillow else 1e-5) and np.abs(found - expected).mean() < 1e-4
+    assert np.abs(found - np.asarray(image)).mean() > 0.01
 
 
 @pytest.mark.fast

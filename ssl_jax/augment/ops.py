@@ -3,6 +3,9 @@
 Each function is the deterministic op with its parameters given; what is drawn at random is in `view.py`. On the same
 parameters the ops agree with torchvision's `transforms.v2.functional` on float images unless a docstring says
 otherwise. Float32 or float64 in, the same out.
+
+With `pillow` an op takes whole levels of 255 and leaves whole levels, rounded the way Pillow's op on bytes rounds: to
+the nearest where it resamples or turns gray, down where it blends, and through a hue and a saturation of eight bits.
 """
 
 import functools
@@ -13,6 +16,17 @@ import numpy as np
 
 # ITU-R 601 luma, as torchvision, TensorFlow and BYOL round it.
 LUMA = (0.2989, 0.5870, 0.1140)
+PILLOW_LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
+
+
+def nearest_level(x: jax.Array) -> jax.Array:
+    """Rounds to the nearest of the levels 0, 1/255, ... 1 that a byte has, up from the middle of two."""
+    return level_below(x + 0.5 / 255.0)
+
+
+def level_below(x: jax.Array) -> jax.Array:
+    """Rounds down to a level; what is short of one by no more than a thousandth of the step is that level."""
+    return jnp.floor(255.0 * x + 1e-3) / 255.0
 
 
 def resize_matrix(
@@ -66,6 +80,7 @@ def resized_crop(
     *,
     interpolation: str = "bilinear",
     flip: jax.Array | bool = False,
+    pillow: bool = False,
 ) -> jax.Array:
     """Crops a box and resizes it to a square, as two matrix products.
 
@@ -75,6 +90,7 @@ def resized_crop(
       size: side of the output, pixels.
       interpolation: 'bilinear' or 'bicubic'; bicubic overshoot is clipped to [0, 1] as the authors do.
       flip: mirror the output left to right.
+      pillow: round after each axis.
 
     Returns:
       [size, size, C].
@@ -82,9 +98,11 @@ def resized_crop(
     top, left, height, width = box
     rows = resize_matrix(top, height, image.shape[0], size, interpolation=interpolation)
     columns = resize_matrix(left, width, image.shape[1], size, interpolation=interpolation, flip=flip)
-    out = jnp.einsum(
-        "hy,yxc,wx->hwc", rows.astype(image.dtype), image, columns.astype(image.dtype), precision="highest"
-    )
+    rows, columns = rows.astype(image.dtype), columns.astype(image.dtype)
+    if pillow:
+        wide = nearest_level(jnp.clip(jnp.einsum("yxc,wx->ywc", image, columns, precision="highest"), 0.0, 1.0))
+        return nearest_level(jnp.clip(jnp.einsum("hy,ywc->hwc", rows, wide, precision="highest"), 0.0, 1.0))
+    out = jnp.einsum("hy,yxc,wx->hwc", rows, image, columns, precision="highest")
     return jnp.clip(out, 0.0, 1.0) if interpolation == "bicubic" else out
 
 
@@ -123,40 +141,34 @@ def shifted_crop(image: jax.Array, top: jax.Array, left: jax.Array, size: int, p
     return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, image.shape[-1]))
 
 
-def gray(image: jax.Array) -> jax.Array:
+def gray(image: jax.Array, *, pillow: bool = False) -> jax.Array:
     """Luma [H, W, 1] of an RGB image [H, W, 3]."""
-    return luma(planes(image))[..., None]
+    return luma(planes(image), pillow=pillow)[..., None]
 
 
-def luma(channels: list[jax.Array]) -> jax.Array:
+def luma(channels: list[jax.Array], *, pillow: bool = False) -> jax.Array:
     """Luma [H, W] of an RGB image as its `planes`."""
-    return functools.reduce(jnp.add, [weight * x for weight, x in zip(LUMA, channels, strict=True)])
+    weights = PILLOW_LUMA if pillow else LUMA
+    out = functools.reduce(jnp.add, [weight * x for weight, x in zip(weights, channels, strict=True)])
+    return nearest_level(out) if pillow else out
 
 
-def _luma_or_self(image: jax.Array) -> jax.Array:
-    return gray(image) if image.shape[-1] == 3 else image
+def blend(
+    image: jax.Array, reference: jax.Array | float, factor: jax.Array | float, *, pillow: bool = False
+) -> jax.Array:
+    """`factor` of the image and the rest of the reference, clipped to [0, 1].
+
+    With 0 for reference this changes the brightness, with the luma of each pixel the saturation (torchvision).
+    """
+    out = jnp.clip(factor * image + (1 - factor) * reference, 0.0, 1.0)
+    return level_below(out) if pillow else out
 
 
-def brightness(channels: list[jax.Array], factor: jax.Array) -> list[jax.Array]:
-    """Multiplies an image, as its `planes`, by `factor` and clips (torchvision; SimCLR v2)."""
-    return [_blend(x, 0.0, factor) for x in channels]
-
-
-def contrast(image: jax.Array, factor: jax.Array, *, per_channel: bool = False) -> jax.Array:
+def contrast(image: jax.Array, factor: jax.Array, *, per_channel: bool = False, pillow: bool = False) -> jax.Array:
     """Blends with the mean of the luma (torchvision), or with each channel's own mean (TensorFlow, BYOL)."""
-    reference = jnp.mean(image if per_channel else _luma_or_self(image), (0, 1), keepdims=True)
-    return _blend(image, reference, factor)
-
-
-def saturation(channels: list[jax.Array], factor: jax.Array) -> list[jax.Array]:
-    """Blends an RGB image, as its `planes`, with the luma of each pixel."""
-    reference = luma(channels)
-    return [_blend(x, reference, factor) for x in channels]
-
-
-def _blend(image: jax.Array, reference: jax.Array | float, factor: jax.Array) -> jax.Array:
-    """`factor` of the image and the rest of the reference, clipped to [0, 1]."""
-    return jnp.clip(factor * image + (1 - factor) * reference, 0.0, 1.0)
+    seen = image if per_channel or image.shape[-1] != 3 else gray(image, pillow=pillow)
+    reference = jnp.mean(seen, (0, 1), keepdims=True)
+    return blend(image, nearest_level(reference) if pillow else reference, factor, pillow=pillow)
 
 
 def planes(image: jax.Array) -> list[jax.Array]:
@@ -164,27 +176,34 @@ def planes(image: jax.Array) -> list[jax.Array]:
     return [image[..., c] for c in range(image.shape[-1])]
 
 
-def hue(channels: list[jax.Array], shift: jax.Array) -> list[jax.Array]:
+def hue(channels: list[jax.Array], shift: jax.Array, *, pillow: bool = False) -> list[jax.Array]:
     """Turns the hue of an RGB image, as its `planes`, by `shift` turns of the colour circle."""
-    value, chroma, shares = _hue_value_chroma(channels, shift)
-    return [jnp.clip(value - chroma * share, 0.0, 1.0) for share in shares]
+    turns, value, chroma = _hue_value_chroma(channels)
+    if not pillow:
+        return [jnp.clip(value - chroma * share, 0.0, 1.0) for share in _shares(turns + shift)]
+    saturation = level_below(chroma / jnp.where(value > 0, value, 1.0))
+    # The circle has 256 steps when it is turned and 255 when colours are made of it again, as in Pillow.
+    turns = level_below(jnp.where(turns < 0, turns + 1.0, turns)) + jnp.trunc(255.0 * shift) / 255.0
+    return [nearest_level(value * (1.0 - saturation * share)) for share in _shares(turns, 256 / 255)]
 
 
-def _hue_value_chroma(
-    channels: list[jax.Array], shift: jax.Array | float
-) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
-    """Value and chroma [H, W], and for each channel the share [H, W] of the chroma that it lacks of the value.
-
-    The share is all of the (turned) hue; what has no chroma counts as red.
-    """
+def _hue_value_chroma(channels: list[jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Hue in turns of the colour circle, from -1/6, value and chroma [H, W]; what has no chroma counts as red."""
     r, g, b = channels
     value = jnp.maximum(jnp.maximum(r, g), b)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sector = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0))
-    sector = jnp.where(chroma > 0, sector, 0.0) + 6.0 * shift
-    turned = [jnp.mod(sector + offset, 6.0) for offset in (5.0, 3.0, 1.0)]
-    return value, chroma, [jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0) for k in turned]
+    return jnp.where(chroma > 0, sector, 0.0) / 6.0, value, chroma
+
+
+def _shares(turns: jax.Array, circle: float = 1.0) -> list[jax.Array]:
+    """For each channel the share [H, W] of the chroma that a hue lacks of the value; it is back after `circle`."""
+    # One remainder a pixel, which is slow on a CPU. With none XLA takes all of a jitter for cheap and computes each op
+    # again for every channel of the next: forty times as slow.
+    turned = 6.0 * jnp.mod(turns, circle)
+    places = [jnp.where(turned + offset < 6.0, turned + offset, turned + (offset - 6.0)) for offset in (5.0, 3.0, 1.0)]
+    return [jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0) for k in places]
 
 
 def hsv_noise(
@@ -208,9 +227,9 @@ def hsv_noise(
 
     if image.shape[-1] == 1:
         return bent(image, 1)
-    value, chroma, shares = _hue_value_chroma(planes(image), shift)
+    turns, value, chroma = _hue_value_chroma(planes(image))
     saturation = bent(chroma / jnp.where(value > 0, value, 1.0), 0)
-    return jnp.stack([bent(value, 1) * (1.0 - saturation * share) for share in shares], -1)
+    return jnp.stack([bent(value, 1) * (1.0 - saturation * share) for share in _shares(turns + shift)], -1)
 
 
 # Eigenvectors of the colours of ImageNet's training images, in columns, by falling variance (Krizhevsky et al. 2012;
@@ -237,9 +256,9 @@ def colour_components(image: jax.Array, factor: jax.Array) -> jax.Array:
     return jnp.clip(mean + jnp.matmul(image - mean, change.T, precision="highest"), 0.0, 1.0)
 
 
-def grayscale(image: jax.Array) -> jax.Array:
+def grayscale(image: jax.Array, *, pillow: bool = False) -> jax.Array:
     """The luma of an RGB image in all three channels."""
-    return jnp.broadcast_to(gray(image), image.shape)
+    return jnp.broadcast_to(gray(image, pillow=pillow), image.shape)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array, taps: int, *, padding: str = "reflect") -> jax.Array:
@@ -290,7 +309,7 @@ def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
     h, w = image.shape[:2]
     shifted = [image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)]
     smooth = (sum(shifted) + 4 * image[1:-1, 1:-1]) / 13.0
-    return _blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
+    return blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
 
 
 def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:

@@ -59,6 +59,7 @@ class View:
     translate: float = 0.0  # of its shift, share of the side, U(-translate, translate)
     scale: tuple[float, float] = (1.0, 1.0)  # of its magnification, log-uniform
     shear: float = 0.0  # of its shear, degrees, U(-shear, shear)
+    pillow: bool = False  # round to bytes after each op as Pillow does; recipes in TensorFlow and on tensors do not
     order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
     mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
     std: tuple[float, ...] = IMAGENET_STD  # divided by at the end, per channel
@@ -137,6 +138,7 @@ def evaluation(view: View, centre: float) -> View:
         crop="centre",
         centre=centre,
         interpolation=view.interpolation,
+        pillow=view.pillow,
         order=("crop",),
         mean=view.mean,
         std=view.std,
@@ -166,26 +168,27 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
     draw = Draws(key, view.draws)
     toss = draw()  # also without a flip, so that the crop of a key is the same with and without
     flip = toss < view.flip if view.flip > 0 and "flip" in view.order else False
+    rounded = ops.nearest_level if view.pillow else lambda x: x
     for step in view.order:
         if step == "affine" and view.affine:
-            image = _random_affine(view, draw, image)
+            image = rounded(_random_affine(view, draw, image))
         elif step == "crop":
             # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
             image = _unit(_crop(view, draw, image, flip, cropped))  # a ready crop is mirrored while it is bytes
         elif step == "jitter" and view.jitter:
             image = _sometimes(view.jitter, draw, _jitter(view, draw, image), image)
         elif step == "gray" and view.gray:
-            image = _sometimes(view.gray, draw, ops.grayscale(image), image)
+            image = _sometimes(view.gray, draw, ops.grayscale(image, pillow=view.pillow), image)
         elif step == "blur" and view.blur:
-            image = _sometimes(view.blur, draw, _blur(view, draw, image), image)
+            image = _sometimes(view.blur, draw, rounded(_blur(view, draw, image)), image)
         elif step == "solarize" and view.solarize:
             image = _sometimes(view.solarize, draw, ops.solarize(image), image)
         elif step == "photometric" and view.photometric:
-            image = _sometimes(view.photometric, draw, _photometric(draw, image), image)
+            image = _sometimes(view.photometric, draw, rounded(_photometric(draw, image)), image)
         elif step == "pca" and view.pca:
-            image = _sometimes(view.pca, draw, _colour_components(view, draw, image), image)
+            image = _sometimes(view.pca, draw, rounded(_colour_components(view, draw, image)), image)
         elif step == "hsv" and view.hsv:
-            image = _sometimes(view.hsv, draw, _hsv_noise(view, draw, image), image)
+            image = _sometimes(view.hsv, draw, rounded(_hsv_noise(view, draw, image)), image)
     mean, std = jnp.asarray(view.mean, image.dtype), jnp.asarray(view.std, image.dtype)
     return (image - mean) / std
 
@@ -290,7 +293,7 @@ def _crop(view: View, draw: Draws, image: jax.Array, flip: jax.Array | bool, cro
         return _mirrored(ops.shifted_crop(image, top, left, view.size, view.pad), flip)
     if view.crop == "centre" and box == (0, 0, view.size, view.size) and height == width:
         return _mirrored(image, flip)
-    return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip)
+    return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip, pillow=view.pillow)
 
 
 def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
@@ -381,13 +384,13 @@ def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     def pixelwise(channels, slots):
         """All ops of the slots but contrast, of the channels one by one."""
         for slot, wanted in slots:
-            result = channels
-            for number, name in enumerate(names):
-                if name != "contrast":
-                    chosen = wanted & (order[slot] == number)
-                    changed = _colour_op(view, name, channels, given[name])
-                    result = [jnp.where(chosen, *pair) for pair in zip(changed, result, strict=True)]
-            channels = result
+            turn = {name: wanted & (order[slot] == number) for number, name in enumerate(names)}
+            blended = _blended(view, channels, given, turn)
+            if "hue" in turn:
+                turned = ops.hue(channels, given["hue"], pillow=view.pillow)
+                channels = [jnp.where(turn["hue"], *pair) for pair in zip(turned, blended, strict=True)]
+            else:
+                channels = blended
         return channels
 
     count = len(names)
@@ -398,15 +401,27 @@ def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     # a ResNet-50.
     place = jnp.argmax(order == names.index("contrast"))
     image = jnp.stack(pixelwise(ops.planes(image), [(slot, slot < place) for slot in range(count - 1)]), -1)
-    image = ops.contrast(image, given["contrast"], per_channel=view.channel_contrast)
+    image = ops.contrast(image, given["contrast"], per_channel=view.channel_contrast, pillow=view.pillow)
     return jnp.stack(pixelwise(ops.planes(image), [(slot, slot > place) for slot in range(1, count)]), -1)
 
 
-def _colour_op(view: View, name: str, channels: list[jax.Array], given: jax.Array) -> list[jax.Array]:
-    """Brightness, saturation or hue of an image as its channels [H, W]."""
-    if name == "brightness" and view.additive_brightness:
-        return [jnp.clip(x + given, 0.0, 1.0) for x in channels]
-    return {"brightness": ops.brightness, "saturation": ops.saturation, "hue": ops.hue}[name](channels, given)
+def _blended(
+    view: View, channels: list[jax.Array], given: dict[str, jax.Array], turn: dict[str, jax.Array]
+) -> list[jax.Array]:
+    """Brightness or saturation of an image as its channels [H, W], whichever it is the turn of, or the same image.
+
+    Both are one blend, since two ops to pick from would be computed both.
+    """
+    if view.additive_brightness and "brightness" in turn:
+        shifted = [jnp.clip(x + jnp.where(turn["brightness"], given["brightness"], 0.0), 0.0, 1.0) for x in channels]
+        channels = [ops.nearest_level(x) for x in shifted] if view.pillow else shifted
+    factor, reference = jnp.ones(()), jnp.zeros(())
+    if not view.additive_brightness and "brightness" in turn:
+        factor = jnp.where(turn["brightness"], given["brightness"], factor)
+    if "saturation" in turn:
+        factor = jnp.where(turn["saturation"], given["saturation"], factor)
+        reference = jnp.where(turn["saturation"], ops.luma(channels, pillow=view.pillow), reference)
+    return [ops.blend(x, reference, factor, pillow=view.pillow) for x in channels]
 
 
 def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
