@@ -13,7 +13,7 @@ replace = dataclasses.replace
 
 def _jigsaw(config: ConfigDict, view: View, large: View, cell: int, patch: int) -> None:
     """Sets the views: an image, and a grid of cells out of each of which a patch with the image's colours is cut."""
-    large = replace(large, size=cell * config.method.grid, mean=(0.0,), std=(1.0,))
+    large = replace(large, size=cell * config.method.grid, pillow=view.pillow, mean=(0.0,), std=(1.0,))
     order = tuple(step for step in view.order if step != "affine")
     small = replace(view, size=patch, crop="shift", pad=0, affine=0.0, order=order)
     common.update(config.method, view=view, large=large, patch=small)

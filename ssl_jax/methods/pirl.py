@@ -29,7 +29,7 @@ from ssl_jax.methods import Batch, Info, Method, apply, initialise
 from ssl_jax.methods.npid import nce, nce_best, nce_chance, noise_index, normaliser, top1_of_noise
 from ssl_jax.models.heads import MLP
 
-LARGE = View(size=255, area=(0.6, 1.0), order=("crop",), mean=(0.0,), std=(1.0,))
+LARGE = View(size=255, area=(0.6, 1.0), pillow=True, order=("crop",), mean=(0.0,), std=(1.0,))
 PATCH = dataclasses.replace(presets.PIRL, size=64, crop="shift", pad=0)
 
 
