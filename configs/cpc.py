@@ -40,7 +40,6 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # solo-learn have a recipe for CIFAR; no number is known.
         view = View(size=32, area=(0.6, 1.0), flip=0.5, order=("crop", "flip"), **unit)  # a border would tell a shift
         patch = replace(presets.LIGHTLY_SIMCLR, size=7, crop="shift", pad=0, order=("crop", "flip", "jitter", "gray"))
-        patch = replace(patch, pillow=False)  # a 32-pixel crop that has no whole levels is what they are cut from
         common.update(config.method, view=view, patch=patch, patch_size=8, stride=4, gray=False)
         common.update(config.method, directions=2, blocks=3, hidden=64)
         config.batch_size = 64  # every patch of the batch is a candidate

@@ -89,6 +89,10 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
     return [] if found == wanted else [f"{prefix}: {found} there, {wanted} now"]
 
 
+# What a run of an earlier version, which did not have the field, did; elsewhere presets did not change with the field.
+_BEFORE = {"pillow": False}
+
+
 def _complete(stored: dict[str, Any]) -> list[str]:
     """Adds the fields that are missing, as the nearest preset of the method has them; returns their names."""
     module = importlib.import_module(f"configs.{stored['method']['name']}")
@@ -104,8 +108,8 @@ def _fill(stored: dict[str, Any], reference: dict[str, Any], prefix: str = "") -
     added = []
     for name, value in reference.items():
         if name not in stored:
-            stored[name] = value
-            added.append(f"config.{prefix}{name} = {value}")
+            stored[name] = _BEFORE.get(name, value)
+            added.append(f"config.{prefix}{name} = {stored[name]}")
         elif isinstance(value, dict) and isinstance(stored[name], dict):
             added += _fill(stored[name], value, f"{prefix}{name}.")
     return added

@@ -148,6 +148,8 @@ def test_hue_agrees_with_colorsys(shift):
 
 # Ops on bytes, against Pillow's.
 
+HEIGHT_SHRINKS = (10, 4, 29, 13)  # and the width does not: recent Pillow begins with the height of such a box
+
 
 def pillow_hue(image, shift):
     """As torchvision turns the hue of a Pillow image."""
@@ -159,7 +161,6 @@ def pillow_hue(image, shift):
 def pillow_crop(image, box, interpolation):
     top, left, height, width = box
     kind = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}[interpolation]
-    # The width first; recent Pillow begins with the height where only that shrinks, as of the box that is left out.
     return image.crop((left, top, left + width, top + height)).resize((24, 24), kind)
 
 
@@ -175,24 +176,40 @@ ON_BYTES = {
     **{f"crop_{interpolation}_{box}": (
         functools.partial(ops.resized_crop, box=box, size=24, interpolation=interpolation, pillow=True),
         functools.partial(pillow_crop, box=box, interpolation=interpolation),
-    ) for interpolation in ("bilinear", "bicubic") for box in CROPPED if box != (10, 4, 29, 13)},
+    ) for interpolation in ("bilinear", "bicubic") for box in CROPPED if box != HEIGHT_SHRINKS},
     "grayscale": (functools.partial(ops.grayscale, pillow=True), lambda image: image.convert("L").convert("RGB")),
+    "autocontrast": (functools.partial(ops.autocontrast, pillow=True), ImageOps.autocontrast),
+    **{f"sharpness_{f}": (functools.partial(ops.sharpness, factor=f, pillow=True),
+                          lambda image, f=f: ImageEnhance.Sharpness(image).enhance(f)) for f in (0.3, 1.7)},
 }  # fmt: skip
+
+
+def off_pillow(op, wanted):
+    """The share of values that are not Pillow's, and the largest gap, over noise, a smooth image and a flat one."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
+    smooth = np.asarray(Image.fromarray(noise[:5, :6]).resize((48, 40), Image.Resampling.BICUBIC))
+    gaps = []
+    for image in (noise, smooth, smooth // 8 + 100):
+        found = 255 * np.asarray(jax.jit(op)(jnp.asarray(image, jnp.float32) / 255))
+        np.testing.assert_allclose(found, np.round(found), atol=1e-4)
+        gaps.append(np.abs(np.round(found) - np.asarray(wanted(Image.fromarray(image)), np.float64)))
+    return max((gap > 0).mean() for gap in gaps), max(gap.max() for gap in gaps)
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("name", ON_BYTES)
 def test_ops_round_as_pillow_does(name):
     """To the level, but for the few pixels where the last bit of a product decides (hue: of an eight-bit angle)."""
-    op, wanted = ON_BYTES[name]
-    rng = np.random.default_rng(0)
-    noise = rng.integers(0, 256, (40, 48, 3), np.uint8)
-    smooth = np.asarray(Image.fromarray(noise[:5, :6]).resize((48, 40), Image.Resampling.BICUBIC))
-    for image in (noise, smooth, smooth // 8 + 100):
-        found = 255 * np.asarray(jax.jit(op)(jnp.asarray(image, jnp.float32) / 255))
-        np.testing.assert_allclose(found, np.round(found), atol=1e-4)
-        gap = np.abs(np.round(found) - np.asarray(wanted(Image.fromarray(image)), np.float64))
-        assert (gap > 0).mean() < 0.04 and gap.max() <= (6 if name.startswith("hue") else 1)
+    share, largest = off_pillow(*ON_BYTES[name])
+    assert share < (0.04 if name.startswith(("hue", "crop")) else 0.005)
+    assert largest <= (6 if name.startswith("hue") else 1)
+
+
+@pytest.mark.fast
+def test_crops_are_a_level_from_those_of_another_order_of_axes():
+    crop = functools.partial(ops.resized_crop, box=HEIGHT_SHRINKS, size=24, pillow=True)
+    share, largest = off_pillow(crop, functools.partial(pillow_crop, box=HEIGHT_SHRINKS, interpolation="bilinear"))
+    assert share < 0.25 and largest <= 1
 
 
 @pytest.mark.fast
@@ -551,31 +568,56 @@ def test_jitter_draws_its_strengths(monkeypatch):
     assert np.abs(np.corrcoef(given.T) - np.eye(4)).max() < 4 / np.sqrt(DRAWS)
 
 
+ALL_FOUR = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+JITTERS = {
+    **{name: {name: 0.4} for name in ALL_FOUR},
+    "all": ALL_FOUR,
+    "all, additive": {**ALL_FOUR, "additive_brightness": True},
+    "all, contrast of each channel": {**ALL_FOUR, "channel_contrast": True},
+    "without contrast": {"brightness": 0.4, "saturation": 0.4, "hue": 0.1},
+}
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("pillow", [False, True])
-@pytest.mark.parametrize("name", ["brightness", "contrast", "channel_contrast", "saturation", "hue"])
-def test_jitter_of_one_op_is_that_op(name, pillow):
-    """Of the strength that was drawn, with the reference and the rounding that the view asks for."""
-    fields = {"contrast": 0.5, "channel_contrast": True} if name == "channel_contrast" else {name: 0.4}
-    view = dataclasses.replace(JITTER, size=8, pillow=pillow, **fields)
+@pytest.mark.parametrize("name", JITTERS)
+def test_jitter_is_its_ops_one_after_another(name, pillow):
+    """In the order and of the strengths drawn, with the reference and the rounding that the view asks for."""
+    view = dataclasses.replace(JITTER, size=8, pillow=pillow, **JITTERS[name])
     image = jnp.round(255 * jnp.asarray(photo())) / 255
+    names = [n for n in ALL_FOUR if n in JITTERS[name]]
 
-    def wanted(key):
+    @jax.jit
+    def drawn(key):  # as `render` and `_jitter` draw
         draws = Draws(key, view.draws)
-        draws(1), draws(1)  # the flip's, and additive brightness'
-        strengths = {
-            n: augment_view._strength(draws, getattr(view, n)) for n in ("brightness", "contrast", "saturation")
-        }
-        if name == "hue":
-            return by_planes(functools.partial(ops.hue, pillow=pillow))(image, draws.between(-0.4, 0.4))
-        factor = strengths[name.removeprefix("channel_")]
-        if "contrast" in name:
-            return ops.contrast(image, factor, per_channel=name != "contrast", pillow=pillow)
-        return ops.blend(image, 0.0 if name == "brightness" else ops.gray(image, pillow=pillow), factor, pillow=pillow)
+        draws()
+        shift = draws.between(-view.brightness, view.brightness)
+        given = {n: draws.between(1 - getattr(view, n), 1 + getattr(view, n)) for n in list(ALL_FOUR)[:3]}
+        given |= {"hue": draws.between(-view.hue, view.hue), "shift": shift}
+        return given, jnp.argsort(draws(len(names)))
 
-    found, expected = draw(view, image, 50), np.asarray(jax.jit(jax.vmap(wanted))(keys(50)))
-    assert np.abs(found - expected).max() < (1.1 / 255 if pillow else 1e-5) and np.abs(found - expected).mean() < 1e-4
-    assert np.abs(found - np.asarray(image)).mean() > 0.01
+    one = {
+        "brightness": lambda x, f, _: ops.blend(x, 0.0, f, pillow=pillow),
+        "contrast": lambda x, f, _: ops.contrast(x, f, per_channel=view.channel_contrast, pillow=pillow),
+        "saturation": lambda x, f, _: saturation(x, f, pillow=pillow),
+        "hue": lambda x, f, _: by_planes(functools.partial(ops.hue, pillow=pillow))(x, f),
+    }
+    if view.additive_brightness:
+        level = ops.nearest_level if pillow else lambda x: x
+        one["brightness"] = lambda x, _, shift: level(jnp.clip(x + shift, 0, 1))
+    one = {n: jax.jit(op) for n, op in one.items()}
+    found, orders, gaps = draw(view, image, 24), set(), []
+    for key, got in zip(keys(24), found, strict=True):
+        given, order = drawn(key)
+        wanted = image
+        for number in order:
+            wanted = one[names[number]](wanted, given[names[number]], given["shift"])
+        gaps.append(np.abs(got - np.asarray(wanted)))
+        assert np.abs(got - np.asarray(image)).mean() > 1e-3
+        orders.add(tuple(order.tolist()))
+    # With rounding the last bit may decide for another level, which the ops behind enlarge.
+    assert np.max(gaps) < (8 / 255 if pillow else 1e-5) and np.mean(np.array(gaps) > 1e-3) < 0.01
+    assert len(orders) > len(names) // 2
 
 
 @pytest.mark.fast
@@ -827,6 +869,7 @@ def test_recipes_of_the_tensorflow_and_jax_codes_differ_in_their_ops():
         expected = "tf" if name.startswith("SIMCLR") else "byol" if name.startswith("BYOL") else others.get(name)
         assert view.crop == (expected or "torch"), name
         assert view.photometric == (0.66 if name == "PIRL" else 0), name
+        assert view.pillow == (not google and name not in OURS), name
     assert presets.SIMCLR.taps == presets.BYOL[0].taps == 23
     assert presets.SOLO_SYMMETRIC.taps == 13
     assert (presets.ROTNET_CIFAR.pad, presets.ROTNET_CIFAR.flip, presets.ROTNET_CIFAR.jitter) == (4, 0.5, 0)

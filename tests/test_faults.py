@@ -249,6 +249,18 @@ def test_fields_that_a_config_lacks_take_the_presets_value(tmp_path, caplog):
 
 
 @pytest.mark.fast
+def test_views_of_an_earlier_version_stay_as_they_were(tmp_path):
+    from configs import simclr
+
+    stored_config.store(str(tmp_path), simclr.get_config("cifar10_small"))
+    file = tmp_path / "config.json"
+    old = json.loads(file.read_text())
+    assert old["method"]["view1"].pop("pillow") and old["method"]["view2"].pop("pillow")
+    file.write_text(json.dumps(old))
+    assert stored_config.load(str(tmp_path)).method.view1.pillow is False
+
+
+@pytest.mark.fast
 def test_a_whole_config_is_loaded_as_it_is(tmp_path, caplog):
     config = tiny.config("byol")
     config.optim.slow = common.optimizer()  # a group of its own

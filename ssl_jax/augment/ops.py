@@ -20,13 +20,13 @@ PILLOW_LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 
 def nearest_level(x: jax.Array) -> jax.Array:
-    """Rounds to the nearest of the levels 0, 1/255, ... 1 that a byte has, up from the middle of two."""
+    """Rounds to the nearest of the levels 0, 1/255, ... 1 that a byte has, from the middle of two to the upper one."""
     return level_below(x + 0.5 / 255.0)
 
 
 def level_below(x: jax.Array) -> jax.Array:
-    """Rounds down to a level; what is short of one by no more than a thousandth of the step is that level."""
-    return jnp.floor(255.0 * x + 1e-3) / 255.0
+    """Rounds down to a level; what is short of one by float32's rounding (1/5000 of the step at most) is that level."""
+    return jnp.floor(255.0 * x + 2e-4) / 255.0
 
 
 def resize_matrix(
@@ -298,18 +298,20 @@ def posterize(image: jax.Array, bits: jax.Array) -> jax.Array:
     return jnp.floor(jnp.round(image * 255.0) / step) * step / 255.0
 
 
-def autocontrast(image: jax.Array) -> jax.Array:
+def autocontrast(image: jax.Array, *, pillow: bool = False) -> jax.Array:
     """Stretches each channel to [0, 1]; a constant channel stays as it is."""
     low, high = image.min((0, 1), keepdims=True), image.max((0, 1), keepdims=True)
-    return jnp.where(high > low, (image - low) / jnp.where(high > low, high - low, 1.0), image)
+    out = jnp.where(high > low, (image - low) / jnp.where(high > low, high - low, 1.0), image)
+    return level_below(out) if pillow else out
 
 
-def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
+def sharpness(image: jax.Array, factor: jax.Array, *, pillow: bool = False) -> jax.Array:
     """Blends with a 3x3 smoothing (centre 5, neighbours 1, over 13); the outermost pixels stay as they are."""
     h, w = image.shape[:2]
     shifted = [image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)]
     smooth = (sum(shifted) + 4 * image[1:-1, 1:-1]) / 13.0
-    return blend(image, image.at[1:-1, 1:-1].set(smooth), factor)
+    smooth = nearest_level(smooth) if pillow else smooth
+    return blend(image, image.at[1:-1, 1:-1].set(smooth), factor, pillow=pillow)
 
 
 def affine(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:

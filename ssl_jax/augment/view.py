@@ -59,7 +59,9 @@ class View:
     translate: float = 0.0  # of its shift, share of the side, U(-translate, translate)
     scale: tuple[float, float] = (1.0, 1.0)  # of its magnification, log-uniform
     shear: float = 0.0  # of its shear, degrees, U(-shear, shear)
-    pillow: bool = False  # round to bytes after each op as Pillow does; recipes in TensorFlow and on tensors do not
+    # Round to bytes after each op, as Pillow does and TensorFlow does not. The blur is a true Gaussian all the same,
+    # and crops that are cut while images are streamed are bytes whatever this says.
+    pillow: bool = False
     order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
     mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
     std: tuple[float, ...] = IMAGENET_STD  # divided by at the end, per channel
@@ -163,12 +165,12 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
     Returns:
       float32 [size, size, C], normalised.
     """
+    rounded = ops.nearest_level if view.pillow else lambda x: x
     if not cropped:
-        image = _unit(image)
+        image = _unit(image) if image.dtype == jnp.uint8 else rounded(image)
     draw = Draws(key, view.draws)
     toss = draw()  # also without a flip, so that the crop of a key is the same with and without
     flip = toss < view.flip if view.flip > 0 and "flip" in view.order else False
-    rounded = ops.nearest_level if view.pillow else lambda x: x
     for step in view.order:
         if step == "affine" and view.affine:
             image = rounded(_random_affine(view, draw, image))
@@ -184,7 +186,7 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
         elif step == "solarize" and view.solarize:
             image = _sometimes(view.solarize, draw, ops.solarize(image), image)
         elif step == "photometric" and view.photometric:
-            image = _sometimes(view.photometric, draw, rounded(_photometric(draw, image)), image)
+            image = _sometimes(view.photometric, draw, _photometric(view, draw, image), image)
         elif step == "pca" and view.pca:
             image = _sometimes(view.pca, draw, rounded(_colour_components(view, draw, image)), image)
         elif step == "hsv" and view.hsv:
@@ -408,9 +410,9 @@ def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
 def _blended(
     view: View, channels: list[jax.Array], given: dict[str, jax.Array], turn: dict[str, jax.Array]
 ) -> list[jax.Array]:
-    """Brightness or saturation of an image as its channels [H, W], whichever it is the turn of, or the same image.
+    """An image as its channels [H, W] after brightness or saturation, or as it is where neither has its turn.
 
-    Both are one blend, since two ops to pick from would be computed both.
+    Both are a blend, and so one op with a reference to pick; of two ops to pick from both would be computed.
     """
     if view.additive_brightness and "brightness" in turn:
         shifted = [jnp.clip(x + jnp.where(turn["brightness"], given["brightness"], 0.0), 0.0, 1.0) for x in channels]
@@ -429,14 +431,14 @@ def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     return ops.gaussian_blur(image, sigma, view.taps, padding=view.blur_padding)
 
 
-def _photometric(draw: Draws, image: jax.Array) -> jax.Array:
+def _photometric(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     """One of PIRL's four photometric ops (VISSL's image branch), its strength drawn from the middle of its range."""
     u = draw()
     options = (
         ops.posterize(image, jnp.floor(4 + 4 * u)),
-        ops.sharpness(image, 0.1 + 1.8 * u),
+        ops.sharpness(image, 0.1 + 1.8 * u, pillow=view.pillow),
         ops.solarize(image),
-        ops.autocontrast(image),
+        ops.autocontrast(image, pillow=view.pillow),
     )
     chosen = draw.below(len(options))
     # Selected one by one: a stack to pick from would be laid out in tiles that are mostly padding.
