@@ -6,9 +6,11 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -51,6 +53,39 @@ def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
     train.train(config(), str(workdir))
     return final(workdir)
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_a_run_traces_its_step_once(tmp_path, monkeypatch, mapping):
+    """Over epochs, evaluations and checkpoints; and once more from a checkpoint."""
+    traced = tiny.count_traces(monkeypatch)
+    train.train(config(mapping=mapping, **{"run.keep": 9}), str(tmp_path))
+    assert traced == ["rotation"]
+    for step in (6, 8):
+        shutil.rmtree(tmp_path / "checkpoints" / str(step))
+    train.train(config(mapping=mapping, **{"run.keep": 9}), str(tmp_path))
+    assert traced == ["rotation"] * 2
+    assert [e["step"] for e in entries(tmp_path) if "loss" in e] == list(range(1, 9))
+
+
+def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch):
+    """Checkpoints are far between here, so that it is the loss that tells."""
+    make = train.replica_step
+
+    def spoiled(run):
+        step = make(run)
+
+        def replica(ts, *arguments):
+            after, metrics = step(ts, *arguments)
+            return after, metrics | {"loss": jnp.where(ts.step == 4, jnp.nan, metrics["loss"])}
+
+        return replica
+
+    monkeypatch.setattr(train, "replica_step", spoiled)
+    with pytest.raises(train.NotFinite, match="The loss of update 5 became NaN"):
+        train.train(config(**{"run.eval_epochs": 0.0, "run.save_epochs": 9.0}), str(tmp_path))
+    assert Checkpoints(tmp_path).steps() == []
+    assert [e["step"] for e in entries(tmp_path) if "loss" in e] == [1, 2, 3, 4]
 
 
 def test_two_thousand_updates_take_no_more_memory_than_a_few(tmp_path, monkeypatch):

@@ -323,12 +323,14 @@ def last(like: train.TrainState, workdir) -> train.TrainState:
     return jax.device_get(state)
 
 
-def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_path, capsys):
+def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_path, capsys, monkeypatch):
     # Without BatchNorm: over so few images it makes much of the least difference.
     changes = {"run.save_epochs": 1.5, "run.keep": 9, "accumulate": 2, "batch_size": 16, "epochs": 3}
     changes |= {"model.norm": "none", "optim.default.learning_rate": 0.02}
     streamed, held = (config(even, rotation, **changes, **{"data.stream": how}) for how in ("always", "never"))
+    traced = tiny.count_traces(monkeypatch)
     train.train(streamed, str(tmp_path / "streamed"))
+    assert len(traced) == 1
     train.train(held, str(tmp_path / "held"))
     run = train.prepare(held)
     assert not run.train.streamed

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
+import pytest
 
 from configs import common
 from ssl_jax import dist, methods, train
@@ -130,6 +131,24 @@ def overfit(run: train.Run, steps: int, method: methods.Method | None = None, un
             break
     history = [{name: float(x) for name, x in metrics.items()} for metrics in history]
     return params, state, [float(v) for v in values], history
+
+
+def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows by one whenever a training step is traced from here on."""
+    traced: list[str] = []
+    make = train.replica_step
+
+    def counting(run):
+        step = make(run)
+
+        def replica(*arguments):
+            traced.append(run.config.method.name)
+            return step(*arguments)
+
+        return replica
+
+    monkeypatch.setattr(train, "replica_step", counting)
+    return traced
 
 
 def assert_picture(picture: methods.Picture) -> None:
