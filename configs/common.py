@@ -82,6 +82,7 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     config.eval.draws = 5  # draws of the labelled images in the few-label table
 
     config.run = ConfigDict()  # these may change when a run is resumed
+    config.run.steps_per_call = 1  # updates of one call of the device; more where the host is slower than the step
     config.run.log_steps = 10  # updates between log entries
     config.run.eval_epochs = 5.0  # epochs between online evaluations; 0: none
     config.run.eval_images = 10_000  # most images of each split that they use

@@ -27,8 +27,8 @@ class Feed(Protocol):
 
     images: Any  # all of them, as `train.begin_epoch` takes them
 
-    def __call__(self) -> Inputs:
-        """Returns the next batch."""
+    def __call__(self, count: int) -> Inputs:
+        """Returns what the next `count` updates take."""
         ...
 
     def close(self) -> None:
@@ -42,17 +42,17 @@ class Resident:
     Args:
       dataset: in memory.
       mesh: its devices.
-      index: step to indices [micro-batches, images], laid over the devices.
+      index: from a step and a number of updates to the indices that the compiled step takes for them.
       start: the first step.
     """
 
-    def __init__(self, dataset: Dataset, mesh: Mesh, index: Callable[[int], jax.Array], start: int) -> None:
+    def __init__(self, dataset: Dataset, mesh: Mesh, index: Callable[[int, int], jax.Array], start: int) -> None:
         self.images, self._labels = dist.replicate((dataset.images, dataset.labels), mesh)
         self._index, self._step = index, start
 
-    def __call__(self) -> Inputs:
-        index = self._index(self._step)
-        self._step += 1
+    def __call__(self, count: int) -> Inputs:
+        index = self._index(self._step, count)
+        self._step += count
         return self.images, self._labels, index
 
     def close(self) -> None:
@@ -80,7 +80,9 @@ class Streamed:
         self._left = len(plan)
         self._next = self._thread.submit(next, self._batches)
 
-    def __call__(self) -> Inputs:
+    def __call__(self, count: int) -> Inputs:
+        if count != 1:
+            raise ValueError(f"streamed batches come one by one, not {count}")
         inputs = self._next.result()
         self._left -= 1
         if self._left:

@@ -113,6 +113,11 @@ def prepare(
         )
     if train.streamed:
         stream.check(method.views(), config.data.size)
+        if config.run.steps_per_call > 1:
+            raise UserError(
+                f"config.run.steps_per_call is {config.run.steps_per_call}, which is for data that lives on the "
+                "devices, and this is streamed: set it to 1."
+            )
     info = _info(config, len(train.images), len(train.classes), mesh)
     channels = train.image_shape[-1]
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
@@ -184,8 +189,9 @@ def _info(config: Any, num_examples: int, num_classes: int, mesh: Mesh) -> Info:
     batch, devices = config.batch_size, mesh.devices.size
     if batch < 1 or config.accumulate < 1 or config.epochs < 1:
         raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
-    if config.run.log_steps < 1 or config.run.keep < 1:
-        raise UserError("config.run.log_steps and config.run.keep must be at least 1.")
+    for name in ("steps_per_call", "log_steps", "keep"):
+        if config.run[name] < 1:
+            raise UserError(f"config.run.{name} is {config.run[name]}: it must be at least 1.")
     if config.run.stop_epoch is not None and config.run.stop_epoch < 1:
         raise UserError("config.run.stop_epoch must be at least 1, or None to train to the last epoch.")
     if config.accumulate_loss not in ("micro", "whole"):
@@ -358,10 +364,38 @@ def mapped_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array
     """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
     specs, split = state_specs(run.method), P(None, dist.AXIS)
     in_specs = (specs, split, split, split) if run.train.streamed else (specs, P(), P(), split)
-    mapping = run.config.mapping
-    if mapping not in ("shard_map", "pmap"):
-        raise UserError(f"config.mapping is '{mapping}': use 'shard_map' or 'pmap'.")
-    return dist.map_replicas(replica_step(run), run.mesh, in_specs, (specs, P()), mapping=mapping, donate=(0,))
+    return dist.map_replicas(replica_step(run), run.mesh, in_specs, (specs, P()), mapping=_mapping(run), donate=(0,))
+
+
+def mapped_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`mapped_step` several times in one call, for data that lives on the devices.
+
+    Returns:
+      a function `(train state, images, labels, indices [S, micro-batches, images], count) -> (train state, metrics)`,
+      which makes the first `count` of S updates; each metric is an array [S], of which the rest is zero.
+    """
+    step, specs = replica_step(run), state_specs(run.method)
+
+    def steps(ts: TrainState, images, labels, indices, count):
+        _, shapes = jax.eval_shape(step, ts, images, labels, indices[0])
+        none = jax.tree.map(lambda x: jnp.zeros((len(indices), *x.shape), x.dtype), shapes)
+
+        def body(number, carry):
+            ts, metrics = carry
+            ts, new = step(ts, images, labels, indices[number])
+            return ts, jax.tree.map(lambda all_of, x: all_of.at[number].set(x), metrics, new)
+
+        # Of any length, so that a shorter turn before an evaluation or a checkpoint is the same program.
+        return jax.lax.fori_loop(0, count, body, (ts, none))
+
+    in_specs = (specs, P(), P(), P(None, None, dist.AXIS), P())
+    return dist.map_replicas(steps, run.mesh, in_specs, (specs, P()), mapping=_mapping(run), donate=(0,))
+
+
+def _mapping(run: Run) -> str:
+    if run.config.mapping not in ("shard_map", "pmap"):
+        raise UserError(f"config.mapping is '{run.config.mapping}': use 'shard_map' or 'pmap'.")
+    return run.config.mapping
 
 
 def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callable[[TrainState, Any, int], TrainState]:
@@ -436,14 +470,26 @@ def _embedder(run: Run, between: Callable[[], None] = lambda: None) -> Callable[
 
 def batch_index(run: Run, step: int) -> jax.Array:
     """The images of one update, [micro-batches, images], laid over the devices."""
+    return dist.lay(_rows(run, step), run.mesh, P(None, dist.AXIS))
+
+
+def batch_indices_of(run: Run, step: int, count: int) -> jax.Array:
+    """Those of the next `count` updates as `mapped_steps` takes them; the rest of a call's rows is not read."""
+    rows = [_rows(run, step + min(number, count - 1)) for number in range(run.config.run.steps_per_call)]
+    return dist.lay(np.stack(rows), run.mesh, P(None, None, dist.AXIS))
+
+
+def _rows(run: Run, step: int) -> np.ndarray:
     rows = batch_indices(run.config.seed, step, run.info.num_examples, run.info.batch_size)
-    return dist.lay(rows.reshape(run.config.accumulate, -1), run.mesh, P(None, dist.AXIS))
+    return rows.reshape(run.config.accumulate, -1)
 
 
 def make_feed(run: Run, start: int) -> feed.Feed:
     """What gives the steps from `start` on their batches."""
     if not run.train.streamed:
-        return feed.Resident(run.train, run.mesh, functools.partial(batch_index, run), start)
+        single = run.config.run.steps_per_call == 1
+        index = (lambda step, _: batch_index(run, step)) if single else functools.partial(batch_indices_of, run)
+        return feed.Resident(run.train, run.mesh, index, start)
     key = np.asarray(jax.random.key_data(jax.random.key(run.config.seed)))
     info = run.info
     plan = stream.Training(run.config.seed, key, info.num_examples, info.batch_size, start, info.total_steps)
@@ -530,15 +576,23 @@ def _loop(
         if stop.now():
             raise _Interrupted
 
-    end, done, pending = _end(run), start, None
-    step_fn, begin, watch, keep = mapped_step(run), begin_epoch(run, between), Watch(run, between), _keeper(run)
+    end, done, pending, count = _end(run), start, None, 0
+    several = run.config.run.steps_per_call > 1
+    step_fn = mapped_steps(run) if several else mapped_step(run)
+    begin, watch, keep = begin_epoch(run, between), Watch(run, between), _keeper(run)
     eval_steps, save_steps = _intervals(run)
 
     def settle() -> float | None:
         """Reads the metrics that are still out, and returns the loss among them."""
         nonlocal pending
-        loss = None if pending is None else _read(run, pending, done, log)
-        pending = None
+        if pending is None:
+            return None
+        values = {name: np.atleast_1d(x) for name, x in jax.device_get(pending).items()}
+        pending, loss = None, None
+        numbers = range(done - count + 1, done + 1)
+        pace = log.pace(done) if any(_logged(run, number) for number in numbers) else {}
+        for place, number in enumerate(numbers):
+            loss = _read(run, {name: float(x[place]) for name, x in values.items()}, number, log, pace)
         return loss
 
     try:
@@ -548,12 +602,12 @@ def _loop(
             watch(ts, start, log)
         while done < end:
             ts = begin(ts, source.images, done)
-            asked = time.time()
-            inputs = source()
+            coming, asked = _together(run, done), time.time()
+            inputs = source(coming)
             log.waited(time.time() - asked)
-            ts, metrics = step_fn(ts, *inputs)
-            settle()  # the loop reads the update before while this one runs
-            pending, done = metrics, done + 1
+            ts, metrics = step_fn(ts, *inputs, np.int32(coming)) if several else step_fn(ts, *inputs)
+            settle()  # the loop reads the updates before while these run
+            pending, done, count = metrics, done + coming, coming
             checkpoints.check()
             last, stopped = done == end, bool(stop.soon())
             save = last or (save_steps and done % save_steps == 0)
@@ -592,6 +646,16 @@ def _intervals(run: Run) -> tuple[int, int]:
     return evaluations, saves
 
 
+def _together(run: Run, done: int) -> int:
+    """Updates that the next call makes: as many as it may, up to where something else is due."""
+    due = [n - done % n for n in (run.info.steps_per_epoch, *_intervals(run)) if n]
+    return min(run.config.run.steps_per_call, _end(run) - done, *due)
+
+
+def _logged(run: Run, done: int) -> bool:
+    return done % run.config.run.log_steps == 0 or done == _end(run)
+
+
 def _keeper(run: Run) -> Callable[[Checkpoints, int, TrainState], None]:
     """A function that writes a checkpoint of a state that is fit for it."""
     stored = stored_config.plain(run.config)
@@ -614,16 +678,15 @@ def _no_number(what: str, done: int) -> str:
     )
 
 
-def _read(run: Run, metrics: dict[str, jax.Array], done: int, log: Log) -> float:
-    """Reads the metrics of the step that made `done` updates; returns the loss, raises where it is no number."""
-    values = {k: float(v) for k, v in jax.device_get(metrics).items()}
+def _read(run: Run, values: dict[str, float], done: int, log: Log, pace: dict[str, float]) -> float:
+    """Records the metrics of the step that made `done` updates; returns the loss, raises where it is no number."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values[name]):
             raise NotFinite(_no_number(name, done))
     log.advance(done, values["loss"])
-    if done % run.config.run.log_steps == 0 or done == _end(run):
+    if _logged(run, done):
         rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
-        log.write(done, {**values, **rates, **log.pace(done)})
+        log.write(done, {**values, **rates, **pace})
     return values["loss"]
 
 

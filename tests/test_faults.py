@@ -68,7 +68,27 @@ def test_a_run_traces_its_step_once(tmp_path, monkeypatch, mapping):
     assert [e["step"] for e in entries(tmp_path) if "loss" in e] == list(range(1, 9))
 
 
-def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+def test_several_updates_a_call_are_the_same_updates(undisturbed, tmp_path, mapping):
+    """In calls of 3, 1, 2 and 2: an epoch has 4 updates, and a checkpoint is due after 6."""
+    often = {"run.steps_per_call": 3, "run.eval_epochs": 1.0, "run.save_epochs": 1.5, "run.keep": 9}
+    train.train(config(mapping=mapping, **often), str(tmp_path))
+    told = entries(tmp_path)
+    assert [e["step"] for e in told if "loss" in e] == list(range(1, 9))
+    assert [e["step"] for e in told if "feature_std" in e] == [0, 4, 8]
+    assert all(0 < e["images_per_second"] < 1e9 for e in told if "loss" in e)
+    ended = final(tmp_path)
+    tiny.assert_close(ended, undisturbed, 1e-4)
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    train.train(config(mapping=mapping, **often), str(tmp_path))
+    tiny.assert_same(final(tmp_path), ended)
+    assert [(e["step"], e["loss"]) for e in entries(tmp_path) if "loss" in e] == [
+        (e["step"], e["loss"]) for e in told if "loss" in e
+    ]
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch, updates):
     """Checkpoints are far between here, so that it is the loss that tells."""
     make = train.replica_step
 
@@ -83,7 +103,9 @@ def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "replica_step", spoiled)
     with pytest.raises(train.NotFinite, match="The loss of update 5 became NaN"):
-        train.train(config(**{"run.eval_epochs": 0.0, "run.save_epochs": 9.0}), str(tmp_path))
+        train.train(
+            config(**{"run.eval_epochs": 0.0, "run.save_epochs": 9.0, "run.steps_per_call": updates}), str(tmp_path)
+        )
     assert Checkpoints(tmp_path).steps() == []
     assert [e["step"] for e in entries(tmp_path) if "loss" in e] == [1, 2, 3, 4]
 
@@ -92,12 +114,12 @@ def test_two_thousand_updates_take_no_more_memory_than_a_few(tmp_path, monkeypat
     """With evaluations, checkpoints and the log on the way: no array stays on the device, nothing grows on the host."""
     read, used = train._read, {}
 
-    def counting(run, metrics, step, log):
+    def counting(run, values, step, *rest):
         if step % 500 == 0:
             gc.collect()
             resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             used[step] = len(jax.live_arrays()), resident
-        return read(run, metrics, step, log)
+        return read(run, values, step, *rest)
 
     monkeypatch.setattr(train, "_read", counting)
     often = {"run.eval_epochs": 10.0, "run.save_epochs": 10.0, "run.log_steps": 50}

@@ -323,6 +323,11 @@ def last(like: train.TrainState, workdir) -> train.TrainState:
     return jax.device_get(state)
 
 
+def test_streamed_batches_come_one_by_one(even):
+    with pytest.raises(UserError, match=r"config\.run\.steps_per_call is 2, .* streamed: set it to 1"):
+        train.prepare(config(even, **{"data.stream": "always", "run.steps_per_call": 2}))
+
+
 def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_path, capsys, monkeypatch):
     # Without BatchNorm: over so few images it makes much of the least difference.
     changes = {"run.save_epochs": 1.5, "run.keep": 9, "accumulate": 2, "batch_size": 16, "epochs": 3}
