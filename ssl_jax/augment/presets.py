@@ -2,7 +2,7 @@
 
 Names follow the authors; ImageNet recipes have 224-pixel views, those ending in `_cifar` 32. A recipe of two views is
 a pair. Sources: the authors' code, as named beside each recipe. Recipes whose authors augment with Pillow round as it
-does: without, BYOL of `cifar10_small` ends a point of kNN lower (README).
+does.
 """
 
 import dataclasses
