@@ -653,9 +653,9 @@ def test_blur_padding_is_the_views(padding):
 @pytest.mark.fast
 def test_photometric_picks_one_of_four(monkeypatch):
     monkeypatch.setattr(ops, "posterize", lambda image, bits: jnp.full_like(image, bits))
-    monkeypatch.setattr(ops, "sharpness", lambda image, factor: jnp.full_like(image, 10 + factor))
+    monkeypatch.setattr(ops, "sharpness", lambda image, factor, **_: jnp.full_like(image, 10 + factor))
     monkeypatch.setattr(ops, "solarize", lambda image: jnp.full_like(image, 20))
-    monkeypatch.setattr(ops, "autocontrast", lambda image: jnp.full_like(image, 30))
+    monkeypatch.setattr(ops, "autocontrast", lambda image, **_: jnp.full_like(image, 30))
     view = dataclasses.replace(PLAIN, photometric=1.0, order=("crop", "photometric"))
     out = draw(view, np.zeros((8, 8, 3), np.float32))[:, 0, 0, 0]
     assert stats.chisquare(np.bincount((out // 10).astype(int), minlength=4)).pvalue > 1e-4

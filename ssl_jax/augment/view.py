@@ -60,7 +60,7 @@ class View:
     scale: tuple[float, float] = (1.0, 1.0)  # of its magnification, log-uniform
     shear: float = 0.0  # of its shear, degrees, U(-shear, shear)
     # Round to bytes after each op, as Pillow does and TensorFlow does not. The blur is a true Gaussian all the same,
-    # and crops that are cut while images are streamed are bytes whatever this says.
+    # and crops that are cut while images are streamed are bytes whatever this says; evaluation does not round.
     pillow: bool = False
     order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
     mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
@@ -140,7 +140,6 @@ def evaluation(view: View, centre: float) -> View:
         crop="centre",
         centre=centre,
         interpolation=view.interpolation,
-        pillow=view.pillow,
         order=("crop",),
         mean=view.mean,
         std=view.std,

@@ -137,7 +137,7 @@ def usual_view(module: nn.Module, params: Any) -> View:
     """ImageNet's usual centre crop at the size that a network was made for; all of the image for 32-pixel stems."""
     if isinstance(module, ViT):
         side = round((jnp.shape(params["positions"])[1] - 1) ** 0.5) * module.patch
-        return View(size=side, crop="centre", centre=0.875, interpolation="bicubic", pillow=True, order=("crop",))
+        return View(size=side, crop="centre", centre=0.875, interpolation="bicubic", order=("crop",))
     if isinstance(module, ResNet) and module.stem != "imagenet":
         return View(size=32, crop="centre", order=("crop",))
-    return View(size=224, crop="centre", centre=0.875, pillow=True, order=("crop",))
+    return View(size=224, crop="centre", centre=0.875, order=("crop",))
