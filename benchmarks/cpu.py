@@ -9,6 +9,7 @@ Needs PyTorch beside the package: pip install torch.
 import argparse
 from collections.abc import Callable
 import pathlib
+import random
 import statistics
 import sys
 import time
@@ -122,10 +123,15 @@ def layer_passes(x: np.ndarray, w: np.ndarray, g: np.ndarray) -> dict[str, dict[
 
 
 def medians(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of each, run in turns after a first round that compiles."""
+    """Median seconds of each, run in turns after a first round that compiles.
+
+    Every round has another order: PyTorch's threads wait awake for a while, at the cost of whoever comes next.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
+    order, turns = list(candidates.items()), random.Random(0)
     for number in range(rounds + 1):
-        for name, run in candidates.items():
+        turns.shuffle(order)
+        for name, run in order:
             began = time.perf_counter()
             run()
             if number:

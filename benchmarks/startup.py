@@ -7,6 +7,7 @@ second run saves is compilation. Peak memory is of the first run's process, comp
 """
 
 import argparse
+import importlib
 import os
 import pathlib
 import subprocess
@@ -45,8 +46,10 @@ def main() -> None:
     for method in args.methods or methods.names():
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-m", "ssl_jax.main", f"--config=configs/{method}.py:cifar10_small"]
-            # As many images as a batch has: an epoch is an update.
-            command += ["--config.epochs=1", "--config.data.per_class=26", "--config.run.eval_epochs=0.0"]
+            # Just over as many images as a batch has, of ten classes: an epoch is an update.
+            batch = importlib.import_module(f"configs.{method}").get_config("cifar10_small").batch_size
+            command += ["--config.epochs=1", f"--config.data.per_class={batch // 10 + 1}"]
+            command.append("--config.run.eval_epochs=0.0")
             if args.data:
                 command.append(f"--config.data.source=folder:{args.data}")
             environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": f"{folder}/programs"}
