@@ -27,7 +27,7 @@ class Feed(Protocol):
 
     images: Any  # all of them, as `train.begin_epoch` takes them
 
-    def __call__(self, count: int) -> Inputs:
+    def __call__(self, count: int = 1) -> Inputs:
         """Returns what the next `count` updates take."""
         ...
 
@@ -50,7 +50,7 @@ class Resident:
         self.images, self._labels = dist.replicate((dataset.images, dataset.labels), mesh)
         self._index, self._step = index, start
 
-    def __call__(self, count: int) -> Inputs:
+    def __call__(self, count: int = 1) -> Inputs:
         index = self._index(self._step, count)
         self._step += count
         return self.images, self._labels, index
@@ -80,7 +80,7 @@ class Streamed:
         self._left = len(plan)
         self._next = self._thread.submit(next, self._batches)
 
-    def __call__(self, count: int) -> Inputs:
+    def __call__(self, count: int = 1) -> Inputs:
         if count != 1:
             raise ValueError(f"streamed batches come one by one, not {count}")
         inputs = self._next.result()
