@@ -577,10 +577,12 @@ def _loop(
             raise _Interrupted
 
     end, done, pending, count = _end(run), start, None, 0
-    several = run.config.run.steps_per_call > 1
+    most = run.config.run.steps_per_call
+    several = most > 1
     step_fn = mapped_steps(run) if several else mapped_step(run)
     begin, watch, keep = begin_epoch(run, between), Watch(run, between), _keeper(run)
     eval_steps, save_steps = _intervals(run)
+    between_calls = [n for n in (run.info.steps_per_epoch, eval_steps, save_steps) if n]  # updates from one to the next
 
     def settle() -> float | None:
         """Reads the metrics that are still out, and returns the loss among them."""
@@ -602,7 +604,7 @@ def _loop(
             watch(ts, start, log)
         while done < end:
             ts = begin(ts, source.images, done)
-            coming, asked = _together(run, done), time.time()
+            coming, asked = min(most, end - done, *(n - done % n for n in between_calls)), time.time()
             inputs = source(coming)
             log.waited(time.time() - asked)
             ts, metrics = step_fn(ts, *inputs, np.int32(coming)) if several else step_fn(ts, *inputs)
@@ -644,12 +646,6 @@ def _intervals(run: Run) -> tuple[int, int]:
     epochs = run.config.run.eval_epochs, run.config.run.save_epochs
     evaluations, saves = (max(1, round(n * run.info.steps_per_epoch)) if n > 0 else 0 for n in epochs)
     return evaluations, saves
-
-
-def _together(run: Run, done: int) -> int:
-    """Updates that the next call makes: as many as it may, up to where something else is due."""
-    due = [n - done % n for n in (run.info.steps_per_epoch, *_intervals(run)) if n]
-    return min(run.config.run.steps_per_call, _end(run) - done, *due)
 
 
 def _logged(run: Run, done: int) -> bool:
