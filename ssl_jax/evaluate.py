@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 import jax
 
-from ssl_jax import imported, processes, programs, subject, train
+from ssl_jax import heap, imported, processes, programs, subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, explained, nearest
 from ssl_jax.evals import health
@@ -252,5 +252,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep()
     programs.keep()
     processes.run(lambda argv: main(argv[1:]))

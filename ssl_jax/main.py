@@ -21,7 +21,7 @@ import sys
 
 from absl import flags
 
-from ssl_jax import command_line, processes, programs, train
+from ssl_jax import command_line, heap, processes, programs, train
 from ssl_jax.errors import UserError
 from ssl_jax.log import speak_plainly
 
@@ -54,5 +54,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    heap.keep()
     programs.keep()
     processes.run(main)
