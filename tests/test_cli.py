@@ -87,6 +87,13 @@ def test_a_second_start_of_a_finished_run_does_nothing(finished, environment):
     assert entries(finished) == before
 
 
+def test_compiled_programs_are_kept_unasked(environment, tmp_path):
+    environment = {**environment, "SSL_JAX_CACHE": str(tmp_path / "cache")}
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    assert call(tmp_path / "run", environment, *SMALL, "--config.run.stop_epoch=1").returncode == 0
+    assert any((tmp_path / "cache" / "programs").glob("*/jit_step-*"))
+
+
 def wait_for_step(workdir, process, step):
     """Returns once the run has logged `step` updates."""
     deadline = time.time() + 240
