@@ -101,7 +101,7 @@ def test_views_of_an_image_differ_and_do_not_depend_on_the_devices():
         patched = type("Recorder", (simclr.SimCLR,), {"loss": record})
         method = patched(**{f.name: getattr(run.method, f.name) for f in dataclasses.fields(run.method)})
         seen[devices] = _rendered(dataclasses.replace(run, method=method), views)
-    np.testing.assert_allclose(seen[4]["view1"], seen[1]["view1"], atol=1e-6)
+    np.testing.assert_allclose(seen[4]["view1"], seen[1]["view1"], atol=1e-5)
     np.testing.assert_array_equal(seen[4]["index"], seen[1]["index"])
     assert not np.allclose(seen[1]["view1"], seen[1]["view2"])
 
