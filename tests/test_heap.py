@@ -29,5 +29,5 @@ def test_a_step_uses_the_memory_of_the_step_before():
         int(subprocess.run([*command, how], capture_output=True, text=True, check=True, timeout=120).stdout)
         for how in ("keep", "give back")
     )
-    assert given_back > 16_000  # pages of 4 KiB
-    assert kept < 100
+    assert given_back > 30  # 16,000 pages of 4 KiB, or 32 where the kernel makes all of them huge
+    assert kept < given_back / 4
