@@ -21,7 +21,7 @@ from ssl_jax.methods.simclr import SimCLR
 from ssl_jax.models import conv
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
-from ssl_jax.models.norm import BatchNorm, Norm
+from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product
 from ssl_jax.models.resnet import DEPTHS, Block, ResNet
 from ssl_jax.models.vit import ViT
 
@@ -303,6 +303,51 @@ def test_batch_norm_of_a_maximum_is_the_maximum_of_batch_norm(groups, devices, t
             for inside in (True, False)
         )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, other)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_with_a_kernel_is_batch_norm_of_the_convolution(groups, devices, train):
+    module = BatchNorm(groups, dtype=jnp.float64)
+
+    def replica(inside, params, stats, x):
+        def loss(params, x):
+            kernel, norm = params
+            given = (x, train, None, kernel) if inside else (conv.conv2d(x, kernel, 1, 0), train)
+            variables = {"params": norm, "batch_stats": stats}
+            y, moved = module.apply(variables, *given, mutable=["batch_stats"])
+            return dist.mean(jnp.mean(jnp.sin(3 * y) * y)), (y, moved["batch_stats"])
+
+        gradients, (y, moved) = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        return gradients, y, moved
+
+    with jax.enable_x64(True):
+        norm = {"scale": jnp.array([0.5, -2.0, 1.0, 0.0]), "bias": jnp.array([1.0, -1.0, 0.0, 0.3])}
+        kernel = normal(1, 1, 3, 4, seed=1)
+        stats = {"mean": jnp.array([0.3, -0.2, 0.0, 1.0]), "var": jnp.array([2.0, 0.5, 1.0, 3.0])}
+        mesh = dist.make_mesh(jax.devices()[:devices])
+        specs = (P(), P(), P(dist.AXIS)), ((P(), P(dist.AXIS)), P(dist.AXIS), P())
+        one, other = (
+            dist.map_replicas(functools.partial(replica, inside), mesh, *specs)(
+                (kernel, norm), stats, normal(8, 5, 4, 3) + 2
+            )
+            for inside in (True, False)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, other)
+
+
+@pytest.mark.fast
+def test_moments_of_a_product_are_those_of_what_it_gives():
+    # Far from zero, where the square of the mean is most of the second moment.
+    x = (normal(4096, 32, dtype=jnp.float32) + 3).astype(jnp.bfloat16)
+    w = normal(32, 128, dtype=jnp.float32, seed=1)
+    mean, square = moments_of_product(x, w)
+    y = np.asarray(x, np.float64) @ np.asarray(w, np.float64)
+    assert mean.dtype == square.dtype == jnp.float32
+    np.testing.assert_allclose(mean, y.mean(0), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(square - mean**2, y.var(0), rtol=1e-3)
 
 
 @pytest.mark.fast

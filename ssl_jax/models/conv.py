@@ -49,14 +49,17 @@ class Conv(nn.Module):
     init_kind: str = "kaiming"
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:  # [N, H, W, C] -> [N, H', W', features]
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        w = self.param("kernel", INITS[self.init_kind], shape)
+        w, bias = self.weights(x.shape[-1])
         y = conv2d(x.astype(self.dtype), w.astype(self.dtype), self.stride, (self.kernel - 1) // 2)
-        if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
-        return y
+        return y if bias is None else y + bias.astype(self.dtype)
+
+    @nn.compact
+    def weights(self, channels: int) -> tuple[jax.Array, jax.Array | None]:
+        """The kernel [k, k, channels, features] for so many input channels, and the bias if there is one."""
+        shape = (self.kernel, self.kernel, channels, self.features)
+        w = self.param("kernel", INITS[self.init_kind], shape)
+        return w, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
 
 
 def conv2d(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:

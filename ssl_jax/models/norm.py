@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ssl_jax import dist
 from ssl_jax.errors import UserError
+from ssl_jax.models.conv import conv2d
 
 
 class BatchNorm(nn.Module):
@@ -40,7 +41,11 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool, max_pool: Callable[[jax.Array], jax.Array] | None = None
+        self,
+        x: jax.Array,
+        train: bool,
+        max_pool: Callable[[jax.Array], jax.Array] | None = None,
+        kernel: jax.Array | None = None,
     ) -> jax.Array:
         """Normalises.
 
@@ -50,11 +55,15 @@ class BatchNorm(nn.Module):
           max_pool: a maximum over places, of what is normalised. It is taken first, to the same values: normalisation
             rises with what goes in, or falls with it where a scale is negative, and then the signs are turned round.
             So only the pooled map is normalised, and read again in the backward pass.
+          kernel: [1, 1, C, K], of a convolution of x [N, H, W, C] whose result is what is to be normalised. The mean
+            and variance of a linear map follow from those of x, and with them the normalisation is a part of the
+            kernel: the K channels are written once, normalised, and not read for statistics or, in the backward pass,
+            for their gradients. It pays where K is more than C, since it takes the products of all pairs of C.
 
         Returns:
-          x, or what `max_pool` makes of it, normalised.
+          x, or what `kernel` or `max_pool` makes of it, normalised.
         """
-        channels = x.shape[-1]
+        channels = x.shape[-1] if kernel is None else kernel.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         scale = self._parameter("scale", self.use_scale, float(not self.zero_scale), channels)
@@ -65,25 +74,36 @@ class BatchNorm(nn.Module):
         pool = max_pool or (lambda x: x)
 
         # On a single replica outside a mapped axis there is no group to see: initialisation only makes shapes.
-        if not train or self.is_initializing():
+        statistics = train and not self.is_initializing()
+        groups = self._local_groups(len(x), lax.axis_size(dist.AXIS)) if statistics and self.groups > 1 else 1
+        if kernel is not None and (not statistics or groups > 1):
+            x, kernel = conv2d(x, kernel.astype(x.dtype), 1, 0), None
+        if not statistics:
             return self._normalise(pool(x), sign * running_mean.value, running_var.value, scale, bias)
         replicas = lax.axis_size(dist.AXIS)
         whole = self.groups == 1
-        # One group needs no axis of its own, and XLA's CPU reductions are quicker without it.
-        grouped = x if whole else x.reshape(self._local_groups(len(x), replicas), -1, channels)
-        axes = tuple(range(x.ndim - 1)) if whole else (1,)
-        wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
-        mean, square = wide.mean(axes), jnp.square(wide).mean(axes)  # [C] or [groups, C]
+        # One group on a replica needs no axis of its own, and XLA's CPU reductions are quicker without it.
+        grouped = x if groups == 1 else x.reshape(groups, -1, channels)
+        axes = tuple(range(x.ndim - 1)) if groups == 1 else (1,)
+        if kernel is None:
+            wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
+            mean, square = wide.mean(axes), jnp.square(wide).mean(axes)  # [C] or [groups, C]
+        else:
+            kernel = dist.vary_like(kernel, x)  # its gradients from both uses are summed before they cross replicas
+            mean, square = moments_of_product(x, kernel[0, 0])
         if whole:
             mean, square = dist.mean((mean, square))
         var = jnp.maximum(square - jnp.square(mean), 0.0)
         count = math.prod(grouped.shape[a] for a in axes) * (replicas if whole else 1)
         self._update(running_mean, dist.mean(sign * mean.reshape(-1, channels).mean(0)))
         self._update(running_var, dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1)))
+        if kernel is not None:
+            factor, offset = self._affine(mean, var, scale, bias)
+            return (conv2d(x, (kernel * factor).astype(x.dtype), 1, 0) + offset).astype(self.dtype)
         x = pool(x)
-        if whole:
+        if groups == 1:
             return self._normalise(x, mean, var, scale, bias)
-        grouped = x.reshape(len(grouped), -1, channels)
+        grouped = x.reshape(groups, -1, channels)
         return self._normalise(grouped, mean[:, None], var[:, None], scale, bias).reshape(x.shape)
 
     def _parameter(self, name: str, wanted: bool, value: float, channels: int) -> jax.Array | float:
@@ -104,8 +124,31 @@ class BatchNorm(nn.Module):
         running.value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(value)
 
     def _normalise(self, x, mean, var, scale, bias):
+        factor, offset = self._affine(mean, var, scale, bias)
+        return (x * factor + offset).astype(self.dtype)
+
+    def _affine(self, mean, var, scale, bias):
         factor = lax.rsqrt(var + self.epsilon) * scale
-        return (x * factor + (bias - mean * factor)).astype(self.dtype)
+        return factor, bias - mean * factor
+
+
+def moments_of_product(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean of y = x w and of its square over all rows, without y: w' E[x] and the diagonal of w' E[x x'] w.
+
+    Args:
+      x: [..., C].
+      w: [C, K].
+
+    Returns:
+      both [K], float32 (float64 for float64 input).
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    places = tuple(range(x.ndim - 1))
+    # Products of bfloat16 are exact in float32; asking for more there makes XLA write what x was computed from first.
+    precision = None if x.dtype == jnp.bfloat16 else "highest"
+    second = jnp.tensordot(x, x, (places, places), precision=precision, preferred_element_type=wide)
+    second, mean = second / (x.size // x.shape[-1]), x.astype(wide).mean(places)
+    return jnp.matmul(mean, w, precision="highest"), jnp.sum(jnp.matmul(second, w, precision="highest") * w, 0)
 
 
 class Norm(nn.Module):
@@ -125,12 +168,17 @@ class Norm(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, train: bool, max_pool: Callable[[jax.Array], jax.Array] | None = None
+        self,
+        x: jax.Array,
+        train: bool,
+        max_pool: Callable[[jax.Array], jax.Array] | None = None,
+        kernel: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalises x [N, ..., C]; `max_pool`, a maximum over places, is taken of the result."""
+        """Normalises x [N, ..., C], or its convolution with a `kernel` [1, 1, C, K]; then takes `max_pool` of it."""
         if self.kind == "batch":
             norm = BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")
-            return norm(x, train, max_pool)
+            return norm(x, train, max_pool, kernel)
+        x = x if kernel is None else conv2d(x, kernel.astype(x.dtype), 1, 0)
         scale_init = nn.initializers.constant(float(not self.zero_scale))
         if self.kind == "group":
             x = nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, scale_init=scale_init, name="group")(x)

@@ -117,9 +117,11 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def layer(x, name, features, kernel, stride=1, last=False):
-            x = Conv(features, kernel, stride, False, self.conv_init, self.dtype, name=name)(x)
-            zero = last and self.zero_init
-            return Norm(self.norm, self.bn_groups, zero, self.dtype, name=f"{name}_norm")(x, train)
+            conv = Conv(features, kernel, stride, False, self.conv_init, self.dtype, name=name)
+            norm = Norm(self.norm, self.bn_groups, last and self.zero_init, self.dtype, name=f"{name}_norm")
+            if kernel == stride == 1 and features > x.shape[-1]:
+                return norm(x, train, kernel=conv.weights(x.shape[-1])[0])
+            return norm(conv(x), train)
 
         out = self.width * (4 if self.bottleneck else 1)
         if self.bottleneck:
