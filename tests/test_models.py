@@ -339,6 +339,34 @@ def test_batch_norm_with_a_kernel_is_batch_norm_of_the_convolution(groups, devic
 
 
 @pytest.mark.fast
+def test_batch_norm_takes_a_kernel_or_a_maximum():
+    with pytest.raises(ValueError, match="not both"):
+        BatchNorm().init(KEY, jnp.ones((2, 2, 2, 3)), True, lambda x: x, jnp.ones((1, 1, 3, 4)))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("depth", "groups", "count"),
+    [("resnet50", 1, 3 + 4 + 6 + 3 + 1), ("resnet50", 2, 0), ("resnet18", 1, 0)],  # a block each, and a shortcut
+)
+def test_convolutions_that_widen_are_normalised_by_their_kernels(depth, groups, count, monkeypatch):
+    products = []
+    counted = lambda x, w: products.append(w.shape) or moments_of_product(x, w)  # noqa: E731
+    monkeypatch.setattr("ssl_jax.models.norm.moments_of_product", counted)
+    net = resnet(depth, 4, "small", bn_groups=groups)
+    x = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float32)
+    variables = jax.eval_shape(lambda x: net.init(KEY, x, train=False), x)
+    step = dist.map_replicas(
+        lambda variables, x: net.apply(variables, x, train=True, mutable=["batch_stats"])[0],
+        dist.make_mesh(jax.devices()[:1]),
+        (P(), P(dist.AXIS)),
+        P(dist.AXIS),
+    )
+    jax.eval_shape(step, variables, x)
+    assert len(products) == count and all(wide > narrow for narrow, wide in products)
+
+
+@pytest.mark.fast
 def test_moments_of_a_product_are_those_of_what_it_gives():
     # Far from zero, where the square of the mean is most of the second moment.
     x = (normal(4096, 32, dtype=jnp.float32) + 3).astype(jnp.bfloat16)

@@ -62,7 +62,12 @@ class BatchNorm(nn.Module):
 
         Returns:
           x, or what `kernel` or `max_pool` makes of it, normalised.
+
+        Raises:
+          ValueError: `max_pool` and `kernel` at once.
         """
+        if max_pool and kernel is not None:
+            raise ValueError("BatchNorm takes a max_pool or a kernel, not both")
         channels = x.shape[-1] if kernel is None else kernel.shape[-1]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
@@ -174,7 +179,7 @@ class Norm(nn.Module):
         max_pool: Callable[[jax.Array], jax.Array] | None = None,
         kernel: jax.Array | None = None,
     ) -> jax.Array:
-        """Normalises x [N, ..., C], or its convolution with a `kernel` [1, 1, C, K]; then takes `max_pool` of it."""
+        """Normalises x [N, ..., C] and takes `max_pool` of it, or its convolution with a `kernel` [1, 1, C, K]."""
         if self.kind == "batch":
             norm = BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")
             return norm(x, train, max_pool, kernel)
