@@ -536,7 +536,7 @@ def test_resnet_stems(stem, side, sides):
 @pytest.mark.fast
 def test_bottleneck_strides_in_its_3x3_convolution():
     found = heights(block(16, stride=2, bottleneck=True), jax.ShapeDtypeStruct((1, 8, 8, 32), jnp.float32))
-    assert [found[name] for name in ("conv1", "conv2", "conv3", "shortcut")] == [8, 4, 4, 4]
+    assert [found[name] for name in ("conv1", "conv2", "conv3_norm", "shortcut")] == [8, 4, 4, 4]
 
 
 @pytest.mark.fast
