@@ -339,6 +339,32 @@ def test_batch_norm_with_a_kernel_is_batch_norm_of_the_convolution(groups, devic
 
 
 @pytest.mark.fast
+def test_a_bottleneck_is_the_same_on_one_device_and_two():
+    module = Block(4, 1, True, "batch", 1, False, "kaiming", jnp.float64)
+
+    def replica(mapping, variables, x):
+        def loss(params):
+            given = variables | {"params": params}
+            y, moved = module.apply(given, x, True, mutable=["batch_stats"])
+            return dist.mean(jnp.mean(jnp.sin(3 * y))), moved
+
+        gradients, moved = jax.grad(loss, has_aux=True)(variables["params"])
+        return (dist.mean(gradients) if mapping == "pmap" else gradients), moved  # shard_map has summed them
+
+    with jax.enable_x64(True):
+        x = normal(8, 3, 3, 4)
+        variables = module.init(KEY, x, False)
+        found = []
+        for devices, mapping in ((1, "shard_map"), (2, "shard_map"), (2, "pmap")):
+            mesh = dist.make_mesh(jax.devices()[:devices])
+            specs = (P(), P(dist.AXIS)), (P(), P())
+            mapped = dist.map_replicas(functools.partial(replica, mapping), mesh, *specs, mapping=mapping)
+            found.append(jax.tree.map(np.asarray, mapped(variables, x)))
+        for other in found[1:]:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), found[0], other)
+
+
+@pytest.mark.fast
 def test_batch_norm_takes_a_kernel_or_a_maximum():
     with pytest.raises(ValueError, match="not both"):
         BatchNorm().init(KEY, jnp.ones((2, 2, 2, 3)), True, lambda x: x, jnp.ones((1, 1, 3, 4)))
