@@ -149,7 +149,7 @@ def moments_of_product(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array
     """
     wide = jnp.promote_types(x.dtype, jnp.float32)
     places = tuple(range(x.ndim - 1))
-    # Products of bfloat16 are exact in float32; asking for more there makes XLA write what x was computed from first.
+    # Products of bfloat16 are exact in float32 as they are.
     precision = None if x.dtype == jnp.bfloat16 else "highest"
     second = jnp.tensordot(x, x, (places, places), precision=precision, preferred_element_type=wide)
     second, mean = second / (x.size // x.shape[-1]), x.astype(wide).mean(places)
