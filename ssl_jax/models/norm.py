@@ -80,13 +80,13 @@ class BatchNorm(nn.Module):
 
         # On a single replica outside a mapped axis there is no group to see: initialisation only makes shapes.
         statistics = train and not self.is_initializing()
-        groups = self._local_groups(len(x), lax.axis_size(dist.AXIS)) if statistics and self.groups > 1 else 1
+        replicas = lax.axis_size(dist.AXIS) if statistics else 1
+        whole = self.groups == 1
+        groups = self._local_groups(len(x), replicas) if statistics and not whole else 1
         if kernel is not None and (not statistics or groups > 1):
-            x, kernel = conv2d(x, kernel.astype(x.dtype), 1, 0), None
+            x, kernel = _convolved(x, kernel), None
         if not statistics:
             return self._normalise(pool(x), sign * running_mean.value, running_var.value, scale, bias)
-        replicas = lax.axis_size(dist.AXIS)
-        whole = self.groups == 1
         # One group on a replica needs no axis of its own, and XLA's CPU reductions are quicker without it.
         grouped = x if groups == 1 else x.reshape(groups, -1, channels)
         axes = tuple(range(x.ndim - 1)) if groups == 1 else (1,)
@@ -104,7 +104,7 @@ class BatchNorm(nn.Module):
         self._update(running_var, dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1)))
         if kernel is not None:
             factor, offset = self._affine(mean, var, scale, bias)
-            return (conv2d(x, (kernel * factor).astype(x.dtype), 1, 0) + offset).astype(self.dtype)
+            return (_convolved(x, kernel * factor) + offset).astype(self.dtype)
         x = pool(x)
         if groups == 1:
             return self._normalise(x, mean, var, scale, bias)
@@ -135,6 +135,10 @@ class BatchNorm(nn.Module):
     def _affine(self, mean, var, scale, bias):
         factor = lax.rsqrt(var + self.epsilon) * scale
         return factor, bias - mean * factor
+
+
+def _convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv2d(x, kernel.astype(x.dtype), 1, 0)
 
 
 def moments_of_product(x: jax.Array, w: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -183,7 +187,7 @@ class Norm(nn.Module):
         if self.kind == "batch":
             norm = BatchNorm(self.groups, zero_scale=self.zero_scale, dtype=self.dtype, name="batch")
             return norm(x, train, max_pool, kernel)
-        x = x if kernel is None else conv2d(x, kernel.astype(x.dtype), 1, 0)
+        x = x if kernel is None else _convolved(x, kernel)
         scale_init = nn.initializers.constant(float(not self.zero_scale))
         if self.kind == "group":
             x = nn.GroupNorm(math.gcd(32, x.shape[-1]), dtype=self.dtype, scale_init=scale_init, name="group")(x)
