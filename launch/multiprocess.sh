@@ -32,6 +32,9 @@ fi
 
 JAX_COORDINATOR_ADDRESS=localhost:${PORT:-$(free_port)}
 export JAX_COORDINATOR_ADDRESS JAX_NUM_PROCESSES=$processes
+# Each decodes images with its share of the cores (joblib's setting).
+cores=$(getconf _NPROCESSORS_ONLN)
+export LOKY_MAX_CPU_COUNT=${LOKY_MAX_CPU_COUNT:-$(((cores + processes - 1) / processes))}
 pids=()
 for ((number = 0; number < processes; number++)); do
   share=$((gpus / processes))

@@ -36,6 +36,7 @@ for argument in "$@"; do
       ;;
   esac
 done
+archive=${TMPDIR:-/tmp}/ssl_jax-$name.tar.gz
 where=(${zone:+"--zone=$zone"} ${project:+"--project=$project"})
 
 mistake() {
@@ -85,13 +86,24 @@ wait_until_active() {
   done
 }
 
-setup() {
-  local archive=${TMPDIR:-/tmp}/ssl_jax-$name.tar.gz changed
-  changed=$(git stash create) # a commit of the tracked files as they are now; nothing where that is HEAD
-  act git archive --prefix=ssl_jax/ --output="$archive" "${changed:-HEAD}" \
-    && tpus tpu-vm scp "$archive" "$name":ssl_jax.tar.gz --worker=all \
+# This checkout as it is now: what git tracks, and what is new where code lies.
+pack() {
+  local index tree
+  index=$(mktemp)
+  cp "$(git rev-parse --git-path index)" "$index"
+  tree=$(export GIT_INDEX_FILE=$index && git add --update && git add ssl_jax configs launch && git write-tree)
+  rm -f "$index"
+  act git archive --prefix=ssl_jax/ --output="$archive" "$tree"
+}
+
+install() {
+  tpus tpu-vm scp "$archive" "$name":ssl_jax.tar.gz --worker=all \
     && tpus tpu-vm ssh "$name" --worker=all --command="tar -xzf ssl_jax.tar.gz" \
     && everywhere setup
+}
+
+setup() {
+  pack && install
 }
 
 delete() {
@@ -114,11 +126,17 @@ ensure_slice() {
 }
 
 # Waits while any machine runs; prints how the run ended: "exited STATUS" with the smallest that is not 0 (a mistake
-# counts more than "resumable"), "stopped", or "lost" where the slice cannot be reached.
+# counts more than "resumable"), "stopped", or "lost" where the slice is gone or cannot be reached three times.
 outcome() {
-  local told
+  local told unreached=0
   while true; do
-    if ! told=$(everywhere status 2>/dev/null) || [ "$(slice_state)" != ACTIVE ]; then
+    if told=$(everywhere status 2>/dev/null); then
+      unreached=0
+    else
+      told=running
+      unreached=$((unreached + 1))
+    fi
+    if [ "$(slice_state)" != ACTIVE ] || [ $unreached = 3 ]; then
       echo lost
       return
     fi
@@ -144,15 +162,19 @@ run() {
     return
   fi
   local restart ended
+  pack # once: what is edited meanwhile belongs to another run
   for ((restart = 0; restart <= RESTARTS; restart++)); do
     # Whatever of this fails, the slice may have gone in the middle of it.
-    if ! { ensure_slice && setup && everywhere start "${arguments[@]}"; }; then
+    if ! { ensure_slice && install && everywhere start "${arguments[@]}"; }; then
       sleep "$POLL"
       continue
     fi
     ended=$(outcome)
     case $ended in
-      'exited 0') return ;;
+      'exited 0')
+        echo "The run is done. The slice stays, and costs money, until 'bash launch/tpu_vm.sh delete --name=$name'."
+        return
+        ;;
       stopped) return 75 ;;
       'exited '[123])
         tpus tpu-vm ssh "$name" --worker=0 --command="tail -n 20 ssl_jax/run.log" >&2

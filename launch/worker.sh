@@ -22,7 +22,7 @@ setup() {
       || { python3 -m uv python install --quiet 3.12 && python3 -m uv python find 3.12; })
     export PYTHON
   fi
-  environment tpu,gcs
+  environment tpu,gcs,tfds
 }
 
 start() {

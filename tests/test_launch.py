@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -108,7 +109,7 @@ next() {{
 }}
 case "$*" in
   *"queued-resources list"*) next states ;;
-  *"worker.sh status"*) next told | tr , '\\n' ;;
+  *"worker.sh status"*) told=$(next told | tr , '\\n'); echo "$told"; [ "$told" != fail ] ;;
 esac""",
     )
 
@@ -182,6 +183,43 @@ def test_tpu_run_makes_a_preempted_slice_anew_and_goes_on(machine):
     begin = ["create", "copy", "unpack", "setup", "start"]
     assert verbs(machine) == [*begin, "delete", *begin]
     assert "is lost; starting it again" in result.stdout
+    assert "stays, and costs money, until 'bash launch/tpu_vm.sh delete --name=ssl-jax'" in result.stdout
+
+
+def test_tpu_run_is_not_given_up_for_one_connection_that_fails(machine):
+    cloud(machine, ["ACTIVE"], ["running,running", "fail", "running,running", "exited 0,exited 0"])
+    result = tpu(machine, "run", "--config=c.py:x", WORKDIR)
+    assert result.returncode == 0, result.stderr
+    assert verbs(machine).count("start") == 1
+    cloud(machine, ["ACTIVE"], ["fail", "fail", "fail", "exited 0,exited 0"])
+    result = tpu(machine, "run", "--config=c.py:x", WORKDIR)
+    assert result.returncode == 0 and "is lost; starting it again" in result.stdout
+
+
+def test_what_is_new_and_changed_goes_to_the_slice_once(machine, tmp_path):
+    """Untracked code too; what is edited during the run does not."""
+    root = tmp_path / "checkout"
+    shutil.copytree(LAUNCH, root / "launch")
+    for folder in ("ssl_jax", "configs"):
+        (root / folder).mkdir()
+        (root / folder / "old.py").write_text("old")
+    (root / "notes.txt").write_text("mine")
+    git = ("git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b")
+    for command in (("init", "-q"), ("add", "ssl_jax", "configs", "launch"), ("commit", "-q", "-m", "first")):
+        subprocess.run([*git, *command], check=True)
+    (root / "ssl_jax" / "old.py").write_text("changed")
+    (root / "configs" / "new.py").write_text("new")
+    status = subprocess.run([*git, "status", "--short"], capture_output=True, text=True).stdout
+    cloud(machine, ["ACTIVE"], ["exited 137", "exited 0"])
+    machine.stand_in("sleep", f"echo later >{root}/ssl_jax/old.py")
+    result = machine.call("bash", "launch/tpu_vm.sh", "run", WORKDIR, cwd=root, POLL="0", TMPDIR=str(machine.folder))
+    assert result.returncode == 0, result.stderr
+    assert (root / "ssl_jax" / "old.py").read_text() == "later\n"
+    with tarfile.open(machine.folder / "ssl_jax-ssl-jax.tar.gz") as archive:
+        names = archive.getnames()
+        old = archive.extractfile("ssl_jax/ssl_jax/old.py").read()
+    assert "ssl_jax/configs/new.py" in names and "ssl_jax/notes.txt" not in names and old == b"changed"
+    assert subprocess.run([*git, "status", "--short"], capture_output=True, text=True).stdout == status
 
 
 @pytest.mark.parametrize(
@@ -271,8 +309,66 @@ def test_slurm_puts_back_what_can_go_on(machine, status, requeued):
     machine.stand_in("scontrol")
     result = machine.call("bash", "launch/slurm.sbatch", "--config=c.py:x", SLURM_JOB_ID="7", VENV="env")
     assert result.returncode == status
-    assert "env/bin/python -m ssl_jax.main --config=c.py:x" in machine.calls[0]
+    assert any(call.endswith("env/bin/python -m ssl_jax.main --config=c.py:x") for call in machine.calls)
     assert ("scontrol requeue 7" in machine.calls) == requeued
+
+
+@pytest.mark.parametrize(
+    ("tasks", "status", "requeued"),
+    [((0, 0), 0, False), ((2, 75), 2, False), ((75, 75), 75, True), ((137, 75), 75, True), ((3, 137), 3, False)],
+)
+def test_slurm_takes_a_mistake_of_one_task_for_one(machine, tmp_path, tasks, status, requeued):
+    machine.stand_in("python", 'exit "$(cut -d, -f$((SLURM_PROCID + 1)) <<<"$STATUSES")"')
+    # As srun does it: every task, and the largest status.
+    machine.stand_in(
+        "srun",
+        """shift
+worst=0
+for SLURM_PROCID in 0 1; do
+  export SLURM_PROCID
+  status=0
+  "$@" || status=$?
+  [ $status -le $worst ] || worst=$status
+done
+exit $worst""",
+    )
+    machine.stand_in("scontrol")
+    environment = tmp_path / "env" / "bin"
+    environment.mkdir(parents=True)
+    shutil.copy(machine.folder / "python", environment / "python")
+    settings = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "VENV": "env"}
+    settings["STATUSES"] = ",".join(map(str, tasks))
+    result = machine.call("bash", str(LAUNCH / "slurm.sbatch"), "--config=c.py:x", **settings)
+    assert result.returncode == status, result.stderr
+    assert ("scontrol requeue 7" in machine.calls) == requeued
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".slurm")] == []
+    result = machine.call("bash", str(LAUNCH / "slurm.sbatch"), **settings, SLURM_RESTART_COUNT="4", RESTARTS="4")
+    assert machine.calls.count("scontrol requeue 7") == requeued
+    assert ("given up" in result.stderr) == requeued
+
+
+def test_slurm_hands_a_signal_on_to_the_program(machine, tmp_path):
+    body = 'trap "exit 75" TERM; touch started; for i in $(seq 400); do sleep 0.05; done'
+    machine.stand_in("python", body)
+    machine.stand_in("srun", 'shift; exec env SLURM_PROCID=0 setsid "$@"')
+    machine.stand_in("scontrol")
+    environment = tmp_path / "env" / "bin"
+    environment.mkdir(parents=True)
+    shutil.copy(machine.folder / "python", environment / "python")
+    settings = {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "7", "VENV": "env"}
+    job = subprocess.Popen(
+        ["bash", str(LAUNCH / "slurm.sbatch")], env={**machine.environment, **settings}, stderr=subprocess.PIPE
+    )
+    deadline = time.time() + 20
+    while not (tmp_path / "started").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    # To the task's own shell alone.
+    shells = subprocess.run(["pgrep", "-f", "task .slurm-7"], capture_output=True, text=True).stdout.split()
+    for shell in shells:
+        os.kill(int(shell), signal.SIGTERM)
+    job.communicate(timeout=20)
+    assert job.returncode == 75
+    assert "scontrol requeue 7" in machine.calls
 
 
 @pytest.mark.fast
