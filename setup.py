@@ -26,6 +26,7 @@ setup(
         "flax>=0.12.8",
         "grain>=0.2.18",
         "jax>=0.10,<0.13",
+        "joblib>=1.3",
         "matplotlib>=3.9",
         "ml_collections>=1.0",
         "numpy>=2.0",

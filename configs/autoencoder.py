@@ -31,7 +31,7 @@ def get_config(preset: str = "cifar10", method: str = "autoencoder") -> ConfigDi
         config.method.widths = (64, 32, 16)
     elif preset == "cifar10":
         config.method.widths = (256, 128, 64)
-        config.epochs = 200
+        config.epochs, config.batch_size = 200, 256
     elif preset == "imagenet":
         config.epochs, config.batch_size = 100, 256
         config.optim.default.warmup_epochs = 5.0

@@ -20,6 +20,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     if preset == "imagenet":
         config.data.size = 350
         config.epochs, config.batch_size = 500, 64
+        config.model.conv_init = "dcgan"  # N(0, 0.02) as in all of their networks
         return config
     # No recipe of the authors for 32 pixels: their proportions, a quarter of the sizes.
     view = dataclasses.replace(CROP, size=32, crop="torch", area=(0.5, 1.0))

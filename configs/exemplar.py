@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from configs import common
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View
-from ssl_jax.methods.exemplar import TRANSFORMATIONS
+from ssl_jax.methods.exemplar import INCEPTION, TRANSFORMATIONS
 
 PRESETS = (*common.PRESETS, "photo_tiles")
 replace = dataclasses.replace
@@ -38,8 +38,10 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.epochs, config.batch_size = 200, 128
         config.optim.default = common.optimizer(learning_rate=0.06, weight_decay=5e-4)
     elif preset in ("cifar10_small", "photo_tiles"):
-        # 780 updates are too few for a softmax over 10,000 classes: pairs and triplets.
-        common.update(config.method, view=replace(TRANSFORMATIONS, **cifar), copies=2, triplet=128)
+        # 780 updates are too few for a softmax over 10,000 classes: pairs and triplets. Crops of a fifth of the image or
+        # more, as is usual at 32 pixels.
+        view = replace(INCEPTION, size=32, crop="torch", area=(0.2, 1.0), **cifar)
+        common.update(config.method, view=view, copies=2, triplet=128)
     elif preset == "imagenet":
         # S4L's exemplar branch alone: 8 crops with HSV noise, batch-hard triplets of a 1000-wide embedding. Its SGD and
         # number of updates are those of the semi-supervised run, whose 200 epochs are of a tenth of the images;

@@ -16,7 +16,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `PRESETS`."""
     config = common.get_config("jigsaw", preset, PRESETS)
     small = View(area=(0.6, 1.0), flip=0.5, order=("crop", "flip"), mean=VIEW.mean, std=VIEW.std)
-    if preset == "photo_tiles":
+    if preset == "photo_tiles":  # two images, cut up in the test suite: no grey ones, as for larger data below
         common.update(config.method, view=replace(small, size=32), tile=8, aberration=1, permutations=24, orders=4)
         common.update(config.method, tile_width=64, hidden=())
         config.optim.default = common.optimizer(learning_rate=0.3, weight_decay=1e-4)

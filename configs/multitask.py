@@ -23,8 +23,8 @@ def _task(name: str, preset: str) -> ConfigDict:
     if name not in methods.names():
         raise UserError(f"There is no task '{name}' in ssl_jax/methods. {nearest(name, methods.names())}")
     config = importlib.import_module(f"configs.{name}").get_config(preset)
-    if "drop_colours" in config.method:
-        config.method.drop_colours = False  # its noise would be mixed into the lightness that all tasks see (sec. 3.4)
+    if name == "exemplar" and not config.method.triplet:
+        common.update(config.method, copies=2, triplet=128)  # the paper's; a softmax would outweigh all other losses
     return config
 
 
@@ -54,6 +54,8 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             config.epochs, config.batch_size = 200, 128
         elif preset == "imagenet":
             config.epochs, config.batch_size = 100, 256
+            # One size of stored images for all: a task that cuts squares of fixed pixels (`crop="shift"`) out of
+            # smaller ones sees a smaller part of the image here than alone, or change its view.size.
             config.data.size = max((task.data.size for task in tasks.values() if task.data.size), default=None)
             config.optim.default.weight_decay = 1e-4
     return config

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 import errno
+import itertools
 import logging
 import os
 import shutil
+import time
 from typing import Any
 
 from etils import epath
@@ -15,6 +17,8 @@ from ssl_jax import processes
 from ssl_jax.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
+
+_PAUSE = 2.0  # seconds before what could not be read is read once more
 
 
 def out_of_space(error: BaseException | None) -> bool:
@@ -77,8 +81,8 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """Restores the newest checkpoint that can be read.
 
-        A damaged one is reported, and the one before it is used; unless this is read-only, the damaged one is moved
-        to `workdir/damaged` so that its step can be written again.
+        One that cannot be read twice counts as damaged: it is reported, and the one before it is used; unless this is
+        read-only, it is moved to `workdir/damaged` so that its step can be written again.
 
         Args:
           like: a tree of arrays whose shapes, types and shardings are wanted.
@@ -92,16 +96,19 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.tree.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         damaged: dict[int, str] = {}
-        for step in reversed(self.steps()):
+        for step, attempt in itertools.product(reversed(self.steps()), (1, 2)):
+            reason = ""
             try:
                 state = self._manager.restore(step, args=args)["state"]
             except Exception as error:  # whatever a damaged file makes Orbax or TensorStore raise
-                damaged[step] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            if not processes.all_say(step not in damaged):
-                damaged.setdefault(step, "another process could not read it")
-                continue
-            self._set_aside(damaged)
-            return step, state
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            if processes.all_say(not reason):
+                self._set_aside(damaged)
+                return step, state
+            if attempt == 2:
+                damaged[step] = reason or "another process could not read it"
+            else:
+                time.sleep(_PAUSE)  # a store may be away for a moment
         if damaged:
             step, reason = next(iter(damaged.items()))
             raise UserError(
@@ -116,8 +123,11 @@ class Checkpoints:
             if self._keep is not None and processes.first():
                 target = self._folder.parent / "damaged"
                 target.mkdir(exist_ok=True)
-                earlier = len(list(target.glob(f"{step}*")))
-                (self._folder / str(step)).rename(target / (f"{step}-{earlier}" if earlier else str(step)))
+                taken = {path.name for path in target.glob("*")}
+                names = itertools.chain([str(step)], (f"{step}-{i}" for i in itertools.count(1)))
+                name = next(name for name in names if name not in taken)
+                (target / f"{name}.txt").write_text(f"{reason}\n")  # in a bucket it also makes the folder
+                (self._folder / str(step)).rename(target / name)
         if damaged and self._keep is not None:
             self._manager.close()
             processes.all_say(True)  # that is, wait until process 0 has moved them

@@ -3,19 +3,23 @@
 Reads the newest checkpoint of a finished or a running run, extracts the features of its data set (or of another,
 --data) once, from the trained backbone and from the same one untrained, and prints and stores a table for each
 protocol. Results go to results.json in the workdir, under flat names such as knn/top1 and knn/top1_untrained; features
-are kept in its folder features/. On several machines it is started on each of them, like ssl_jax.main; the first one
-prints and writes.
+are kept in its folder features/. Numbers of neighbours, epochs and draws are those of the run's config.eval, or of
+--config.eval.FIELD=VALUE, as --config.eval.knn_k=20. On several machines it is started on each of them, like
+ssl_jax.main; the first one prints and writes.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import os
+import re
 import sys
 import time
+from types import MappingProxyType
 from typing import Any
 
 from etils import epath
 import jax
+from ml_collections import ConfigDict
 
 from ssl_jax import heap, imported, processes, programs, subject, train
 from ssl_jax.checkpoint import Checkpoints
@@ -25,7 +29,7 @@ from ssl_jax.evals.cache import FeatureCache
 from ssl_jax.evals.features import spread
 from ssl_jax.evals.table import table
 from ssl_jax.log import speak_plainly
-from ssl_jax.protocols import DEFAULT, PROTOCOLS
+from ssl_jax.protocols import DEFAULT, LARGE, PROTOCOLS
 from ssl_jax.results import Results, versions
 from ssl_jax.stored_config import load as load_config
 from ssl_jax.subject import Features, Images, Network, Subject
@@ -64,7 +68,7 @@ def extract(run: train.Run, ts: train.TrainState, images: Images | None = None) 
 
 def evaluate(
     workdir: str,
-    evals: Sequence[str] = DEFAULT,
+    evals: Sequence[str] | None = None,
     *,
     backbone: str | None = None,
     source: str | None = None,
@@ -73,6 +77,7 @@ def evaluate(
     supervised: str | None = None,
     tune_epochs: int | None = None,
     frozen: Sequence[int] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Evaluates a run, prints the tables and stores the results in `workdir/results.json`.
 
@@ -81,14 +86,15 @@ def evaluate(
 
     Args:
       workdir: of the run; with `backbone`, a folder for the results, made if absent.
-      evals: names of `protocols.PROTOCOLS`.
+      evals: names of `protocols.PROTOCOLS`; None: all but fine-tuning, and those that suit the data set.
       backbone: a file with a backbone, to evaluate instead of a run.
       source: another data set to evaluate on, as `config.data.source`.
-      path: where to look for it, as `config.data.path`.
+      path: where to look for it or for the run's own, as `config.data.path`.
       classes: labels to evaluate on; (): all.
       supervised: workdir of a run of the method supervised, to compare with.
       tune_epochs: of fine-tuning, for each share of the labels; None: `fine_tune.EPOCHS`.
       frozen: numbers of stages that fine-tuning copies, frozen and tuned (Yosinski et al. 2014).
+      settings: fields of `config.eval` and their values, where they shall not be those of the run.
 
     Returns:
       what was stored.
@@ -96,16 +102,22 @@ def evaluate(
     Raises:
       UserError: for a workdir without a run or a checkpoint, an unknown evaluation, or data without what it needs.
     """
-    _check(evals, tune_epochs, frozen)
+    _check(evals or (), tune_epochs, frozen)
     began = time.time()
     if backbone is None:
-        run = train.prepare(load_config(workdir))
+        config = load_config(workdir)
+        if path is not None and source is None:
+            config.data.path = path
+        run = train.prepare(_with_settings(config, settings))
         ts = restore(run, workdir)
     else:
-        run, ts = _from_file(backbone, workdir, evals, source, path)
+        run, ts = _from_file(backbone, workdir, evals or (), source, path)
+        _with_settings(run.config, settings)
         source = None
     other = None if supervised is None else _yardstick(supervised, run)
     images = subject.load_images(run, source, path)
+    if evals is None:
+        evals = _default(backbone, len(images[0].images))
     name = images[0].name + (f", classes {','.join(map(str, classes))}" if classes else "")
     if classes or any(PROTOCOLS[name].labels for name in evals):
         images = subject.with_labels(images, classes)
@@ -132,6 +144,18 @@ def _check(evals: Sequence[str], tune_epochs: int | None, frozen: Sequence[int])
         raise UserError("--frozen and --fine_tune_epochs are about fine-tuning: add fine_tune to --evals.")
     if tune_epochs is not None and tune_epochs < 1:
         raise UserError(f"--fine_tune_epochs is {tune_epochs}: make it at least 1.")
+
+
+def _with_settings(config: ConfigDict, settings: Mapping[str, str]) -> ConfigDict:
+    """The config with some fields of `config.eval` changed, in place."""
+    for name, text in settings.items():
+        if name not in config.eval:
+            raise UserError(f"There is no field config.eval.{name}. {nearest(name, config.eval.keys())}")
+        try:
+            config.eval[name] = type(config.eval[name])(text)
+        except ValueError as error:
+            raise UserError(f"config.eval.{name} is '{text}': give it a number like {config.eval[name]}.") from error
+    return config
 
 
 def _from_file(
@@ -215,9 +239,9 @@ def _parser() -> argparse.ArgumentParser:
     add: Callable[..., Any] = parser.add_argument
     add("--workdir", required=True, help="folder of the run; with --backbone, where the results go")
     add("--backbone", help="evaluate this file of ssl_jax.export instead of a run, on --data")
-    add("--evals", help=f"some of {','.join(PROTOCOLS)} (default: all but fine_tune)")
+    add("--evals", help=f"some of {','.join(PROTOCOLS)} (default: all but fine_tune, and on large data but L-BFGS)")
     add("--data", help="evaluate on this data set: digits, cifar10, folder:PATH, tfds:NAME ... (default: the run's)")
-    add("--data_path", help="where to look for it, as config.data.path")
+    add("--data_path", help="where to look for it or for the run's own, as config.data.path")
     add("--classes", type=_numbers, default=(), help="evaluate on these classes alone, for example 5,6,7,8,9")
     add("--supervised", help="folder of a run of the method supervised, to compare with")
     add("--fine_tune_epochs", type=int, help="passes over the labelled images (default: few; see evals/fine_tune.py)")
@@ -225,21 +249,41 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _default(backbone: str | None) -> tuple[str, ...]:
-    return DEFAULT if backbone is None else tuple(name for name in DEFAULT if name != "pretext")
+def _default(backbone: str | None, count: int) -> tuple[str, ...]:
+    """What is measured unasked of a run, or of a backbone in a file, on so many training images."""
+    names = [name for name in DEFAULT if backbone is None or name != "pretext"]
+    if count > LARGE and (left := [name for name in names if not PROTOCOLS[name].large]):
+        print(f"{', '.join(left)} would take hours on {count} training images: ask for them with --evals.")
+        names = [name for name in names if name not in left]
+    return tuple(names)
+
+
+def _settings(flags: Sequence[str]) -> dict[str, str]:
+    """What flags of the form --config.eval.FIELD=VALUE say."""
+    found = {}
+    for flag in flags:
+        match = re.fullmatch(r"--config\.eval\.(\w+)=(.+)", flag)
+        if match is None:
+            raise UserError(
+                f"{flag} means nothing to ssl_jax.evaluate: see --help; of the config, only --config.eval.FIELD=VALUE "
+                "may differ from the run's."
+            )
+        found[match[1]] = match[2]
+    return found
 
 
 @explained
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
-    args = _parser().parse_args(argv)
+    args, flags = _parser().parse_known_args(argv)
+    settings = _settings(flags)
     processes.start()
     if not processes.first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (open until the end of the process)
     evaluate(
         args.workdir,
-        tuple(args.evals.split(",")) if args.evals else _default(args.backbone),
+        tuple(args.evals.split(",")) if args.evals else None,
         backbone=args.backbone,
         source=args.data,
         path=args.data_path,
@@ -247,6 +291,7 @@ def main(argv: list[str] | None = None) -> int:
         supervised=args.supervised,
         tune_epochs=args.fine_tune_epochs,
         frozen=args.frozen,
+        settings=settings,
     )
     return 0
 

@@ -15,6 +15,8 @@ import pathlib
 import sys
 from typing import Any
 
+from etils import epath
+
 from ssl_jax import weights
 from ssl_jax.errors import UserError, explained
 from ssl_jax.log import speak_plainly
@@ -50,14 +52,16 @@ def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
       the path of the file.
 
     Raises:
-      UserError: if there is no backbone, or the format has no such network.
+      UserError: if there is no backbone, the format has no such network, or it is not said where to put it.
     """
+    if "://" in workdir and out is None:
+        raise UserError(f"{workdir} is no folder of this machine: say where to put the backbone, with --out=FILE.")
     backbone = weights.load(workdir)
     named = layout in ("torchvision", "timm")
     ending = f"_{layout}.safetensors" if named else f".{layout}"
-    source = pathlib.Path(workdir)
+    source = epath.Path(workdir)
     folder = source if source.is_dir() else source.parent
-    path = pathlib.Path(out) if out else folder / f"backbone{ending}"
+    path = pathlib.Path(out or folder / f"backbone{ending}")
     if path.suffix != pathlib.Path(ending).suffix and path.suffix != f".{layout}":
         raise UserError(f"--out={path} does not end in {pathlib.Path(ending).suffix}, as the format {layout} has it.")
     if layout == "timm" and isinstance(backbone.module, ResNet) and backbone.module.width != 64:

@@ -6,12 +6,12 @@ method sees the same batch.
 
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-import os
 from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+import joblib
 import numpy as np
 
 from ssl_jax import dist
@@ -136,5 +136,5 @@ def streamed(
 
 def workers(wanted: int | None) -> int:
     """Processes that decode: as many as the config wants; else one a core, or none where a few threads do."""
-    cores = os.cpu_count() or 1
+    cores = joblib.cpu_count()
     return wanted if wanted is not None else cores if cores > 4 else 0

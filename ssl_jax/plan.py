@@ -402,13 +402,23 @@ def main(argv: list[str]) -> int:
     config = command_line.parse(argv)
     if not 0 < _EFFICIENCY.value <= 1:
         raise UserError(f"--efficiency is {_EFFICIENCY.value}: it is a share, more than 0 and at most 1.")
-    rows = []
-    for topology in _TOPOLOGY.value:
-        rows.append(summarise(plan(config, topology, _IMAGES.value), _EFFICIENCY.value))
-        if _JSON.value:
-            with pathlib.Path(_JSON.value).open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-    print(describe(rows))
+    if _JSON.value:
+        try:
+            pathlib.Path(_JSON.value).open("a").close()
+        except OSError as error:
+            raise UserError(
+                f"--json={_JSON.value} cannot be written ({error.strerror}): choose another file."
+            ) from error
+    rows: list[dict[str, Any]] = []
+    try:
+        for topology in _TOPOLOGY.value:
+            rows.append(summarise(plan(config, topology, _IMAGES.value), _EFFICIENCY.value))
+            if _JSON.value:
+                with pathlib.Path(_JSON.value).open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+    finally:  # what was compiled for minutes is not lost by a mistake in the next one
+        if rows:
+            print(describe(rows))
     return 0
 
 

@@ -246,6 +246,7 @@ class Protocol(NamedTuple):
     measure: Callable[[Subject], Values]
     percent: bool = True  # its values are shares
     labels: bool = True  # it needs labelled training and test images
+    large: bool = True  # it is measured unasked on more than LARGE training images as well
 
 
 PROTOCOLS = {
@@ -253,8 +254,8 @@ PROTOCOLS = {
     "pretext": Protocol("own task on test images", own_task, percent=False, labels=False),
     "knn": Protocol("kNN", nearest_neighbours),
     "linear": Protocol("linear probe", linear_probe),
-    "linear_lbfgs": Protocol("linear probe by L-BFGS", logistic_probe),
-    "layers": Protocol("probe of each stage", layers),
+    "linear_lbfgs": Protocol("linear probe by L-BFGS", logistic_probe, large=False),
+    "layers": Protocol("probe of each stage", layers, large=False),
     "few_label": Protocol("", few_labels),
     "label_curve": Protocol("% of the labels", curve),
     "few_shot": Protocol("few-shot episodes", episodes),
@@ -262,5 +263,6 @@ PROTOCOLS = {
     "cluster": Protocol("clustering", clusters),
     "fine_tune": Protocol("fine-tuning", fine_tuning),
 }
+LARGE = 200_000  # training images, whose logistic regression by L-BFGS takes hours and many times their memory
 # Fine-tuning trains the backbone again, for minutes or for hours: only on request.
 DEFAULT = tuple(name for name in PROTOCOLS if name != "fine_tune")

@@ -12,8 +12,8 @@ from ssl_jax.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
 
-# Parts that may differ between the starts of one run.
-_FREE = ("run", "mapping", "data.workers")
+# Parts that may differ between the starts of one run: they change neither the weights nor the images.
+_FREE = ("run", "mapping", "eval", "data.workers", "data.path")
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache |
     if cache is None:
         arrays = make()
     else:
-        contents = (fingerprint((ts.params, ts.state)), seen, repr(run.eval_view))
+        contents = (fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view))
         arrays = cache.get(suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), make)
     half = len(arrays) // 2
     return list(zip(arrays[:half], arrays[half:], strict=True))
@@ -223,4 +223,4 @@ def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache |
 
 def _contents(d: data.Dataset) -> Any:
     """What tells one split's images from others: their pixels, or where streamed ones lie."""
-    return [d.name, d.images.rows, str(d.images.size)] if d.streamed else d.images
+    return [d.name, d.images.content, d.images.rows, str(d.images.size)] if d.streamed else d.images

@@ -13,9 +13,10 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tiny
 
-from ssl_jax import data, dist, feed, processes, train
+from ssl_jax import data, dist, feed, processes, subject, train
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.data import stream
+from ssl_jax.evals import cache, fine_tune
 
 UPDATES = 2
 
@@ -63,6 +64,23 @@ def others(run, images, ts):
     return values
 
 
+def evaluated(run, ts, folder):
+    """Features by way of their cache, and what fine-tuning on some images is worth."""
+    images = subject.with_labels(subject.load_images(run))
+    what = subject.prepare(run, ts, images, cache=cache.FeatureCache(folder))
+    pixels = run.train.images
+    shape = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), np.float32)
+    start = fine_tune.weights(run.method, ts.params, ts.state, shape)
+    tuner = fine_tune.Tuner(run.method, run.eval_view, run.mesh, (ts.params, ts.state), 10)
+    network = tuner(start, pixels[:64], run.train.labels[:64], 1, 0)
+    test = images[1]
+    return {
+        "features": float(np.abs(what.features.pretrained[0]).mean()),
+        "head": float(np.abs(multihost_utils.process_allgather(network[0]["head"]["kernel"], tiled=True)).mean()),
+        "tuned": tuner.top1(network, test.images, test.labels),
+    }
+
+
 def streams(mesh, images):
     """Whether every device got the crops and rows of its own part of each block; images are as bright as their row."""
     dataset = data.load(f"folder:{images}", "train", stream=True)
@@ -98,6 +116,10 @@ def main():
         rest = others(run, images, ts) | {"diverged": diverge(run, ts)} if number == 0 else None
         if number == 0:
             streams(run.mesh, folder / "images")
+        if name == "deepcluster":  # whose memory bank is in shares
+            found = evaluated(run, ts, folder)
+            if processes.first():
+                (folder / "evaluated.json").write_text(json.dumps(found))
         if processes.first():
             np.savez(folder / f"{name}.npz", **state)
             if rest:

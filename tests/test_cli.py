@@ -150,6 +150,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(finished, e
     assert "The checkpoint of step 40 cannot be read" in result.stderr
     assert "Resuming after update 30" in result.stderr
     assert (workdir / "damaged" / "40").is_dir()  # nothing is lost
+    assert (workdir / "damaged" / "40.txt").read_text().strip()  # and why
     tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])
 
 
@@ -285,6 +286,9 @@ def test_a_run_that_made_no_update_leaves_its_workdir_free(tmp_path):
     curve.write_text('{"step": 0, "epoch": 0.0}\n{"step": 10, "epoch": 0.1}\n')
     with pytest.raises(UserError, match="batch_size: 16 there, 8 now"):
         stored_config.check(str(tmp_path), other)
+    moved = one.copy_and_resolve_references()
+    moved.eval.knn_k, moved.data.path = 7, "/elsewhere"  # which change no update
+    stored_config.check(str(tmp_path), moved)
     curve.unlink()
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(UserError, match="holds a run with another config"):

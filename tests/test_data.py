@@ -1,5 +1,6 @@
 """The image sources: layouts, file formats, damage, the cache, and the built-in data sets."""
 
+import errno
 import gc
 import gzip
 import io
@@ -250,9 +251,32 @@ def test_unreadable_images_are_left_out_and_named_once(tmp_path, caplog):
 
 
 @pytest.mark.fast
+def test_a_disk_that_is_away_is_no_damage(tmp_path, monkeypatch, cache):
+    """A file is read again for a while; then the whole is an error, of which nothing is remembered."""
+    where = write(tmp_path / "images", {f"a/{i}.png": png((i, 0, 0)) for i in range(3)})
+    monkeypatch.setattr(folder, "_PAUSES", (0.0, 0.0, 0.0))
+    read, failures = pathlib.Path.read_bytes, []
+
+    def away(path, times):
+        if path.name == "1.png" and len(failures) < times:
+            failures.append(path)
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read(path)
+
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: away(path, 100))
+    with pytest.raises(UserError, match=r"a/1\.png could not be read in 4 attempts \(OSError: .*Stale file handle\)"):
+        data.load(f"folder:{where}", "train", cache=str(cache))
+    assert len(failures) == 4 and not list(cache.glob("*.npz"))
+    failures.clear()
+    monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: away(path, 3))
+    assert shade(data.load(f"folder:{where}", "train", cache=str(cache))) == [0, 1, 2]
+    assert len(failures) == 3
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_memory_is_checked_before_decoding_everything(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(folder.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(folder.joblib, "cpu_count", lambda: 1)
     calls = []
     decode = folder.decode
     monkeypatch.setattr(folder, "decode", lambda *args: calls.append(args) or decode(*args))
@@ -582,7 +606,7 @@ def tiny_tfds(tmp_path) -> pathlib.Path:
     return prepare_tfds(tmp_path, "toy", {"train": 5, "validation": 2}, ragged=1)
 
 
-def prepare_tfds(tmp_path, name, counts, ragged=0) -> pathlib.Path:
+def prepare_tfds(tmp_path, name, counts, ragged=0, unlabelled="") -> pathlib.Path:
     """A tfds folder with so many images in each split of a data set, written without TensorFlow."""
     # tfds swaps Python's import while it is imported, and the semaphores of loader processes that are garbage by then
     # cannot import what they need to go.
@@ -603,7 +627,8 @@ def prepare_tfds(tmp_path, name, counts, ragged=0) -> pathlib.Path:
     for split, count in counts.items():
         records = writer.ArrayRecordWriter(str(place / f"{name}-{split}.array_record-00000-of-00001"), "group_size:1")
         for i in range(count):
-            records.write(serialize({"image": png((10 * i, 0, 0), size=(8, 8 + ragged * i)), "label": i % 2}))
+            label = -1 if split == unlabelled else i % 2
+            records.write(serialize({"image": png((10 * i, 0, 0), size=(8, 8 + ragged * i)), "label": label}))
         records.close()
     features.save_config(str(place))
     template = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
@@ -633,6 +658,23 @@ def test_tfds_is_read_without_tensorflow(tiny_tfds):
     assert shade(few) == [0, 10]
     with pytest.raises(UserError, match=r"data\.size"):
         data.load("tfds:toy", "train", path=str(tiny_tfds))
+
+
+def test_tfds_takes_the_split_that_has_labels(tmp_path):
+    """ImageNet's test images are prepared with the label -1."""
+    where = {"path": str(prepare_tfds(tmp_path, "toy", {"train": 3, "test": 4, "validation": 2}, unlabelled="test"))}
+    test = data.load("tfds:toy", "test", **where)
+    assert test.labels.tolist() == [0, 1]
+    streamed = data.load("tfds:toy", "test", stream=True, **where)
+    assert streamed.labels.tolist() == [0, 1] and len(streamed.images) == 2
+    labelled = {"path": str(prepare_tfds(tmp_path / "other", "toy", {"train": 3, "test": 4, "validation": 2}))}
+    assert len(data.load("tfds:toy", "test", **labelled).images) == 4
+
+
+@pytest.mark.fast
+def test_tfds_of_an_address_is_refused():
+    with pytest.raises(UserError, match="gs://bucket/tfds is none: copy it or mount it"):
+        data.load("tfds:toy", "train", path="gs://bucket/tfds")
 
 
 @pytest.mark.parametrize("name", ["cifar10", "fashion_mnist"])

@@ -215,12 +215,36 @@ def test_garbage_test_labels_choose_nothing(workdir):
         (("--evals=knn", "--classes=3,10"), "0 to 9"),
         (("--evals=knn", "--supervised=nowhere"), "There is no run in nowhere"),
         (("--evals=knn", "--data=folder:nowhere"), "nowhere"),
+        (("--evals=knn", "--config.eval.knn=3"), "Did you mean 'knn_k'"),
+        (("--evals=knn", "--config.eval.knn_k=few"), "config.eval.knn_k is 'few': give it a number like"),
+        (("--evals=knn", "--config.epochs=3"), "--config.epochs=3 means nothing to ssl_jax.evaluate"),
     ],
 )
 def test_mistakes_are_explained(workdir, capsys, arguments, words):
     assert evaluate.main([f"--workdir={workdir}", *arguments]) == 2
     told = capsys.readouterr().err
     assert words in told and "Traceback" not in told
+
+
+def test_settings_may_differ_from_those_of_the_run(copied):
+    one = evaluate.evaluate(str(copied), ("knn",), settings={"knn_k": "1", "knn_temperature": "0.5"})
+    assert (one["config"]["eval"]["knn_k"], one["config"]["eval"]["knn_temperature"]) == (1, 0.5)
+    run = train.prepare(evaluate.load_config(str(copied)))
+    what = subject.prepare(run, evaluate.restore(run, str(copied)), subject.with_labels(subject.load_images(run)))
+    (bank, queries), labels = what.features.pretrained, what.features.labels
+    bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries))
+    nearest = labels[0][np.argmax(queries @ bank.T, 1)]
+    assert one["knn/top1"] == pytest.approx(np.mean(nearest == labels[1]), abs=0.005)
+
+
+def test_what_takes_hours_on_much_data_is_asked_for(copied, monkeypatch, capsys):
+    monkeypatch.setattr(evaluate, "LARGE", 100)
+    monkeypatch.setattr(evaluate, "DEFAULT", ("knn", "linear_lbfgs", "layers"))
+    (copied / "results.json").unlink(missing_ok=True)
+    found = evaluate.evaluate(str(copied))
+    assert "knn/top1" in found and not any(name.startswith(("linear", "layers")) for name in found)
+    assert "linear_lbfgs, layers would take hours on" in capsys.readouterr().out
+    assert "layers/1/top1" in evaluate.evaluate(str(copied), ("layers",))
 
 
 def test_a_self_supervised_run_is_no_yardstick(workdir, capsys):

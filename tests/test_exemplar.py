@@ -99,45 +99,72 @@ def test_colours_are_refused_on_gray_images():
 # Triplets.
 
 
-batch_hard = jax.jit(exemplar.batch_hard)
+semi_hard = jax.jit(exemplar.semi_hard, static_argnames="axis_name")
 
 
-def numpy_batch_hard(z, labels):
+def numpy_semi_hard(z, labels, margin):
+    """As TensorFlow's contrib had it, one pair after the other."""
     z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    d = np.square(z[:, None] - z).sum(-1)
     terms, right = [], []
-    for anchor, label in zip(z, labels, strict=True):
-        d = np.linalg.norm(z - anchor, axis=1)
-        gap = d[labels == label].max() - d[labels != label].min()
-        terms.append(np.log1p(np.exp(gap)))
-        right.append(gap < 0)
+    for i, j in np.ndindex(d.shape):
+        if i != j and labels[i] == labels[j]:
+            negatives = d[i, labels != labels[i]]
+            further = negatives[negatives > d[i, j]]
+            terms.append(max(0.0, d[i, j] - (further.min() if len(further) else negatives.max()) + margin))
+    for i, label in enumerate(labels):
+        right.append(d[i, labels == label].max() < d[i, labels != label].min())
     return np.mean(terms), np.mean(right)
 
 
 @pytest.mark.fast
-def test_batch_hard_has_the_value_of_the_specification():
-    points, labels = np.concatenate([generator(4, 3, 0.1), generator(4, 3, 0.9)]), np.tile(np.arange(4), 2)
+@pytest.mark.parametrize("copies", [2, 3])
+@pytest.mark.parametrize("margin", [0.05, 0.5])
+def test_semi_hard_is_that_of_the_formula(copies, margin):
+    points = np.concatenate([generator(4, 3, 0.1 + 0.4 * i) for i in range(copies)])
+    labels = np.tile(np.arange(4), copies)
     with jax.enable_x64(True):
-        loss, top1 = batch_hard(jnp.asarray(points), jnp.asarray(labels))
-    wanted, right = numpy_batch_hard(points, labels)
-    assert float(loss) == pytest.approx(0.977175, abs=1e-6) == pytest.approx(wanted, rel=1e-6)
-    assert float(top1) == right
-    with jax.enable_x64(True):
-        grad = jax.grad(lambda z: batch_hard(z, jnp.asarray(labels))[0])(jnp.asarray(points))
+        loss, top1 = semi_hard(jnp.asarray(points), jnp.asarray(labels), margin)
+        grad = jax.grad(lambda z: semi_hard(z, jnp.asarray(labels), margin)[0])(jnp.asarray(points))
+    wanted, right = numpy_semi_hard(points, labels, margin)
+    assert float(loss) == pytest.approx(wanted, rel=1e-9) and float(top1) == right
     direction = np.random.default_rng(1).normal(size=points.shape)
-    there, here = (numpy_batch_hard(points + h * direction, labels)[0] for h in (1e-6, -1e-6))
+    there, here = (numpy_semi_hard(points + h * direction, labels, margin)[0] for h in (1e-6, -1e-6))
     assert np.sum(np.asarray(grad) * direction) == pytest.approx((there - here) / 2e-6, rel=1e-5)
 
 
 @pytest.mark.fast
-def test_batch_hard_on_awkward_points():
+def test_semi_hard_by_hand():
+    """On the circle, at 0, 40 degrees (a pair), 30 (nearer than the positive) and 90 and 180 (further)."""
+    angles, labels = np.deg2rad([0, 40, 30, 90, 180]), np.array([0, 0, 1, 2, 3])
+    z = np.stack([np.cos(angles), np.sin(angles)], -1)
+
+    def d(degrees):
+        return 2 - 2 * np.cos(np.deg2rad(degrees))
+
+    loss, top1 = semi_hard(jnp.asarray(z), jnp.asarray(labels), 2.0)
+    # From 0 the nearest one beyond 40 is 90; from 40 it is 90, which is 50 away. The others have no positive.
+    assert float(loss) == pytest.approx((d(40) - d(90) + 2 + d(40) - d(50) + 2) / 2, abs=1e-6)
+    assert float(top1) == pytest.approx(3 / 5)  # those without a positive are not wrong
+    # Where nothing is further than the positive, the furthest there is.
+    loss, _ = semi_hard(jnp.asarray(z[[0, 4, 2, 3]]), jnp.asarray([0, 0, 1, 2]), 2.0)
+    assert float(loss) == pytest.approx((d(180) - d(90) + 2 + d(180) - d(150) + 2) / 2, abs=1e-6)
+
+
+@pytest.mark.fast
+def test_semi_hard_on_awkward_points():
     labels = jnp.asarray(np.tile(np.arange(4), 2))
-    value = jax.jit(jax.value_and_grad(lambda z: exemplar.batch_hard(z, labels)[0]))
-    for z in (np.ones((8, 3)), np.zeros((8, 3))):  # all points equal: ln 2
+    value = jax.jit(jax.value_and_grad(lambda z: exemplar.semi_hard(z, labels, 0.5)[0]))
+    method = exemplar.Exemplar(None, triplet=4)
+    for z in (np.ones((8, 3)), np.zeros((8, 3))):  # all points equal: the margin
         loss, grad = value(jnp.asarray(z, jnp.float32))
-        assert float(loss) == pytest.approx(np.log(2), abs=1e-3) and np.isfinite(grad).all()
+        assert float(loss) == pytest.approx(method.chance(None), abs=1e-3) and np.isfinite(grad).all()
     # Copies together and images at right angles: what the method calls best.
-    loss, _ = value(jnp.asarray(np.tile(np.eye(4), (2, 1)), jnp.float32))
-    assert float(loss) == pytest.approx(exemplar.Exemplar(None, triplet=4).best(None), abs=1e-3)
+    loss, grad = value(jnp.asarray(np.tile(np.eye(4), (2, 1)), jnp.float32))
+    assert float(loss) == method.best(None) and not np.any(grad)
+    # One image alone has nothing to be told from.
+    loss, grad = jax.value_and_grad(lambda z: exemplar.semi_hard(z, jnp.zeros(2, int), 0.5)[0])(jnp.eye(2))
+    assert float(loss) == 0 and not np.any(grad)
 
 
 @pytest.mark.fast
@@ -149,7 +176,7 @@ def test_triplets_are_those_of_the_global_batch(devices):
     def over(devices):
         def replica(w, z, labels):
             def loss(w):
-                return dist.mean(exemplar.batch_hard(z @ w, labels, dist.AXIS)[0])
+                return dist.mean(exemplar.semi_hard(z @ w, labels, 0.5, dist.AXIS)[0])
 
             value, grad = jax.value_and_grad(loss)(w)
             return value, dist.mean(grad)
@@ -160,7 +187,7 @@ def test_triplets_are_those_of_the_global_batch(devices):
 
     with jax.enable_x64(True):
         found, wanted = over(devices), over(1)
-        assert float(wanted[0]) == pytest.approx(numpy_batch_hard(z @ w, labels)[0], rel=1e-9)
+        assert float(wanted[0]) == pytest.approx(numpy_semi_hard(z @ w, labels, 0.5)[0], rel=1e-9)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
@@ -222,11 +249,11 @@ def test_with_negatives_drawn_near_it_collapses(monkeypatch):
     assert metrics[-1]["exemplar_top1"] > 0.95
     right = spread_of(params, state)
 
-    def wrong_sign(z, labels, axis_name=None):
+    def wrong_sign(z, labels, margin, axis_name=None):
         z = exemplar.losses.l2_normalize(z)
         distance = 2 - 2 * exemplar.losses.similarity(z, jax.lax.all_gather(z, axis_name, tiled=True))
         return jax.nn.softplus(distance).mean(), jnp.zeros(()) * labels.sum()
 
-    monkeypatch.setattr(exemplar, "batch_hard", wrong_sign)
+    monkeypatch.setattr(exemplar, "semi_hard", wrong_sign)
     broken = spread_of(*tiny.overfit(run, 100)[:2])
     assert broken < 0.5 * 32**-0.5 < right

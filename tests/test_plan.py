@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 
+from absl.testing import flagsaver
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -204,6 +205,29 @@ for view in (presets.SIMCLR, presets.PIRL):
     cost = jax.jit(views).trace(*shapes).lower(lowering_platforms=("tpu",)).compile().cost_analysis()
     print(cost["bytes accessed"] / 64 / 1e6)
 """
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # ml_collections loads the config so
+def test_what_was_compiled_is_printed_before_a_mistake(monkeypatch, capsys, tmp_path):
+    row = {"topology": "v5e:2x2"}
+
+    def planned(config, topology, images):
+        if topology != "v5e:2x2":
+            raise UserError("no such slice")
+        return row
+
+    monkeypatch.setattr(plan, "plan", planned)
+    monkeypatch.setattr(plan, "summarise", lambda found, efficiency: found)
+    monkeypatch.setattr(plan, "describe", lambda rows: f"{len(rows)} row")
+    arguments = ["plan", "--config=configs/simclr.py:digits", f"--json={tmp_path / 'rows'}"]
+    with flagsaver.flagsaver():
+        assert plan.main([*arguments, "--topology=v5e:2x2,v9"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "1 row\n" and "no such slice" in told.err
+    assert json.loads((tmp_path / "rows").read_text()) == row
+    with flagsaver.flagsaver():
+        assert plan.main([*arguments[:2], f"--json={tmp_path}/none/rows", "--topology=v5e:2x2"]) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_views_move_few_bytes_on_a_tpu():

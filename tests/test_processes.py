@@ -79,13 +79,17 @@ def computed(tmp_path_factory):
 
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", METHODS)
-def test_two_processes_compute_what_one_does(computed, name):
+def test_two_processes_compute_what_one_does(computed, name, tmp_path):
     run, images, ts = pair.updates(name)
     with np.load(computed / f"{name}.npz") as found:
         tree = jax.tree.map(np.asarray, ts)
         paths = jax.tree_util.tree_leaves_with_path(tree)
         others = jax.tree.unflatten(jax.tree.structure(tree), [found[jax.tree_util.keystr(path)] for path, _ in paths])
     tiny.assert_close(others, tree, 1e-5)
+    if name == "deepcluster":
+        found_there = json.loads((computed / "evaluated.json").read_text())
+        assert found_there == pytest.approx(pair.evaluated(run, ts, tmp_path), rel=1e-3)
+        assert list((computed / "features").glob("pretrained-*.npz"))
     if name == METHODS[0]:
         rest = json.loads((computed / "rest.json").read_text())
         message = rest.pop("diverged")

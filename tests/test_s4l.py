@@ -1,16 +1,18 @@
-"""S4L: which labels are used, and the supervised baseline that it is without its second term."""
+"""S4L: which labels are used, its triplets, and the supervised baseline that it is without its second term."""
 
 import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 import tiny
+from tiny import generator
 
 from configs import s4l as config
-from ssl_jax import methods, models
+from ssl_jax import dist, methods, models
 from ssl_jax.errors import UserError
 from ssl_jax.methods import s4l
 from ssl_jax.methods.rotation import rotations
@@ -27,6 +29,72 @@ def test_a_fraction_of_the_labels_is_used_always_the_same():
     assert s4l.labelled(1000, 0.2)[known].all()  # more labels are these and others
     assert s4l.labelled(10, 0.001).sum() == 1 and s4l.labelled(7, 1.0).all()
     assert 20 < known[:500].sum() < 80  # images come sorted by class
+
+
+batch_hard = jax.jit(s4l.batch_hard)
+
+
+def numpy_batch_hard(z, labels):
+    z = z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)
+    terms, right = [], []
+    for anchor, label in zip(z, labels, strict=True):
+        d = np.linalg.norm(z - anchor, axis=1)
+        gap = d[labels == label].max() - d[labels != label].min()
+        terms.append(np.log1p(np.exp(gap)))
+        right.append(gap < 0)
+    return np.mean(terms), np.mean(right)
+
+
+@pytest.mark.fast
+def test_batch_hard_has_the_value_of_the_specification():
+    points, labels = np.concatenate([generator(4, 3, 0.1), generator(4, 3, 0.9)]), np.tile(np.arange(4), 2)
+    with jax.enable_x64(True):
+        loss, top1 = batch_hard(jnp.asarray(points), jnp.asarray(labels))
+    wanted, right = numpy_batch_hard(points, labels)
+    assert float(loss) == pytest.approx(0.977175, abs=1e-6) == pytest.approx(wanted, rel=1e-6)
+    assert float(top1) == right
+    with jax.enable_x64(True):
+        grad = jax.grad(lambda z: batch_hard(z, jnp.asarray(labels))[0])(jnp.asarray(points))
+    direction = np.random.default_rng(1).normal(size=points.shape)
+    there, here = (numpy_batch_hard(points + h * direction, labels)[0] for h in (1e-6, -1e-6))
+    assert np.sum(np.asarray(grad) * direction) == pytest.approx((there - here) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.fast
+def test_batch_hard_on_awkward_points():
+    labels = jnp.asarray(np.tile(np.arange(4), 2))
+    value = jax.jit(jax.value_and_grad(lambda z: s4l.batch_hard(z, labels)[0]))
+    for z in (np.ones((8, 3)), np.zeros((8, 3))):  # all points equal: ln 2
+        loss, grad = value(jnp.asarray(z, jnp.float32))
+        assert float(loss) == pytest.approx(np.log(2), abs=1e-3) and np.isfinite(grad).all()
+    # Copies together and images at right angles: what the method calls best.
+    loss, _ = value(jnp.asarray(np.tile(np.eye(4), (2, 1)), jnp.float32))
+    assert float(loss) == pytest.approx(s4l.S4L(None, task="exemplar").best(None), abs=1e-3)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("devices", [2, 8])
+def test_hard_triplets_are_those_of_the_global_batch(devices):
+    draw = np.random.default_rng(0)
+    z, w, labels = draw.normal(size=(8, 5)), draw.normal(size=(5, 4)), draw.permutation(np.tile(np.arange(4), 2))
+
+    def over(devices):
+        def replica(w, z, labels):
+            def loss(w):
+                return dist.mean(s4l.batch_hard(z @ w, labels, dist.AXIS)[0])
+
+            value, grad = jax.value_and_grad(loss)(w)
+            return value, dist.mean(grad)
+
+        mesh = dist.make_mesh(jax.devices()[:devices])
+        specs = (P(), P(dist.AXIS), P(dist.AXIS))
+        return dist.map_replicas(replica, mesh, specs, P())(*(jnp.asarray(x) for x in (w, z, labels)))
+
+    with jax.enable_x64(True):
+        found, wanted = over(devices), over(1)
+        assert float(wanted[0]) == pytest.approx(numpy_batch_hard(z @ w, labels)[0], rel=1e-9)
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
 def test_without_the_second_term_it_is_the_supervised_baseline():

@@ -4,13 +4,14 @@ import dataclasses
 import io
 import json
 import logging
-import os
 import pathlib
 import shutil
 import tarfile
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
+import joblib
 import numpy as np
 from PIL import Image
 import pytest
@@ -23,7 +24,8 @@ from ssl_jax import data, dist, feed, train
 from ssl_jax.augment import presets
 from ssl_jax.augment.view import View, evaluation, render_views
 from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.data import stream
+from ssl_jax.data import folder, stream
+from ssl_jax.data.crop import Crop
 from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
 from ssl_jax.errors import UserError
 from ssl_jax.evals.features import extractor
@@ -204,8 +206,26 @@ class Counted:
         return self.count
 
 
+@dataclasses.dataclass(frozen=True)
+class Away:
+    """Files of which one cannot be had now."""
+
+    files: stream.Files
+
+    def read(self, row):
+        if row == 3:
+            raise TimeoutError("no answer")
+        return self.files.read(row)
+
+    def name(self, row):
+        return str(row)
+
+    def __len__(self):
+        return len(self.files)
+
+
 def test_only_a_few_images_are_in_memory(mixed, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     files = Counted(listed(mixed).images.files, 5000)
     images = Images(files, np.arange(5000))
     assert len(images[1::2]) == 2500 and files.reads == 0
@@ -234,10 +254,47 @@ def test_unreadable_images_are_replaced_named_and_counted(mixed, tmp_path, caplo
     assert {row: found for row, found in seen.items() if row != found} == {15: 17, 16: 17, 31: 0}
 
 
+@pytest.mark.fast
+def test_a_crop_costs_the_same_of_many_images(mixed):
+    images = Images(Counted(listed(mixed).images.files, 10**7), np.arange(10**7))
+    tracemalloc.start()
+    images.cut(10**7 - 1, lambda height, width: [Crop(0, 0, height, width, 4)])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**6  # one number an image would be 80 MB
+
+
+def test_a_disk_that_is_away_is_an_error(mixed, monkeypatch):
+    """And no damaged image, whose place another takes."""
+    monkeypatch.setattr(folder, "_PAUSES", ())
+    images = listed(mixed).images
+    away = dataclasses.replace(images, files=Away(images.files))
+    with pytest.raises(UserError, match=r"^3 could not be read in 1 attempts \(TimeoutError: no answer\).* again\.$"):
+        made(away)
+
+
+@pytest.mark.fast
+def test_no_end_of_damaged_images_is_an_error(mixed, monkeypatch):
+    monkeypatch.setattr(stream, "MOST_SKIPPED", 4)
+    images = listed(mixed).images
+    gone = dataclasses.replace(images, files=dataclasses.replace(images.files, root="/nowhere"))
+    with pytest.raises(UserError, match=r"None of 4 images, of 32, can be read \(train/x/05\.jpeg, \.\.\.\)"):
+        gone.cut(5, lambda height, width: [])
+
+
+def test_the_listing_tells_one_set_of_files_from_another(mixed, tmp_path):
+    """The features of images that changed or moved are extracted anew."""
+    copied = pathlib.Path(shutil.copytree(mixed, tmp_path / "copied"))
+    before = listed(copied).images.content
+    assert before == listed(copied).images.content != ""
+    (copied / "train/x/15.jpeg").rename(copied / "train/y/99.jpeg")
+    assert listed(copied).images.content != before
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_to_read_is_an_error(tmp_path, workers):
     place = write(tmp_path / "bad", {f"{i}.png": b"bad" for i in range(3)})
-    with pytest.raises(UserError, match="None of the 3 images can be read"):
+    with pytest.raises(UserError, match="None of 3 images, of 3, can be read"):
         made(listed(place).images, workers, Pass(KEY, 3, 3))
 
 
@@ -293,7 +350,7 @@ def test_what_cannot_be_streamed_is_explained(tmp_path):
         stream.check({"v": dataclasses.replace(presets.ROTNET_CIFAR, order=("crop",))}, None)
     place = write(tmp_path / "small", dict(zip("ab", cuttings(2, (20, 20), "png"), strict=True)))
     (place / "a").rename(place / "a.png")
-    with pytest.raises(UserError, match="None of the 1 images"):  # 20 + 2 x 4 pixels hold no crop of 32
+    with pytest.raises(UserError, match="None of 1 images"):  # 20 + 2 x 4 pixels hold no crop of 32
         made(listed(place).images, views={"v": View(size=32, crop="shift")}, plan=Pass(KEY, 1, 1))
 
 

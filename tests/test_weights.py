@@ -299,7 +299,9 @@ def test_export_from_the_command_line(workdir, tmp_path, capsys):
     assert export.main([f"--workdir={workdir}", "--format=timm"]) == 2
     assert export.main([f"--workdir={workdir}", "--format=npz", "--out=b.onnx"]) == 2
     assert export.main([f"--workdir={tmp_path}"]) == 2
-    assert capsys.readouterr().err.count("Error: ") == 3
+    assert export.main(["--workdir=gs://bucket/runs/a"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("Error: ") == 4 and "gs://bucket/runs/a is no folder of this machine" in told
 
 
 def test_import_from_the_command_line(tmp_path, capsys):

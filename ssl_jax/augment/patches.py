@@ -81,13 +81,13 @@ def cut(keys: jax.Array, cells: jax.Array, size: int, aberration: int = 0) -> ja
 def sometimes_shrunk(keys: jax.Array, patches: jax.Array, probability: float, smallest: int) -> jax.Array:
     """Shrinks some of the patches [B, T, h, h, C], and enlarges them back.
 
-    The side is from `smallest` to h - 1 pixels; what is drawn evenly is the number of pixels (train.py).
+    The side is from `smallest` to below h - 1 pixels; what is drawn evenly is the number of pixels (train.py).
     """
     count, size = patches.shape[1:3]
 
     def one(key: jax.Array, x: jax.Array) -> jax.Array:
         toss, draw = jax.random.split(key)
-        area = jax.random.uniform(draw, (count,), minval=smallest**2, maxval=size**2)
+        area = jax.random.uniform(draw, (count,), minval=smallest**2, maxval=(size - 1) ** 2)
         sides = jnp.clip(jnp.sqrt(area).astype(int), smallest, size - 1)
         chosen = jax.random.bernoulli(toss, probability, (count, 1, 1, 1))
         return jnp.where(chosen, jax.vmap(ops.blurred_by_shrinking)(x, sides), x)

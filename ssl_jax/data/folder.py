@@ -14,6 +14,7 @@ import os
 import pathlib
 import sys
 import tarfile
+import time
 from typing import Any
 import uuid
 import warnings
@@ -21,6 +22,7 @@ import zipfile
 import zlib
 
 import fsspec
+import joblib
 import numpy as np
 from PIL import Image, ImageOps
 import tqdm
@@ -33,6 +35,7 @@ ARCHIVES = (".tar", ".tar.gz", ".tgz")
 CACHE_VERSION = 1  # raise it when the decoded pixels or the layout of the cache file change
 GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)  # what reading a .npz raises
+_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts to read what cannot be read now
 PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
 
 log = logging.getLogger("ssl_jax")
@@ -179,6 +182,32 @@ def read_file(root: str, name: str) -> bytes:
         return (pathlib.Path(root) / name).read_bytes()
     files, place = fsspec.core.url_to_fs(root)
     return files.cat_file(f"{place.rstrip('/')}/{name}")
+
+
+def patiently(read: Reader, name: str) -> bytes:
+    """Returns what `read` gives; what may pass, as a network drive that is away, is tried again for some seconds.
+
+    Args:
+      read: gives the bytes of a file.
+      name: of the file, for the message.
+
+    Raises:
+      UserError: it cannot be read now, which is no fault of the file.
+      Exception: it is not there or may not be read, or what holds it is damaged.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError, MemoryError, ValueError, LookupError, RuntimeError):
+            raise
+        except Exception as error:  # stores have errors of their own
+            if pause is None:
+                raise UserError(
+                    f"{name} could not be read in {len(_PAUSES) + 1} attempts ({type(error).__name__}: {error}): see "
+                    "whether its disk or its network is there, and give the same command again."
+                ) from error
+        time.sleep(pause)
+    raise AssertionError
 
 
 def is_address(path: str) -> bool:
@@ -493,13 +522,13 @@ def _decoded(
     def one(item: tuple[int, str, Reader]) -> tuple[int, str, np.ndarray | None]:
         row, name, read = item
         try:
-            return row, name, decode(read(), size)
-        except MemoryError:
+            return row, name, decode(patiently(read, name), size)
+        except (MemoryError, UserError):
             raise
         except Exception:  # Pillow's readers raise anything at all on damaged files
             return row, name, None
 
-    workers = os.cpu_count() or 1
+    workers = joblib.cpu_count()
     items = iter(items)
     with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
         # Remarks on odd metadata; what cannot be read is counted and named by the caller.

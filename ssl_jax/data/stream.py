@@ -9,6 +9,8 @@ view is drawn there.
 
 from collections.abc import Callable, Iterator
 import dataclasses
+import functools
+import hashlib
 import logging
 import os
 import pathlib
@@ -16,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import warnings
 
 from absl import flags
+import joblib
 import numpy as np
 
 from ssl_jax.augment import threefry
@@ -25,6 +28,7 @@ from ssl_jax.data.crop import Crop, cut
 from ssl_jax.data.resident import batch_indices
 from ssl_jax.errors import UserError
 
+MOST_SKIPPED = 1000  # damaged images one after the other: so many are no accident
 PIECE = 16  # images that a worker hands over at once: few enough to share a batch among many, enough to pay for it
 
 logger = logging.getLogger("ssl_jax")
@@ -106,12 +110,14 @@ class Images:
       files: all images of the split.
       rows: int `[N]`, those that are meant, in order.
       size: side of the square that each is first brought to, as `data.load` explains; None: its own size.
+      content: changes with the files and their order.
       skipped: rows of `files` that this process has reported as unreadable.
     """
 
     files: Files
     rows: np.ndarray
     size: int | None = None
+    content: str = ""
     skipped: set[int] = dataclasses.field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
@@ -131,16 +137,24 @@ class Images:
           the crops, and the row of the image they are of.
 
         Raises:
-          UserError: no image can be read.
+          UserError: no image can be read, or none now.
         """
-        for seen in (np.arange(len(self)) + row) % len(self):
+        tried = min(len(self), MOST_SKIPPED)
+        for passed in range(tried):
+            seen = (row + passed) % len(self)
+            file = int(self.rows[seen])
             try:
-                return cut(self.files.read(int(self.rows[seen])), place, self.size), int(seen)
-            except MemoryError:
+                data = folder.patiently(functools.partial(self.files.read, file), self.files.name(file))
+                return cut(data, place, self.size), seen
+            except (MemoryError, UserError):
                 raise
             except Exception:  # Pillow's readers raise anything at all on damaged files; `blocks` counts and names
                 continue
-        raise UserError(f"None of the {len(self)} images can be read ({self.files.name(0)}, ...): fetch them again.")
+        named = self.files.name(int(self.rows[row]))
+        raise UserError(
+            f"None of {tried} images, of {len(self)}, can be read ({named}, ...): see whether they are there, or fetch "
+            "them again."
+        )
 
     def pictures(self, side: int) -> np.ndarray:
         """The centre squares of all images at one size, for people: uint8 `[N, side, side, 3]`."""
@@ -307,7 +321,7 @@ def blocks(cutter: Cutter, workers: int) -> Iterator[tuple[dict[str, np.ndarray]
     _ignore_remarks(0, 0)
     pieces = grain.MapDataset.range(len(cutter.plan) * cutter.pieces).map(cutter)
     # A process has one more thread, so that it reads while it decodes.
-    threads = 1 if workers else os.cpu_count() or 1
+    threads = 1 if workers else joblib.cpu_count()
     stream = pieces.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads))
     if workers:
         stream = stream.mp_prefetch(
@@ -316,7 +330,10 @@ def blocks(cutter: Cutter, workers: int) -> Iterator[tuple[dict[str, np.ndarray]
     iterator = iter(stream)
     try:
         for number in range(len(cutter.plan)):
-            parts = [next(iterator) for _ in range(cutter.pieces)]
+            try:
+                parts = [next(iterator) for _ in range(cutter.pieces)]
+            except UserError as error:
+                raise UserError(str(error).partition("\n")[0]) from error  # Grain adds remarks of its own
             # As plain arrays: those of workers are of a class of their own, in memory that is shared with them.
             crops = {name: np.concatenate([np.asarray(part[0][name]) for part in parts]) for name in cutter.views}
             rows = cutter.plan[number].rows[cutter.share]
@@ -365,16 +382,19 @@ def load(kind: str, where: str, request: Request, path: str | None) -> Dataset:
         raise UserError(f"{kind} is small and comes as one file: leave --config.data.stream at 'auto' or 'never'.")
     if kind == "tfds" or (kind == "cifar10" and path is None):
         name = where or kind
-        examples, key, labels, classes = tfds.examples(name, request, path)
+        examples, key, labels, classes, content = tfds.examples(name, request, path)
         rows = np.arange(len(labels))
         if request.per_class is not None:
             rows = folder.first_per_class(labels, request.per_class, f"tfds:{name}")
         files: Files = RecordFiles(examples, key, rows)
-        return Dataset(name, Images(files, np.arange(len(rows)), request.size), labels[rows], classes)
+        images = Images(files, np.arange(len(rows)), request.size, content)
+        return Dataset(name, images, labels[rows], classes)
     place = where or path or ""
     entries, classes = folder.listing(place, request)
     labels = np.array([entry.label for entry in entries], np.int32)
-    return Dataset(place, Images(_files(place, entries), np.arange(len(entries)), request.size), labels, classes)
+    content = hashlib.sha256(repr([dataclasses.astuple(entry) for entry in entries]).encode()).hexdigest()
+    images = Images(_files(place, entries), np.arange(len(entries)), request.size, content)
+    return Dataset(place, images, labels, classes)
 
 
 def _files(place: str, entries: list[folder.Entry]) -> Files:

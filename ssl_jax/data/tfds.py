@@ -13,12 +13,12 @@ import numpy as np
 import tqdm
 
 from ssl_jax.data import Dataset, Request
-from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class, remembered
+from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class, is_address, remembered
 from ssl_jax.errors import UserError
 
 
 def load(name: str, request: Request, path: str | None = None) -> Dataset:
-    """Loads one split of a prepared data set; "test" is its test split or, lacking one, its validation split.
+    """Loads one split of a prepared data set; "test" is its test split or, where that has no labels, "validation".
 
     Args:
       name: as in tfds: "NAME", "NAME/CONFIG", either with ":VERSION" (the newest one otherwise).
@@ -45,7 +45,7 @@ def load(name: str, request: Request, path: str | None = None) -> Dataset:
     return cached([str(place.resolve()), info], request, f"tfds:{name}", make)
 
 
-def examples(name: str, request: Request, path: str | None = None) -> tuple[Any, str, np.ndarray, tuple[str, ...]]:
+def examples(name: str, request: Request, path: str | None = None) -> tuple[Any, str, np.ndarray, tuple[str, ...], str]:
     """Opens one split of a prepared data set, which is then read example by example.
 
     Args:
@@ -54,8 +54,8 @@ def examples(name: str, request: Request, path: str | None = None) -> tuple[Any,
       path: as for `load`.
 
     Returns:
-      the examples (images still encoded), the key of the image in each, labels int32 `[N]` (-1 where unknown), and
-      the names of the classes.
+      the examples (images still encoded), the key of the image in each, labels int32 `[N]` (-1 where unknown), the
+      names of the classes, and what changes with the data set's files.
 
     Raises:
       UserError: as for `load`.
@@ -71,7 +71,7 @@ def examples(name: str, request: Request, path: str | None = None) -> tuple[Any,
         labels = remembered(["labels", str(place.resolve()), info, split], request.cache, make)["labels"]
     else:
         labels = np.full(len(source), -1, np.int32)
-    return source, image_key, labels, classes
+    return source, image_key, labels, classes, f"{info} {split}"
 
 
 def splits(name: str, path: str | None = None) -> tuple[str, ...]:
@@ -88,9 +88,18 @@ def splits(name: str, path: str | None = None) -> tuple[str, ...]:
 
 
 def roots(path: str | None) -> list[pathlib.Path]:
-    """Returns the folders in which prepared data sets are looked for."""
-    places = [path, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets"]
-    return [pathlib.Path(place).expanduser() for place in places if place]
+    """Returns the folders in which prepared data sets are looked for.
+
+    Raises:
+      UserError: one is an address, which the reader of ArrayRecord files does not take.
+    """
+    places = [place for place in (path, os.environ.get("TFDS_DATA_DIR"), "~/tensorflow_datasets") if place]
+    if remote := next((place for place in places if is_address(place)), None):
+        raise UserError(
+            f"Prepared data sets are read from disks, and {remote} is none: copy it or mount it, or stream image files "
+            "from there with --config.data.source=folder:gs://BUCKET/FOLDER."
+        )
+    return [pathlib.Path(place).expanduser() for place in places]
 
 
 def find(name: str, path: str | None = None) -> pathlib.Path | None:
@@ -112,10 +121,18 @@ def _split(name: str, request: Request, path: str | None) -> tuple[pathlib.Path,
     """Returns the folder of a data set, its dataset_info.json, and its own name of the split."""
     place = _find_or_explain(name, path)
     info = (place / "dataset_info.json").read_text()
-    split = _splits(info).get(request.split)
-    if split is None:
+    found = _splits(info).get(request.split)
+    if found is None:
         raise UserError(f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}.")
-    return place, info, split
+    # The test images of ImageNet are there with the label -1.
+    labelled = (split for split in found if len(found) == 1 or _labelled(place, split))
+    return place, info, next(labelled, found[0])
+
+
+def _labelled(place: pathlib.Path, split: str) -> bool:
+    """Whether the first image of a split has a label."""
+    source, _, classes = _examples(place, split)
+    return bool(classes) and len(source) > 0 and int(source[0]["label"]) >= 0
 
 
 def _is_array_record(folder: pathlib.Path) -> bool:
@@ -139,11 +156,11 @@ def _names(info: str) -> list[str]:
     return [split["name"] for split in json.loads(info)["splits"]]
 
 
-def _splits(info: str) -> dict[str, str]:
-    """Returns our name -> their name of the splits in a dataset_info.json."""
+def _splits(info: str) -> dict[str, list[str]]:
+    """Returns our name -> their names of the splits in a dataset_info.json, the preferred one first."""
     ours = {"train": ("train",), "test": ("test", "validation")}
     held = {name: [theirs for theirs in candidates if theirs in _names(info)] for name, candidates in ours.items()}
-    return {name: theirs[0] for name, theirs in held.items() if theirs}
+    return {name: theirs for name, theirs in held.items() if theirs}
 
 
 def _examples(place: pathlib.Path, split: str) -> tuple[Any, str, tuple[str, ...]]:

@@ -64,7 +64,10 @@ class FeatureCache:
         if not processes.first():
             return arrays
         try:
-            self._write(path, arrays)
+            if sum(x.nbytes for x in arrays) <= self._limit:
+                self._write(path, arrays)
+            else:
+                logger.info("The features of %s are too many to be kept; they are extracted anew each time.", name)
             self._tidy(name, step)
         except OSError as error:
             raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
@@ -123,7 +123,7 @@ class Tuner:
         self._sgd = optax.trace(_MOMENTUM, nesterov=True)
         in_specs = (P(), P(), P(dist.AXIS), P(dist.AXIS), P(), P())
         self._step = dist.map_replicas(self._replica, mesh, in_specs, P())
-        self._logits = jax.jit(self._answers)
+        self._logits = jax.jit(self._answers, out_shardings=dist.shardings(P(), mesh))  # every process gets all
 
     def __call__(self, start: tuple[Any, Any], images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> Any:
         """Trains from `start` (parameters and statistics of the backbone) and returns the tuned network.
@@ -143,9 +143,8 @@ class Tuner:
         velocity = dist.replicate(self._sgd.init(network[0]), self._mesh)
         updates = max(1, math.ceil(len(images) * epochs / self._batch))
         order = _order(len(images), updates * self._batch, seed).reshape(updates, -1)
-        sharding = NamedSharding(self._mesh, P(dist.AXIS))
         for number, rows in enumerate(order):
-            batch = jax.device_put((images[rows], labels[rows].astype(np.int32)), sharding)
+            batch = [dist.lay(x[rows], self._mesh, P(dist.AXIS)) for x in (images, labels.astype(np.int32))]
             key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), number))
             rate = np.float32(LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * number / updates)))
             network, velocity = self._step(network, velocity, *batch, key, rate)
@@ -154,12 +153,11 @@ class Tuner:
     def top1(self, network: Any, images: np.ndarray, labels: np.ndarray) -> float:
         """Accuracy of a tuned network on images uint8 [M, H, W, C]."""
         block = -(-_BLOCK // self._mesh.devices.size) * self._mesh.devices.size
-        sharding = NamedSharding(self._mesh, P(dist.AXIS))
         correct = 0
         for start in range(0, len(images), block):
             part = images[start : start + block]
             padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * 3)
-            logits = np.asarray(self._logits(network, jax.device_put(padded, sharding)))[: len(part)]
+            logits = np.asarray(self._logits(network, dist.lay(padded, self._mesh, P(dist.AXIS))))[: len(part)]
             correct += int((logits.argmax(1) == labels[start : start + block]).sum())
         return correct / len(images)
 

@@ -11,6 +11,10 @@ colour and predicted from what is around, with a squared error and against a dis
 - the fill is the authors', whose red and green are exchanged against ImageNet's mean;
 - backbone and decoder are connected by the channel-wise fully-connected layer of sec. 3.1, which the paper's network
   for features has, where train.lua has a bottleneck of 4000 units;
+- the paper's features come from squared error alone on random regions, which is `region='random'` with `adversarial=0`;
+  with a discriminator, train_random.lua has `judge=(64, 64, 128, 256, 512)` and `widths` of five stages;
+- the discriminator's first and last convolution and the last of the decoder learn a bias, which the authors' code sets
+  to zero before each evaluation;
 - generator and discriminator move at once: the loss is one scalar, the discriminator's, which the prediction gets no
   gradient of, plus the generator's, which the discriminator's weights get none of. The authors move the discriminator
   first, and then take the generator's gradient from the answers it gave before.

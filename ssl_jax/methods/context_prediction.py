@@ -5,8 +5,9 @@ from the first? Follows the authors' train.py (cdoersch/deepcontext): gaps and j
 runs on from one into the other; two of three colours replaced by noise, so that the colour fringes of a lens do not
 tell where a patch was; some patches shrunk and enlarged; less its mean and by its root mean square. Decisions:
 
-- an image gives one grid of 3 x 3 patches, whose centre is paired with its 8 neighbours in both orders (as Kolesnikov
-  et al. 2019, arXiv 1901.09005, on ResNets), where the authors pair all neighbours in larger grids;
+- an image gives one grid of 3 x 3 patches, whose centre is paired with its 8 neighbours (as Kolesnikov et al. 2019,
+  arXiv 1901.09005, on ResNets, who have the centre always first), in both orders as the authors, who pair all
+  neighbours in larger grids;
 - any backbone replaces their tower, with the last features in place of fc6; fc7 and fc8 both have BatchNorm, with
   scale and offset (theirs has neither in the tower, for fear of features that die early);
 - the loss is the mean over pairs, theirs the sum; their factor 50 on the patches is left to the first BatchNorm;

@@ -7,16 +7,22 @@ ethanhe42/Exemplar-CNN mirror), whose ranges differ a little from the paper's. W
 - seeds are whole images, where they cut 32-pixel patches out of larger ones by the energy of their gradient, so that
   what a copy moves in from outside is black, not more of the image;
 - copies are drawn anew in each epoch, not 150 once and for all;
+- colour components are those of ImageNet for all data, where theirs are of the patches they train on;
 - the network is any backbone, followed by their last hidden layer (512, dropout 0.5) and the classifier, which has a
   bias as Caffe's; evaluation sees the backbone;
 - the stretch of every copy to [0, 1] before its colours change is left out: no parameter would make it the identity.
 
 With `triplet` above 0 it is the modern form, for data of too many images for a softmax: several copies of each image
-in a batch, an embedding of that width, and the batch-hard triplet loss with soft margin of S4L (Zhai et al. 2019,
-arXiv 1905.03670, and its code), over the global batch.
+in a batch, an embedding of that width, and semi-hard triplets over the global batch (Kolesnikov, Zhai, Beyer 2019,
+arXiv 1901.09005; google/revisiting-self-supervised, exemplar.py). What differs there:
+
+- every embedding has length 1, where their code gives that length to each dimension over the batch (axis 0), so that
+  the margin would mean another thing with every batch size and width;
+- a copy is grey on its own, theirs are if the image is, and copies are normalised alike, theirs each by itself.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -42,32 +48,56 @@ TRANSFORMATIONS = View(
     hsv=1.0,
     order=("affine", "crop", "pca", "hsv"),
 )
+# Inception's crops and colours after grey (config/exemplar/imagenet.sh); its order of the colour ops is any of four.
+INCEPTION = View(
+    crop="tf",
+    area=(0.05, 1.0),
+    flip=0.5,
+    gray=0.66,
+    jitter=1.0,
+    brightness=32 / 255,
+    contrast=0.5,
+    saturation=0.5,
+    hue=0.2,
+    additive_brightness=True,
+    order=("crop", "flip", "gray", "jitter"),
+)
 
 
-def batch_hard(z: jax.Array, labels: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
-    """Triplet loss with soft margin on each anchor's furthest positive and nearest negative, the mean over rows.
+def semi_hard(
+    z: jax.Array, labels: jax.Array, margin: float, axis_name: str | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Semi-hard triplet loss (FaceNet, arXiv 1503.03832, sec. 3.2), the mean over all pairs of anchor and positive.
 
-    ln(1 + exp(d_ap - d_an)) with Euclidean distances d of normalised embeddings (s4l, triplet_loss.py). The gather is
-    differentiable, so that averaging over the replicas gives the gradient of the global loss.
+    max(0, d_ap - d_an + margin) with squared Euclidean distances d of normalised embeddings. The negative is the
+    nearest one further away than the positive, or where there is none the furthest, as TensorFlow's
+    `triplet_semihard_loss` has it. The gather is differentiable, so that averaging over the replicas gives the gradient
+    of the global loss where all images have as many copies.
 
     Args:
       z: embeddings [n, D]; normalised inside.
       labels: class [n] of each.
+      margin: by how much negatives shall be further away than positives, in squared distance (0 to 4).
       axis_name: mapped axis over which positives and negatives are gathered; None for this replica's alone.
 
     Returns:
       loss, and the share of anchors whose furthest positive is nearer than any negative.
     """
     z = losses.l2_normalize(z)
-    others, their = z, labels
+    others, their, start = z, labels, 0
     if axis_name is not None:
         others, their = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (z, labels))
-    # The root's slope at zero is infinite.
-    distance = jnp.sqrt(jnp.maximum(2 - 2 * losses.similarity(z, others), 1e-12))
+        start = jax.lax.axis_index(axis_name) * len(z)
+    distance = 2 - 2 * losses.similarity(z, others)
     same = labels[:, None] == their
-    furthest = jnp.max(jnp.where(same, distance, 0.0), 1)
-    nearest = jnp.min(jnp.where(same, 2.0, distance), 1)  # 2 is as far as it gets
-    return jax.nn.softplus(furthest - nearest).mean(), jnp.mean(furthest < nearest, dtype=jnp.float32)
+    pairs = same & (start + jnp.arange(len(z))[:, None] != jnp.arange(len(their)))
+    negatives = jnp.sort(jnp.where(same, jnp.inf, distance), 1)
+    place = jax.vmap(functools.partial(jnp.searchsorted, side="right"))(*jax.lax.stop_gradient((negatives, distance)))
+    furthest = jnp.sum(~same, 1, keepdims=True) - 1
+    negative = jnp.take_along_axis(negatives, jnp.minimum(place, furthest), 1)
+    loss = jnp.sum(jnp.where(pairs, jax.nn.relu(distance - negative + margin), 0.0)) / jnp.sum(pairs)
+    right = jnp.max(jnp.where(pairs, distance, 0.0), 1) < negatives[:, 0]
+    return loss, jnp.mean(right, dtype=jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +111,7 @@ class Exemplar(Method):
     hidden: int = 512  # width of the layer between backbone and classifier, sec. 3.1
     dropout: float = 0.5  # of that layer, sec. 3.1
     triplet: int = 0  # width of the embedding for triplets; 0: softmax over all images
+    margin: float = 0.5  # of the triplets, in squared distance (config/exemplar/imagenet.sh)
 
     def views(self) -> dict[str, View]:
         return {f"view{i + 1}": self.view for i in range(self.copies)}
@@ -112,7 +143,7 @@ class Exemplar(Method):
         h, stats = apply(self.backbone, "backbone", params, stats, x.reshape(-1, *x.shape[2:]), train=train)
         if self.triplet:
             z, stats = apply(parts["embedding"], "embedding", params, stats, h, train=train)
-            loss, top1 = batch_hard(z, labels, dist.AXIS)
+            loss, top1 = semi_hard(z, labels, self.margin, dist.AXIS)
         else:
             y, stats = apply(parts["hidden"], "hidden", params, stats, h, train=train)
             y = jax.nn.relu(y)
@@ -129,9 +160,5 @@ class Exemplar(Method):
         return loss, ({"stats": stats}, aux)
 
     def chance(self, info: Info) -> float:
-        """Ln n for the softmax; for triplets all distances are equal: ln 2."""
-        return math.log(2 if self.triplet else info.num_examples)
-
-    def best(self, info: Info) -> float:
-        """For triplets copies fall together and images stand at right angles."""
-        return math.log1p(math.exp(-math.sqrt(2))) if self.triplet else 0.0
+        """Ln n for the softmax; for triplets all distances are equal: the margin."""
+        return self.margin if self.triplet else math.log(info.num_examples)

@@ -4,7 +4,8 @@ Doersch, Zisserman 2017 (arXiv 1708.07860), whose code is not public. Every task
 the gradient of the weighted sum of the losses moves the backbone. Decisions:
 
 - harmonised inputs (sec. 3.4): every task sees the lightness of an image, in three copies, so that features of the
-  one serve the other. Its scale stays the task's own, which BatchNorm takes out;
+  one serve the other. Its scale stays the task's own, which BatchNorm takes out. Colours are then not dropped before,
+  where a task would (`drop_colours`): their noise would be mixed into the lightness;
 - BatchNorm's scale and offset are shared, its running statistics are each task's own, since tasks feed patches as
   well as whole images; evaluation sees an image as the task `lead` does, with its statistics;
 - all tasks take their turn on the same images in each update, where the authors' tasks have machines of their own;
@@ -70,8 +71,15 @@ class Multitask(Method):
         return dataclasses.replace(self, tasks=tasks, weights=weights, lead=lead) if tasks else None
 
     def _tasks(self) -> dict[str, Method]:
-        backbone = Harmonised(self.backbone) if self.harmonise else self.backbone
-        return {name: dataclasses.replace(task, backbone=backbone) for name, task in dict(self.tasks).items()}
+        tasks = dict(self.tasks)
+        if not self.harmonise:
+            return {name: dataclasses.replace(task, backbone=self.backbone) for name, task in tasks.items()}
+        changes = {"backbone": Harmonised(self.backbone)}
+        kept = {"drop_colours": False}  # sec. 3.4 is in its place
+        return {
+            name: dataclasses.replace(task, **changes, **(kept if hasattr(task, "drop_colours") else {}))
+            for name, task in tasks.items()
+        }
 
     def views(self) -> dict[str, View]:
         return {

@@ -45,7 +45,7 @@ def network_input(images: jax.Array) -> jax.Array:
 class SplitBrain(Method):
     """Cross-channel prediction in both directions."""
 
-    view: View = CROP  # colorization's; the paper gives none
+    view: View = CROP  # colorization's, where the paper's AlexNet sees about 227 pixels
     stride: int = 4  # from one pixel of the targets to the next, pixels
     widths: tuple[int, ...] = (128, 128, 128)  # channels of each decoder's stages: half of colorization's
     temperature: float = 0.38  # of the colours that are shown, as in colorization
