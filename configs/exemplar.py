@@ -6,7 +6,6 @@ from ml_collections import ConfigDict
 
 from configs import common
 from ssl_jax.augment import presets
-from ssl_jax.augment.view import View
 from ssl_jax.methods.exemplar import INCEPTION, TRANSFORMATIONS
 
 PRESETS = (*common.PRESETS, "photo_tiles")
@@ -38,23 +37,15 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         config.epochs, config.batch_size = 200, 128
         config.optim.default = common.optimizer(learning_rate=0.06, weight_decay=5e-4)
     elif preset in ("cifar10_small", "photo_tiles"):
-        # 780 updates are too few for a softmax over 10,000 classes: pairs and triplets. Crops of a fifth of the image or
-        # more, as is usual at 32 pixels.
+        # 780 updates are too few for a softmax over 10,000 classes: pairs and triplets. A crop has a fifth of the image
+        # at least, as is usual at 32 pixels.
         view = replace(INCEPTION, size=32, crop="torch", area=(0.2, 1.0), **cifar)
         common.update(config.method, view=view, copies=2, triplet=128)
     elif preset == "imagenet":
-        # S4L's exemplar branch alone: 8 crops with HSV noise, batch-hard triplets of a 1000-wide embedding. Its SGD and
-        # number of updates are those of the semi-supervised run, whose 200 epochs are of a tenth of the images;
-        # self-supervised alone no number is known.
-        view = View(flip=0.5, hsv=1.0, order=("crop", "flip", "hsv"))
-        common.update(config.method, view=view, copies=8, triplet=1000)
-        config.epochs, config.batch_size = 20, 512
+        # Kolesnikov et al. 2019, config/exemplar/imagenet.sh, but for their network, a ResNet-50 three times as wide.
+        common.update(config.method, view=INCEPTION, copies=8, triplet=1000)
+        config.epochs, config.batch_size = 35, 64
         config.optim.default = common.optimizer(
-            learning_rate=0.1,
-            scaling="none",
-            weight_decay=1e-3,
-            warmup_epochs=1.0,
-            schedule="steps",
-            milestones=(14, 16, 18),
+            learning_rate=0.1, weight_decay=1e-4, schedule="steps", milestones=(15, 25), warmup_epochs=5.0
         )
     return config
