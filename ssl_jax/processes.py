@@ -204,6 +204,12 @@ def all_say(value: bool) -> bool:
     return bool(np.all(multihost_utils.process_allgather(np.asarray(value))))
 
 
+def all_have(value: bytes) -> bool:
+    """Whether every process has the same 8 bytes; waits for all."""
+    gathered = multihost_utils.process_allgather(np.frombuffer(value, np.uint32))
+    return bool(np.all(gathered == gathered.reshape(-1, 2)[0]))
+
+
 def agree(value: int, mesh: Mesh) -> jax.Array:
     """The largest of the processes' values, int32 on every device; not waited for."""
     if jax.process_count() == 1:

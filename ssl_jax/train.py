@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import logging
 import math
 import signal
@@ -105,6 +106,7 @@ def prepare(
     mesh = dist.make_mesh(devices)
     method = methods.build(config.method, models.backbone(config.model))
     train, test = splits or load_data(config)
+    _check_same(train)
     method.check(*train.image_shape)
     if config.accumulate_loss == "whole" and type(method).embed is Method.embed:
         raise UserError(
@@ -183,6 +185,26 @@ def _load_splits(config: Any, streamed: bool) -> tuple[data.Dataset, data.Datase
             "--config.data.size to bring them to one size, or --config.data.stream=auto."
         )
     return train, test
+
+
+def _check_same(d: data.Dataset) -> None:
+    """Refuses data that another process sees otherwise: its weights would stay the same, so that nobody would notice.
+
+    Raises:
+      UserError: on all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.sha256(d.labels.tobytes())
+    if d.streamed:
+        digest.update("\n".join(d.images.files.name(row) for row in d.images.rows.tolist()).encode())
+    else:
+        digest.update(np.ascontiguousarray(d.images).data)
+    if not processes.all_have(digest.digest()[:8]):
+        raise UserError(
+            f"The processes of this run do not see the same training images of {d.name} ({len(d.images)} here): make "
+            "the files the same on all machines, and empty their caches of decoded images."
+        )
 
 
 def _info(config: Any, num_examples: int, num_classes: int, mesh: Mesh) -> Info:

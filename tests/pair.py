@@ -4,6 +4,7 @@
 FOLDER/images has images for a stream.
 """
 
+import dataclasses
 import json
 import pathlib
 import sys
@@ -16,6 +17,7 @@ import tiny
 from ssl_jax import data, dist, feed, processes, subject, train
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.data import stream
+from ssl_jax.errors import UserError
 from ssl_jax.evals import cache, fine_tune
 
 UPDATES = 2
@@ -106,6 +108,17 @@ def diverge(run, ts):
     return ""
 
 
+def strangers(run):
+    """The message where processes do not see the same images."""
+    one = run.train.images.copy()
+    one[3, 2, 2] += jax.process_index()
+    try:
+        train.prepare(run.config, splits=(dataclasses.replace(run.train, images=one), run.test))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def main():
     jax.config.update("jax_disable_most_optimizations", True)
     processes.start()
@@ -113,8 +126,9 @@ def main():
     for number, name in enumerate(names):
         run, images, ts = updates(name)
         state = leaves(ts)
-        rest = others(run, images, ts) | {"diverged": diverge(run, ts)} if number == 0 else None
+        rest = None
         if number == 0:
+            rest = others(run, images, ts) | {"diverged": diverge(run, ts), "strangers": strangers(run)}
             streams(run.mesh, folder / "images")
         if name == "deepcluster":  # whose memory bank is in shares
             found = evaluated(run, ts, folder)

@@ -93,6 +93,7 @@ def test_two_processes_compute_what_one_does(computed, name, tmp_path):
     if name == METHODS[0]:
         rest = json.loads((computed / "rest.json").read_text())
         message = rest.pop("diverged")
+        assert "do not see the same training images of digits" in rest.pop("strangers")
         assert rest == pytest.approx(pair.others(run, images, ts), rel=1e-3)
         assert rest["rows"] == 0
         assert "Here processes 0 and 1 no longer hold the same ['b']" in message
