@@ -11,12 +11,20 @@ class UserError(Exception):
     """Something the user can put right.
 
     The message is one sentence: what is wrong, where it was looked for and what to do. A program's `main` prints it
-    without a traceback and exits with status 2.
+    without a traceback and exits with `status`.
     """
+
+    status = 2  # a mistake, which the same command would repeat
+
+
+class TryAgain(UserError):
+    """Something that may pass by itself, like a network that is away: the same command goes on where it was."""
+
+    status = 75  # as `processes.RESUMABLE`
 
 
 def explained(main: Callable[..., int]) -> Callable[..., int]:
-    """Wraps a program's `main`: it prints a `UserError` without a traceback, and then returns status 2."""
+    """Wraps a program's `main`: it prints a `UserError` without a traceback, and then returns its status."""
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> int:
@@ -24,7 +32,7 @@ def explained(main: Callable[..., int]) -> Callable[..., int]:
             return main(*args, **kwargs)
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
-            return 2
+            return error.status
 
     return wrapped
 

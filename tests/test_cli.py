@@ -16,9 +16,9 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import evaluate, report, stored_config, train
+from ssl_jax import evaluate, processes, report, stored_config, train
 from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError
+from ssl_jax.errors import TryAgain, UserError, explained
 from ssl_jax.log import Log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -137,6 +137,16 @@ def test_a_run_may_end_early_and_go_on(finished, environment, tmp_path):
     result = call(workdir, environment, *SMALL)
     assert result.returncode == 0, result.stderr
     tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])  # on the same schedule
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("kind", "status"), [(UserError, 2), (TryAgain, processes.RESUMABLE)])
+def test_errors_end_with_a_sentence_and_their_status(capsys, kind, status):
+    @explained
+    def main():
+        raise kind("What is wrong.")
+
+    assert main() == status and capsys.readouterr().err == "Error: What is wrong.\n"
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(finished, environment, tmp_path):

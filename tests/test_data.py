@@ -18,7 +18,7 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.data import builtin, folder
-from ssl_jax.errors import UserError
+from ssl_jax.errors import TryAgain, UserError
 
 Layout = dict[str, bytes]
 
@@ -264,7 +264,7 @@ def test_a_disk_that_is_away_is_no_damage(tmp_path, monkeypatch, cache):
         return read(path)
 
     monkeypatch.setattr(pathlib.Path, "read_bytes", lambda path: away(path, 100))
-    with pytest.raises(UserError, match=r"a/1\.png could not be read in 4 attempts \(OSError: .*Stale file handle\)"):
+    with pytest.raises(TryAgain, match=r"a/1\.png could not be read in 4 attempts \(OSError: .*Stale file handle\)"):
         data.load(f"folder:{where}", "train", cache=str(cache))
     assert len(failures) == 4 and not list(cache.glob("*.npz"))
     failures.clear()

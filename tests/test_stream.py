@@ -27,7 +27,7 @@ from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.data import folder, stream
 from ssl_jax.data.crop import Crop
 from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
-from ssl_jax.errors import UserError
+from ssl_jax.errors import TryAgain, UserError
 from ssl_jax.evals.features import extractor
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -269,7 +269,7 @@ def test_a_disk_that_is_away_is_an_error(mixed, monkeypatch):
     monkeypatch.setattr(folder, "_PAUSES", ())
     images = listed(mixed).images
     away = dataclasses.replace(images, files=Away(images.files))
-    with pytest.raises(UserError, match=r"^3 could not be read in 1 attempts \(TimeoutError: no answer\).* again\.$"):
+    with pytest.raises(TryAgain, match=r"^3 could not be read in 1 attempts \(TimeoutError: no answer\).* again\.$"):
         made(away)
 
 

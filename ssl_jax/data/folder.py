@@ -28,14 +28,14 @@ from PIL import Image, ImageOps
 import tqdm
 
 from ssl_jax.data import Dataset, DoesNotFit, Request
-from ssl_jax.errors import UserError
+from ssl_jax.errors import TryAgain, UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 CACHE_VERSION = 1  # raise it when the decoded pixels or the layout of the cache file change
 GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _DAMAGE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)  # what reading a .npz raises
-_PAUSES = (0.5, 2.0, 8.0)  # seconds between attempts to read what cannot be read now
+_PAUSES = (1.0, 4.0, 16.0, 64.0)  # seconds between attempts to read what cannot be read now
 PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
 
 log = logging.getLogger("ssl_jax")
@@ -185,14 +185,14 @@ def read_file(root: str, name: str) -> bytes:
 
 
 def patiently(read: Reader, name: str) -> bytes:
-    """Returns what `read` gives; what may pass, as a network drive that is away, is tried again for some seconds.
+    """Returns what `read` gives; what may pass, as a network drive that is away, is tried again for a while.
 
     Args:
       read: gives the bytes of a file.
       name: of the file, for the message.
 
     Raises:
-      UserError: it cannot be read now, which is no fault of the file.
+      TryAgain: it cannot be read now, which is no fault of the file.
       Exception: it is not there or may not be read, or what holds it is damaged.
     """
     for pause in (*_PAUSES, None):
@@ -202,7 +202,7 @@ def patiently(read: Reader, name: str) -> bytes:
             raise
         except Exception as error:  # stores have errors of their own
             if pause is None:
-                raise UserError(
+                raise TryAgain(
                     f"{name} could not be read in {len(_PAUSES) + 1} attempts ({type(error).__name__}: {error}): see "
                     "whether its disk or its network is there, and give the same command again."
                 ) from error

@@ -137,7 +137,8 @@ class Images:
           the crops, and the row of the image they are of.
 
         Raises:
-          UserError: no image can be read, or none now.
+          UserError: no image can be read.
+          TryAgain: this one cannot be read now.
         """
         tried = min(len(self), MOST_SKIPPED)
         for passed in range(tried):
@@ -333,7 +334,7 @@ def blocks(cutter: Cutter, workers: int) -> Iterator[tuple[dict[str, np.ndarray]
             try:
                 parts = [next(iterator) for _ in range(cutter.pieces)]
             except UserError as error:
-                raise UserError(str(error).partition("\n")[0]) from error  # Grain adds remarks of its own
+                raise type(error)(str(error).partition("\n")[0]) from error  # Grain adds remarks of its own
             # As plain arrays: those of workers are of a class of their own, in memory that is shared with them.
             crops = {name: np.concatenate([np.asarray(part[0][name]) for part in parts]) for name in cutter.views}
             rows = cutter.plan[number].rows[cutter.share]

@@ -84,13 +84,13 @@ def semi_hard(
       loss, and the share of anchors whose furthest positive is nearer than any negative.
     """
     z = losses.l2_normalize(z)
-    others, their, start = z, labels, 0
+    others, their, rows = z, labels, jnp.arange(len(z))
     if axis_name is not None:
         others, their = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (z, labels))
-        start = jax.lax.axis_index(axis_name) * len(z)
+        rows = rows + jax.lax.axis_index(axis_name) * len(z)
     distance = 2 - 2 * losses.similarity(z, others)
     same = labels[:, None] == their
-    pairs = same & (start + jnp.arange(len(z))[:, None] != jnp.arange(len(their)))
+    pairs = same & (rows[:, None] != jnp.arange(len(their)))
     negatives = jnp.sort(jnp.where(same, jnp.inf, distance), 1)
     place = jax.vmap(functools.partial(jnp.searchsorted, side="right"))(*jax.lax.stop_gradient((negatives, distance)))
     furthest = jnp.sum(~same, 1, keepdims=True) - 1
