@@ -44,6 +44,14 @@ def test_labels_are_the_authors():
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("preset", ["photo_tiles", "fashion_mnist", "cifar10", "cifar10_small"])
+def test_no_edge_runs_on_from_patch_to_patch(preset):
+    """In all presets but Kolesnikov's of ImageNet, whose patches may touch, once in many."""
+    method = config.get_config(preset).method
+    assert method.gap > method.jitter
+
+
+@pytest.mark.fast
 def test_patches_keep_their_distance_and_move():
     """Of an image whose pixels tell their place, patches are neighbours 3 - 2 to 3 + 2 pixels apart."""
     y, x = np.mgrid[:32, :32]

@@ -107,6 +107,25 @@ def test_tasks_are_named_on_the_command_line(preset, tasks):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("harmonise", [True, False])
+def test_colours_are_dropped_where_inputs_keep_them(harmonise):
+    c = config.get_config("cifar10_small+rotation+context_prediction")
+    c.method.harmonise = harmonise
+    tasks = methods.build(c.method, models.backbone(c.model))._tasks()
+    assert tasks["context_prediction"].drop_colours is not harmonise
+    assert (type(tasks["rotation"].backbone) is multitask.Harmonised) is harmonise
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("preset", ["fashion_mnist", "cifar10", "cifar10_small", "imagenet"])
+def test_exemplar_among_others_has_triplets(preset):
+    """As the paper's; the loss of a softmax over all images would outweigh all others."""
+    c = config.get_config(f"{preset}+rotation+exemplar")
+    method = methods.build(c.method, models.backbone(c.model))
+    assert method.tasks["exemplar"].chance(methods.Info(10**6, 8, 8, 8)) < 1
+
+
+@pytest.mark.fast
 def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
     m = method()
     params = {"backbone": {}, "rotation": {}, "context_prediction": {}}
