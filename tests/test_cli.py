@@ -11,12 +11,13 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import evaluate, processes, report, stored_config, train
+from ssl_jax import checkpoint, evaluate, processes, report, stored_config, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import TryAgain, UserError, explained
 from ssl_jax.log import Log
@@ -162,6 +163,29 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(finished, e
     assert (workdir / "damaged" / "40").is_dir()  # nothing is lost
     assert (workdir / "damaged" / "40.txt").read_text().strip()  # and why
     tiny.assert_same(final_state(workdir)[1], final_state(finished)[1])
+
+
+@pytest.mark.fast
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_no_damage(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "_PAUSE", 0.0)
+    for step in (1, 2):
+        checkpoints = Checkpoints(tmp_path, keep=2)
+        checkpoints.save(step, {"a": jnp.full(3, step)}, {})
+        checkpoints.close()
+    checkpoints, attempts = Checkpoints(tmp_path, keep=2), []
+    restore = checkpoints._manager.restore
+
+    def flaky(step, args):
+        attempts.append(step)
+        if len(attempts) == 1:
+            raise TimeoutError("no answer")
+        return restore(step, args=args)
+
+    monkeypatch.setattr(checkpoints._manager, "restore", flaky)
+    step, state = checkpoints.restore({"a": jnp.zeros(3, int)})
+    checkpoints.close()
+    assert (step, attempts, state["a"].tolist()) == (2, [2, 2], [2, 2, 2])
+    assert not (tmp_path / "damaged").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
