@@ -320,9 +320,9 @@ def test_a_run_that_made_no_update_leaves_its_workdir_free(tmp_path):
     curve.write_text('{"step": 0, "epoch": 0.0}\n{"step": 10, "epoch": 0.1}\n')
     with pytest.raises(UserError, match="batch_size: 16 there, 8 now"):
         stored_config.check(str(tmp_path), other)
-    moved = one.copy_and_resolve_references()
-    moved.eval.knn_k, moved.data.path = 7, "/elsewhere"  # which change no update
-    stored_config.check(str(tmp_path), moved)
+    watched = one.copy_and_resolve_references()
+    watched.eval.knn_k = 7  # which changes no update
+    stored_config.check(str(tmp_path), watched)
     curve.unlink()
     (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     with pytest.raises(UserError, match="holds a run with another config"):
