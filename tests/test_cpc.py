@@ -148,7 +148,7 @@ def test_what_would_make_the_task_void_is_refused():
 
 @pytest.mark.fast
 def test_skipped_rows_share_no_pixel_with_the_context():
-    for preset in ("digits", "fashion_mnist", "cifar10", "imagenet"):
+    for preset in ("digits", "fashion_mnist", "cifar10", "imagenet", "imagenet_v1"):
         method = built(preset)
         assert method._ahead()[0] * method.stride >= method.patch_size
     assert list(cpc.CPC(None)._ahead()) == [2, 3, 4, 5]
