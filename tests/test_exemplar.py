@@ -170,26 +170,11 @@ def test_semi_hard_on_awkward_points():
 @pytest.mark.fast
 @pytest.mark.parametrize("devices", [2, 8])
 def test_triplets_are_those_of_the_global_batch(devices):
-    draw = np.random.default_rng(0)
-    z, w, labels = draw.normal(size=(8, 5)), draw.normal(size=(5, 4)), draw.permutation(np.tile(np.arange(4), 2))
-
-    def over(devices):
-        def replica(w, z, labels):
-            def loss(w):
-                return dist.mean(exemplar.semi_hard(z @ w, labels, 0.5, dist.AXIS)[0])
-
-            value, grad = jax.value_and_grad(loss)(w)
-            return value, dist.mean(grad)
-
-        mesh = dist.make_mesh(jax.devices()[:devices])
-        specs = (P(), P(dist.AXIS), P(dist.AXIS))
-        return dist.map_replicas(replica, mesh, specs, P())(*(jnp.asarray(x) for x in (w, z, labels)))
-
-    with jax.enable_x64(True):
-        found, wanted = over(devices), over(1)
-        assert float(wanted[0]) == pytest.approx(numpy_semi_hard(z @ w, labels, 0.5)[0], rel=1e-9)
-        for a, b in zip(found, wanted, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    tiny.assert_global_triplets(
+        devices,
+        lambda z, labels: exemplar.semi_hard(z, labels, 0.5, dist.AXIS)[0],
+        lambda z, labels: numpy_semi_hard(z, labels, 0.5)[0],
+    )
 
 
 # The method.

@@ -203,3 +203,30 @@ def assert_same(found: Any, wanted: Any) -> None:
     pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True)
     for (path, a), b in pairs:
         assert np.array_equal(np.asarray(a), np.asarray(b)), f"{jax.tree_util.keystr(path)} differs"
+
+
+def assert_global_triplets(devices, loss, reference):
+    """That the mean over replicas of a loss of embeddings and labels, and its gradient, are those of the global batch.
+
+    Args:
+      devices: over which two copies each of four images are laid, in any order.
+      loss: of z [n, D] and labels [n], with the gather inside.
+      reference: of all of them, in NumPy.
+    """
+    draw = np.random.default_rng(0)
+    z, w, labels = draw.normal(size=(8, 5)), draw.normal(size=(5, 4)), draw.permutation(np.tile(np.arange(4), 2))
+
+    def over(devices):
+        def replica(w, z, labels):
+            value, grad = jax.value_and_grad(lambda w: dist.mean(loss(z @ w, labels)))(w)
+            return value, dist.mean(grad)
+
+        mesh = dist.make_mesh(jax.devices()[:devices])
+        specs = (P(), P(dist.AXIS), P(dist.AXIS))
+        return dist.map_replicas(replica, mesh, specs, P())(*(jnp.asarray(x) for x in (w, z, labels)))
+
+    with jax.enable_x64(True):
+        found, wanted = over(devices), over(1)
+        np.testing.assert_allclose(wanted[0], reference(z @ w, labels), rtol=1e-9)
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -71,15 +71,15 @@ class Multitask(Method):
         return dataclasses.replace(self, tasks=tasks, weights=weights, lead=lead) if tasks else None
 
     def _tasks(self) -> dict[str, Method]:
-        tasks = dict(self.tasks)
-        if not self.harmonise:
-            return {name: dataclasses.replace(task, backbone=self.backbone) for name, task in tasks.items()}
-        changes = {"backbone": Harmonised(self.backbone)}
-        kept = {"drop_colours": False}  # sec. 3.4 is in its place
-        return {
-            name: dataclasses.replace(task, **changes, **(kept if hasattr(task, "drop_colours") else {}))
-            for name, task in tasks.items()
-        }
+        backbone = Harmonised(self.backbone) if self.harmonise else self.backbone
+
+        def own(task: Method) -> Method:
+            changes: dict[str, Any] = {"backbone": backbone}
+            if self.harmonise and hasattr(task, "drop_colours"):
+                changes["drop_colours"] = False  # sec. 3.4 is in its place
+            return dataclasses.replace(task, **changes)
+
+        return {name: own(task) for name, task in dict(self.tasks).items()}
 
     def views(self) -> dict[str, View]:
         return {
