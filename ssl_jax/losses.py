@@ -42,6 +42,29 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
 
 
+def guess_accuracy(labels: jax.Array, positions: jax.Array, count: int, axis_name: str | None = None) -> jax.Array:
+    """Accuracy of an answer that knows nothing: the label that is most frequent in the other half of the batch.
+
+    The most frequent one of the same rows would look better than a guess can be, the more so the fewer rows there are.
+
+    Args:
+      labels: 0 to `count` - 1, or -1 for unknown, [n, ...].
+      positions: of the rows in the global batch [n]; the halves are the even ones and the odd ones.
+      count: K, labels that there are.
+      axis_name: mapped axis over which the batch is spread; None for this replica's rows alone.
+
+    Returns:
+      the share of known labels that are so guessed; 0 without any.
+    """
+    half = jnp.broadcast_to(positions.reshape(-1, *[1] * (labels.ndim - 1)) % 2, labels.shape)
+    where = jnp.where(labels < 0, count, labels)  # negative numbers would count from the end
+    counts = jnp.zeros((2, count)).at[half, where].add(1.0, mode="drop")
+    if axis_name is not None:
+        counts = jax.lax.psum(counts, axis_name)
+    found = counts[0, counts[1].argmax()] + counts[1, counts[0].argmax()]
+    return found / jnp.maximum(counts.sum(), 1.0)
+
+
 def in_batch_softmax(
     x: jax.Array, candidates: jax.Array, own: jax.Array, *, temperature: float = 1.0, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 import tiny
 
 from configs import context_prediction as config
-from ssl_jax import methods, models
+from ssl_jax import data, methods, models, train
 from ssl_jax.augment import ops
 from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
 from ssl_jax.errors import UserError
@@ -81,8 +82,13 @@ def test_one_colour_is_left_and_noise_says_nothing():
     noise = found[~np.broadcast_to(kept[:, :, None, None], found.shape)]
     assert np.abs(255 * noise).max() <= 0.5001 and abs(255 * noise.mean()) < 0.01
     assert 255 * noise.std() == pytest.approx(12**-0.5, rel=0.02)
-    # Not the same noise in the channels, nor in the patches.
-    assert abs(np.corrcoef(found[0, 0].reshape(-1), found[1, 0].reshape(-1))[0, 1]) < 0.99
+    # Not the same noise in two channels of a patch, nor in two patches of an image that keep the same one.
+    for image, chosen in zip(found[:20], kept[:20].argmax(-1), strict=True):
+        first, second = np.delete(image[0], chosen[0], axis=-1).reshape(-1, 2).T
+        assert abs(np.corrcoef(first, second)[0, 1]) < 0.9
+        for other in np.flatnonzero(chosen[1:] == chosen[0]) + 1:
+            there = np.delete(image[other], chosen[other], axis=-1).reshape(-1, 2)
+            assert abs(np.corrcoef(first, there[:, 0])[0, 1]) < 0.9
 
 
 @pytest.mark.fast
@@ -110,7 +116,7 @@ def test_a_third_of_the_patches_is_shrunk():
 
 
 def test_a_pair_is_judged_by_its_own_two_patches_and_both_ways():
-    """What is around a pair, in the image or in the batch, does not move its answer."""
+    """What is around a pair, in the image or in the batch, does not move it (but for BatchNorm, in training)."""
     m, run = method(), tiny.compiled("context_prediction")[0]
     m = dataclasses.replace(m, backbone=run.method.backbone)
     ts = tiny.fresh(run)
@@ -164,3 +170,26 @@ def test_what_has_no_meaning_is_refused():
             dataclasses.replace(method(), **changes).check(32, 32, 3)
     with pytest.raises(UserError, match="drop_colours"):
         method().check(32, 32, 1)
+    with pytest.raises(UserError, match="8 x 8 pixels are too small for 3 x 3"):
+        method("fashion_mnist").check(8, 8, 1)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["context_prediction", "jigsaw"])
+def test_batchnorm_of_few_images_is_refused(name):
+    """Its statistics would tell a patch of the others of its image."""
+    module = importlib.import_module(f"configs.{name}")
+    for groups, norm, fits in ((1, "batch", True), (2, "batch", True), (4, "batch", False), (16, "group", True)):
+        c = module.get_config("photo_tiles")
+        c.model.bn_groups, c.model.norm, c.batch_size = groups, norm, 16
+        make = lambda c=c: jax.eval_shape(train.prepare(c, jax.devices()[:1], splits()).init)  # noqa: E731
+        if fits:
+            make()
+        else:
+            with pytest.raises(UserError, match="leave 8 images to a group"):
+                make()
+
+
+def splits():
+    images = np.zeros((16, 32, 32, 3), np.uint8)
+    return data.Dataset("grey", images, np.zeros(16, np.int32), ("one",)), None

@@ -39,6 +39,7 @@ def test_permutations_are_far_from_each_other_and_always_the_same():
     chosen = jigsaw.permutations(24, 9)
     assert chosen.shape == (24, 9) and (np.sort(chosen, 1) == np.arange(9)).all()
     assert hamming(chosen).min() >= 7  # chance has 3 or so
+    assert hamming(jigsaw.permutations(100, 9)).min() == 6  # of the presets at 32 and 28 pixels
     np.testing.assert_array_equal(jigsaw.permutations.__wrapped__(24, 9), chosen)
     np.testing.assert_array_equal(chosen[0], np.arange(9))
     np.testing.assert_array_equal(hamming(jigsaw.permutations(4, 4)), 4)  # a Latin square is the best there is
@@ -146,4 +147,7 @@ def test_what_has_no_meaning_is_refused():
     for changes, words in (({"tile": 10}, "does not fit the 10"), ({"grid": 4}, "grid"), ({"permutations": 1}, "2 to")):
         with pytest.raises(UserError, match=words):
             dataclasses.replace(method(), **changes).check(32, 32, 3)
+    for preset in ("photo_tiles", "fashion_mnist"):
+        with pytest.raises(UserError, match="8 x 8 pixels are too small for 3 x 3"):
+            method(preset).check(8, 8, 1)
     assert method("imagenet").permutations == 2000

@@ -1,15 +1,48 @@
 """Grids of patches, overlapping or not, and their augmentation one by one."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import ops
 from ssl_jax.augment.view import View, render_batch
+from ssl_jax.errors import UserError
+
+LEAST = 4  # pixels along a side of a patch in which there is something to be seen
+MIXED = 8  # images at least whose patches BatchNorm mixes
 
 
 def side(length: int, size: int, stride: int) -> int:
     """Patches of `size` pixels that fit along `length` pixels, `stride` pixels apart."""
     return (length - size) // stride + 1 if length >= size else 0
+
+
+def check_size(height: int, width: int, cells: int) -> None:
+    """Refuses, with a `UserError`, images whose `cells` x `cells` patches would show nothing, however enlarged."""
+    if min(height, width) < LEAST * cells:
+        raise UserError(
+            f"Images of {height} x {width} pixels are too small for {cells} x {cells} patches, each of {LEAST} pixels "
+            "at least: choose larger images, or another method."
+        )
+
+
+def check_mixed(backbone: Any, images: int) -> None:
+    """Refuses a BatchNorm that would tell a patch of the others of its image.
+
+    Args:
+      backbone: what sees the patches of all images of a batch as rows of one.
+      images: in a batch.
+
+    Raises:
+      UserError: if fewer than `MIXED` images share statistics.
+    """
+    if getattr(backbone, "norm", "") == "batch" and images // backbone.bn_groups < MIXED:
+        raise UserError(
+            f"config.model.bn_groups is {backbone.bn_groups}, so that BatchNorm has statistics of "
+            f"{images // backbone.bn_groups} image(s), and a patch would know of the others of its image: leave "
+            f"{MIXED} images to a group, or raise config.batch_size."
+        )
 
 
 def grid(images: jax.Array, size: int, stride: int) -> jax.Array:

@@ -58,6 +58,7 @@ class Method:
     uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
     fine_tunes = True  # whether evaluation may train the backbone further: it is one network that sees whole images
     uses_map = False  # the network's use is its map: features are the map's mean, not a ViT's class token
+    uses_colour = False  # images are taken apart into lightness and colours, which gray ones lack
 
     def views(self) -> dict[str, View]:
         """View name to recipe; by default every field that is a `View`."""
@@ -66,6 +67,12 @@ class Method:
 
     def check(self, height: int, width: int, channels: int) -> None:
         """Refuses, with a `UserError`, images on which the method has no meaning."""
+        if self.uses_colour and channels != 3:
+            name = type(self).__module__.rpartition(".")[2]
+            raise UserError(
+                f"config.method.name is '{name}', which predicts colours, but the images of config.data.source have "
+                f"{channels} channel(s): use colour images, or another method."
+            )
         for name, view in self.views().items():
             view.check(name, height, width, channels)
 
@@ -134,6 +141,10 @@ class Method:
     def variables(self, params: Any, state: Any) -> dict[str, Any]:
         """The backbone that is evaluated and taken away: its 'params', and 'batch_stats' where it has any."""
         return {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
+
+    def holding(self, variables: dict[str, Any]) -> tuple[Any, Any]:
+        """Params and state with nothing but the backbone that `variables` gave, enough for it and for `features`."""
+        return {"backbone": variables["params"]}, {"stats": {"backbone": variables["batch_stats"]}}
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""

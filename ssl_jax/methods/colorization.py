@@ -26,21 +26,11 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
 from ssl_jax.models.decoders import Decoder
 
 # Values in [0, 1]: they are converted to Lab.
 CROP = View(size=176, crop="shift", pad=0, flip=0.5, order=("crop", "flip"), mean=(0.0,), std=(1.0,))
-
-
-def check_colour(name: str, channels: int) -> None:
-    """Refuses, with a `UserError`, images without colours."""
-    if channels != 3:
-        raise UserError(
-            f"config.method.name is '{name}', which predicts colours, but the images of config.data.source have "
-            f"{channels} channel(s): use colour images, or another method."
-        )
 
 
 def lightness(images: jax.Array) -> jax.Array:
@@ -70,7 +60,7 @@ def rebalancing(prior: jax.Array, mix: float = 0.5) -> jax.Array:
       mix: lambda, share of the uniform distribution over bins that occur.
 
     Returns:
-      w [Q] with sum(prior * w) = 1; zero for bins that do not occur. All ones while nothing has been counted.
+      w [Q] with sum(prior * w) = 1; zero for bins that do not occur. All ones for a prior of zeros.
     """
     prior = jnp.where(prior.sum() > 0, prior, 1 / prior.size)
     occurs = prior > 0
@@ -106,10 +96,7 @@ class Colorization(Method):
     temperature: float = 0.38  # T of the colours that are shown, sec. 2.3
 
     uses_map = True
-
-    def check(self, height: int, width: int, channels: int) -> None:
-        super().check(height, width, channels)
-        check_colour("colorization", channels)
+    uses_colour = True
 
     def _decoder(self) -> Decoder:
         b = self.backbone
@@ -132,20 +119,27 @@ class Colorization(Method):
         colours, h, logits, stats = self._predict(params, state["stats"], batch["view"], train)
         bins, weights = lab.soft_encode(colours[:, :: self.stride, :: self.stride, 1:])
         prior, batches = state["prior"], state["batches"]
+        shares = dist.mean(bin_shares(bins, weights, lab.BINS))
         if train:
-            shares = dist.mean(bin_shares(bins, weights, lab.BINS))
             batches += 1
             prior += (shares - prior) / batches
+        # An untrained network has counted nothing: it is measured with what this batch has.
+        known = jnp.where(batches > 0, prior, shares)
         nearest = bins[..., 0]
         coloured = jnp.abs(colours[..., 1:]).max((1, 2, 3)) > 5
-        factor = rebalancing(prior, self.mix)[nearest] * coloured[:, None, None]
+        balance = rebalancing(known, self.mix)
+        factor = balance[nearest] * coloured[:, None, None]
         loss = reweighted(cross_entropy(logits, bins, weights), factor)
-        metrics = {}
-        for name, weight in {"ab_bin_accuracy": jnp.ones_like(factor), "ab_bin_accuracy_rebalanced": factor}.items():
+        answer, metrics = logits.argmax(-1), {}
+        # Who knows nothing of an image answers the bin that so far most of the weight was in.
+        measures = {
+            "ab_bin_accuracy": (jnp.ones_like(factor), known),
+            "ab_bin_accuracy_rebalanced": (factor, known * balance),
+        }
+        for name, (weight, mass) in measures.items():
             weight /= jnp.maximum(dist.mean(weight.mean()), 1e-9)
-            metrics[name] = jnp.mean(weight * (logits.argmax(-1) == nearest))
-            # Of the bin that most of the weight is in.
-            metrics[f"{name}_baseline"] = dist.mean(bin_shares(nearest[..., None], weight[..., None], lab.BINS)).max()
+            metrics[name] = jnp.mean(weight * (answer == nearest))
+            metrics[f"{name}_baseline"] = jnp.mean(weight * (mass.argmax() == nearest))
         aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
         return loss, ({"stats": stats, "prior": prior, "batches": batches}, aux)
 

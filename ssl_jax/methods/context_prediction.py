@@ -2,8 +2,9 @@
 
 Doersch, Gupta, Efros 2015 (arXiv 1505.05192). Of two neighbouring patches of an image: where does the second lie, seen
 from the first? Follows the authors' train.py (cdoersch/deepcontext): gaps and jitter between patches, so that no edge
-runs on from one into the other; two of three colours replaced by noise, so that the colour fringes of a lens do not
-tell where a patch was; some patches shrunk and enlarged; less its mean and by its root mean square. Decisions:
+runs on from one into the other (on ImageNet, where gap and jitter are Kolesnikov et al.'s, patches may touch); two of
+three colours replaced by noise, so that the colour fringes of a lens do not tell where a patch was (there: two of three
+images grey); some patches shrunk and enlarged; less its mean and by its root mean square. Decisions:
 
 - an image gives one grid of 3 x 3 patches, whose centre is paired with its 8 neighbours (as Kolesnikov et al. 2019,
   arXiv 1901.09005, on ResNets, who have the centre always first), in both orders as the authors, who pair all
@@ -11,6 +12,8 @@ tell where a patch was; some patches shrunk and enlarged; less its mean and by i
 - any backbone replaces their tower, with the last features in place of fc6; fc7 and fc8 both have BatchNorm, with
   scale and offset (theirs has neither in the tower, for fear of features that die early);
 - the loss is the mean over pairs, theirs the sum; their factor 50 on the patches is left to the first BatchNorm;
+- BatchNorm's statistics are of the patches of all images of a group of the batch; groups of few images, with which a
+  patch would know of the others of its image, are refused;
 - the mean is taken off every channel of a patch, also where all are kept (theirs: off the one that is);
 - features are of whole images in colour, normalised as patches are.
 """
@@ -24,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import dist, losses
-from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
+from ssl_jax.augment.patches import check_mixed, check_size, cut, grid, sometimes_shrunk
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
@@ -82,6 +85,7 @@ class ContextPrediction(Method):
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
+        check_size(height, width, 3)
         needed = 3 * self.patch + 2 * self.gap + self.jitter
         if self.patch < 2 or not 0 <= self.jitter <= self.gap or self.view.size < needed:
             raise UserError(
@@ -100,6 +104,7 @@ class ContextPrediction(Method):
             )
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        check_mixed(self.backbone, info.batch_size)
         body, head = jax.random.split(rng)
         patch = batch["view"][:, : self.patch, : self.patch]
         h = jax.eval_shape(lambda: self.backbone.init_with_output(body, patch, train=True)[0])

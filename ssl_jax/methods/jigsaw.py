@@ -11,6 +11,8 @@ cut some pixels apart, and some images are grey, so that the fringes of a lens d
 - any backbone replaces their tower, with `tile_width` and `hidden` for fc6 and fc7, BatchNorm for dropout in fc7,
   and no dropout in fc6;
 - a tile does not know its place, so tiles are encoded once and their features shuffled, `orders` times an image;
+- BatchNorm's statistics are of the tiles of all images of a group of the batch; groups of few images, with which a
+  tile would know of the others of its image, are refused;
 - features are of whole images, each normalised on its own as tiles are.
 """
 
@@ -25,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import dist, losses
-from ssl_jax.augment.patches import cut, grid
+from ssl_jax.augment.patches import check_mixed, check_size, cut, grid
 from ssl_jax.augment.view import View
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
@@ -48,15 +50,18 @@ def permutations(count: int, tiles: int) -> np.ndarray:
     """
     every = np.array(list(itertools.permutations(range(tiles))), np.uint8).T.copy()  # [tiles, all], quicker to compare
     nearest, total = np.full(every.shape[1], tiles, np.int64), np.zeros(every.shape[1], np.int64)
-    chosen = [0]
+    chosen, least = [0], tiles
     for _ in range(count - 1):
         distance = (every != every[:, chosen[-1], None]).sum(0, dtype=np.uint8)
         nearest, total = np.minimum(nearest, distance), total + distance
         chosen.append(int(np.argmax(nearest * (tiles * count + 1) + total)))
+        least = min(least, int(nearest[chosen[-1]]))  # it can only fall
     result = every[:, chosen].T.astype(np.int64)
-    apart = (result[:, None] != result).sum(-1) + tiles * np.eye(count, dtype=int)
-    if apart.min() < 2:
+    if least < 2:
         raise ValueError(f"{count} permutations of {tiles} tiles are not all different")
+    apart = (result[:, None] != result).sum(-1, dtype=np.uint8)
+    if apart[~np.eye(count, dtype=bool)].min(initial=tiles) != least:
+        raise AssertionError(f"permutations that should be {least} places apart are not")
     return result
 
 
@@ -84,6 +89,7 @@ class Jigsaw(Method):
         super().check(height, width, channels)
         if self.grid not in (2, 3):
             raise UserError(f"config.method.grid is {self.grid}: use 2 or 3 tiles along a side.")
+        check_size(height, width, self.grid)
         cell = self.view.size // self.grid
         if self.tile < 2 or self.tile + self.aberration > cell:
             raise UserError(
@@ -106,6 +112,7 @@ class Jigsaw(Method):
         }
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        check_mixed(self.backbone, info.batch_size)
         body, head = jax.random.split(rng)
         heads = self._heads()
         tile = batch["view"][:, : self.tile, : self.tile]

@@ -63,6 +63,11 @@ class Multitask(Method):
 
     fine_tunes = False  # the backbone has running statistics for each task
 
+    @property
+    def uses_colour(self) -> bool:
+        """Whether any of the tasks does."""
+        return any(task.uses_colour for task in dict(self.tasks).values())
+
     def held_out(self) -> Method | None:
         """Those of the tasks that have a meaning for other images, with the same weights."""
         tasks = {name: task for name, task in dict(self.tasks).items() if task.held_out() is not None}
@@ -145,6 +150,10 @@ class Multitask(Method):
 
     def variables(self, params: Any, state: Any) -> dict[str, Any]:
         return self._tasks()[self.lead].variables(_params_of(self.lead, params), state[self.lead])
+
+    def holding(self, variables: dict[str, Any]) -> tuple[Any, Any]:
+        params, state = self._tasks()[self.lead].holding(variables)
+        return {**params, self.lead: {}}, {self.lead: state}
 
     def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
         task = self._tasks()[self.lead]

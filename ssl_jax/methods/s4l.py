@@ -155,11 +155,11 @@ class S4L(Method):
         self_supervised, task_top1, guess = self._self_supervised(
             y, jnp.repeat(batch.get("index", batch["position"]), times)
         )
-        counts = dist.total(jnp.sum(labels[:, None] == jnp.arange(info.num_classes), 0))
+        guessed = losses.guess_accuracy(labels, batch["position"], info.num_classes, dist.AXIS)
         metrics = {
             "label_loss": supervised,
             "label_top1": label_top1,
-            "label_top1_baseline": counts.max() / jnp.maximum(counts.sum(), 1),  # of the most frequent class
+            "label_top1_baseline": guessed,
             f"{self.task}_top1": task_top1,
             f"{self.task}_top1_baseline": jnp.full_like(task_top1, guess),
         }

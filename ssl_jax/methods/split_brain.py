@@ -24,7 +24,7 @@ from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.errors import UserError
 from ssl_jax.methods import Batch, Info, Method, Picture, apply, initialise
-from ssl_jax.methods.colorization import CROP, annealed_mean, bin_shares, check_colour
+from ssl_jax.methods.colorization import CROP, annealed_mean
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.split import Split
 
@@ -51,11 +51,11 @@ class SplitBrain(Method):
     temperature: float = 0.38  # of the colours that are shown, as in colorization
 
     uses_map = True
+    uses_colour = True
     fine_tunes = False  # its two halves see different channels
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
-        check_colour("split_brain", channels)
         if getattr(self.backbone, "width", 1) % 2:
             raise UserError(
                 "split_brain halves the width of the backbone: set config.model.name to a ResNet or convnet and "
@@ -100,11 +100,11 @@ class SplitBrain(Method):
         labels = {"ab": lab.soft_encode(target[..., 1:])[0][..., 0], "l": lightness_bins(target[..., 0])}
         terms, metrics = [], {}
         for (name, label), scores in zip(labels.items(), logits, strict=True):
+            guess = losses.guess_accuracy(label, batch["position"], scores.shape[-1], dist.AXIS)
             label, scores = label.reshape(-1), scores.reshape(-1, scores.shape[-1])
             terms.append(losses.cross_entropy(scores, label))
-            shares = bin_shares(label[:, None], jnp.ones((label.size, 1)), scores.shape[-1])
             metrics[f"{name}_bin_accuracy"] = losses.accuracy(scores, label)
-            metrics[f"{name}_bin_accuracy_baseline"] = dist.mean(shares).max()  # of the most frequent bin
+            metrics[f"{name}_bin_accuracy_baseline"] = guess
         aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
         return sum(terms), ({"stats": stats}, aux)
 
