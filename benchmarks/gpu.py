@@ -10,6 +10,7 @@ Needs PyTorch beside the package: pip install torch.
 
 import argparse
 from collections.abc import Callable
+import math
 import os
 import pathlib
 import sys
@@ -29,13 +30,13 @@ from configs import simclr
 from ssl_jax import data, train
 
 IMAGES, EPOCHS = 50_000, 200  # of CIFAR-10, and of lightly's benchmark
+LOG_RATIO = math.log(4 / 3)  # of a crop's sides at most
 
 
 def ssl_jax_updates(images: np.ndarray, batch: int, width: int, updates: int, in_one_call: bool) -> Callable[[], Any]:
     """A function that makes so many updates of the preset, from the state that the call before it left."""
     config = simclr.get_config("cifar10_lightly")
     config.batch_size, config.model.width, config.model.dtype = batch, width, "bfloat16"
-    config.run.steps_per_call = updates if in_one_call else 1
     noise = data.Dataset("noise", images, np.zeros(len(images), np.int32), tuple("0123456789"))
     run = train.prepare(config, jax.devices()[:1], (noise, None))
     step = train.mapped_steps(run) if in_one_call else train.mapped_step(run)
@@ -44,7 +45,7 @@ def ssl_jax_updates(images: np.ndarray, batch: int, width: int, updates: int, in
     def several() -> None:
         nonlocal state
         if in_one_call:
-            state, metrics = step(state, *source(updates), np.int32(updates))
+            state, metrics = step(state, *source(updates))
         else:
             for _ in range(updates):
                 state, metrics = step(state, *source())
@@ -76,7 +77,7 @@ def torch_updates(images: np.ndarray, batch: int, width: int, updates: int, devi
             z1, z2 = (model(view) for view in views)
         return torch_nt_xent(z1.float(), z2.float(), 0.5)
 
-    compiled = torch.compile(loss)
+    compiled = torch.compile(loss, fullgraph=True)
 
     def several() -> None:
         for _ in range(updates):
@@ -107,7 +108,7 @@ def torch_view(x: torch.Tensor) -> torch.Tensor:
     def uniform(low: float, high: float, *shape: int) -> torch.Tensor:
         return torch.empty(n, *shape, device=x.device).uniform_(low, high)
 
-    area, ratio = uniform(0.08, 1.0), torch.exp(uniform(np.log(3 / 4), np.log(4 / 3)))
+    area, ratio = uniform(0.08, 1.0), torch.exp(uniform(-LOG_RATIO, LOG_RATIO))
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     left, top = ((2 * uniform(0, 1) - 1) * (1 - side) for side in (width, height))
     mirrored = width * torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
@@ -158,6 +159,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=IMAGES, help="that live on the device")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if (jax.default_backend() == "gpu") != (device.type == "cuda"):
+        raise SystemExit(
+            f"JAX runs on {jax.default_backend()} and PyTorch on {device.type}: install both for the same device, for "
+            "JAX with pip install -e .[gpu]."
+        )
+    torch.backends.cudnn.benchmark = True  # as XLA does, try which convolutions are quickest
     images = np.random.default_rng(0).integers(0, 256, (args.images, 32, 32, 3), np.uint8)
     sizes = images, args.batch, args.width, args.updates
     candidates = {

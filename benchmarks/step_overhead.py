@@ -14,9 +14,13 @@ import argparse
 from collections.abc import Callable
 import dataclasses
 import importlib
+import pathlib
 import statistics
+import sys
 import time
 from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import flax.linen as nn
 import jax

@@ -29,8 +29,11 @@ class Imported(Method):
         return self.seen
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
-        params, stats = initialise({"backbone": self.backbone}, rng, batch["view"])
-        return params, {"stats": stats}
+        method = self.features_of
+        if type(method) is Method:
+            params, stats = initialise({"backbone": self.backbone}, rng, batch["view"])
+            return params, {"stats": stats}
+        return method.holding(method.variables(*method.init(rng, batch, info)))
 
     def variables(self, params: Any, state: Any) -> dict[str, Any]:
         return self.features_of.variables(params, state)
@@ -55,9 +58,9 @@ def load(path: str, source: str, where: str | None) -> Network:
     mesh = dist.make_mesh()
     images, test = train.load_data(config)
     channels = images.image_shape[-1]
-    if found.plain and channels != found.channels:
+    if channels not in found.takes:
         raise UserError(
-            f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.channels}: "
+            f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.takes[-1]}: "
             "choose another --data."
         )
     recipe = presets.MOCO_V2 if channels == 3 else presets.ROTNET  # gray has no colours to change
@@ -67,7 +70,8 @@ def load(path: str, source: str, where: str | None) -> Network:
 
     def init() -> train.TrainState:
         """The network untrained."""
-        batch = {"view": jnp.zeros((2, view.size, view.size, channels))}
+        views = {"view": view} | found.method.views()
+        batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in views.items()}
         params, state = jax.jit(lambda: method.init(jax.random.key(config.seed), batch, info))()
         return _state(params, state)
 

@@ -320,6 +320,8 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
             moves, probe_state = probe_optimizer.update(probe_grads, probe["opt_state"])
             probe = {"params": optax.apply_updates(probe["params"], moves), "opt_state": probe_state}
         metrics["grad_norm"] = optax.tree.norm(grads)
+        # Here and not where they are logged: what the host computed there would wait for the update that is running.
+        metrics |= {f"lr/{group}": schedule(ts.step) for group, schedule in run.schedules.items()}
         return TrainState(ts.step + 1, ts.rng, params, state, opt_state, probe), metrics
 
     return step
@@ -393,24 +395,16 @@ def mapped_steps(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     """`mapped_step` several times in one call, for data that lives on the devices.
 
     Returns:
-      a function `(train state, images, labels, indices [S, micro-batches, images], count) -> (train state, metrics)`,
-      which makes the first `count` of S updates; each metric is an array [S], of which the rest is zero.
+      a function `(train state, images, labels, indices [S, micro-batches, images]) -> (train state, metrics)`, which
+      makes S updates; each metric is an array [S].
     """
     step, specs = replica_step(run), state_specs(run.method)
 
-    def steps(ts: TrainState, images, labels, indices, count):
-        _, shapes = jax.eval_shape(step, ts, images, labels, indices[0])
-        none = jax.tree.map(lambda x: jnp.zeros((len(indices), *x.shape), x.dtype), shapes)
+    def steps(ts: TrainState, images, labels, indices):
+        # As many as the program was made for: of a number that it was given a GPU would ask the host after each.
+        return jax.lax.scan(lambda ts, index: step(ts, images, labels, index), ts, indices)
 
-        def body(number, carry):
-            ts, metrics = carry
-            ts, new = step(ts, images, labels, indices[number])
-            return ts, jax.tree.map(lambda all_of, x: all_of.at[number].set(x), metrics, new)
-
-        # Of any length, so that a shorter turn before an evaluation or a checkpoint is the same program.
-        return jax.lax.fori_loop(0, count, body, (ts, none))
-
-    in_specs = (specs, P(), P(), P(None, None, dist.AXIS), P())
+    in_specs = (specs, P(), P(), P(None, None, dist.AXIS))
     return dist.map_replicas(steps, run.mesh, in_specs, (specs, P()), mapping=_mapping(run), donate=(0,))
 
 
@@ -496,8 +490,8 @@ def batch_index(run: Run, step: int) -> jax.Array:
 
 
 def batch_indices_of(run: Run, step: int, count: int) -> jax.Array:
-    """Those of the next `count` updates as `mapped_steps` takes them; the rest of a call's rows is not read."""
-    rows = [_rows(run, step + min(number, count - 1)) for number in range(run.config.run.steps_per_call)]
+    """Those of the next `count` updates, as `mapped_steps` takes them."""
+    rows = [_rows(run, step + number) for number in range(count)]
     return dist.lay(np.stack(rows), run.mesh, P(None, None, dist.AXIS))
 
 
@@ -509,8 +503,10 @@ def _rows(run: Run, step: int) -> np.ndarray:
 def make_feed(run: Run, start: int) -> feed.Feed:
     """What gives the steps from `start` on their batches."""
     if not run.train.streamed:
-        single = run.config.run.steps_per_call == 1
-        index = (lambda step, _: batch_index(run, step)) if single else functools.partial(batch_indices_of, run)
+
+        def index(step: int, count: int) -> jax.Array:
+            return batch_index(run, step) if count == 1 else batch_indices_of(run, step, count)
+
         return feed.Resident(run.train, run.mesh, index, start)
     key = np.asarray(jax.random.key_data(jax.random.key(run.config.seed)))
     info = run.info
@@ -600,8 +596,7 @@ def _loop(
 
     end, done, pending, count = _end(run), start, None, 0
     most = run.config.run.steps_per_call
-    several = most > 1
-    step_fn = mapped_steps(run) if several else mapped_step(run)
+    one_update, several = mapped_step(run), mapped_steps(run)
     begin, watch, keep = begin_epoch(run, between), Watch(run, between), _keeper(run)
     eval_steps, save_steps = _intervals(run)
     between_calls = [n for n in (run.info.steps_per_epoch, eval_steps, save_steps) if n]  # updates from one to the next
@@ -626,10 +621,12 @@ def _loop(
             watch(ts, start, log)
         while done < end:
             ts = begin(ts, source.images, done)
-            coming, asked = min(most, end - done, *(n - done % n for n in between_calls)), time.time()
+            # What is left before an evaluation or a checkpoint comes one by one: a program is of one length.
+            coming = most if most <= min(end - done, *(n - done % n for n in between_calls)) else 1
+            asked = time.time()
             inputs = source(coming)
             log.waited(time.time() - asked)
-            ts, metrics = step_fn(ts, *inputs, np.int32(coming)) if several else step_fn(ts, *inputs)
+            ts, metrics = several(ts, *inputs) if coming > 1 else one_update(ts, *inputs)
             settle()  # the loop reads the updates before while these run
             pending, done, count = metrics, done + coming, coming
             checkpoints.check()
@@ -703,8 +700,7 @@ def _read(run: Run, values: dict[str, float], done: int, log: Log, pace: dict[st
             raise NotFinite(_no_number(name, done))
     log.advance(done, values["loss"])
     if _logged(run, done):
-        rates = {f"lr/{g}": float(s(jnp.asarray(done - 1))) for g, s in run.schedules.items()}
-        log.write(done, {**values, **rates, **pace})
+        log.write(done, {**values, **pace})
     return values["loss"]
 
 

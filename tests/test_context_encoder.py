@@ -122,6 +122,24 @@ def test_random_regions_count_where_they_are():
     value, (_, metrics) = loss(params, state, batch)
     np.testing.assert_allclose(value - metrics["discriminator_loss"], metrics["hole_mse"], rtol=1e-4)
     assert metrics["hole_mse_baseline"] > 0
+    # Right in the hole and far off elsewhere: no error, and what is judged is the image itself.
+    seen = [
+        jax.jit(tiny.loss_function(run, Right(**vars(method), off=off)))(params, state, batch) for off in (0.0, 9.0)
+    ]
+    for _, (_, found) in seen:
+        assert found["hole_mse"] == 0
+    assert seen[0][1][1]["discriminator_loss"] == seen[1][1][1]["discriminator_loss"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Right(context_encoder.ContextEncoder):
+    """Inpaints the truth, and outside the hole something that is off by so much."""
+
+    off: float = 0.0
+
+    def _inpaint(self, params, stats, batch, rng, train):
+        hidden, x, h, y, stats = super()._inpaint(params, stats, batch, rng, train)
+        return hidden, x, h, 0 * y + jnp.where(hidden, batch["view"], batch["view"] + self.off), stats
 
 
 def test_pictures():

@@ -69,10 +69,12 @@ def test_a_run_traces_its_step_once(tmp_path, monkeypatch, mapping):
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
-def test_several_updates_a_call_are_the_same_updates(undisturbed, tmp_path, mapping):
-    """In calls of 3, 1, 2 and 2: an epoch has 4 updates, and a checkpoint is due after 6."""
+def test_several_updates_a_call_are_the_same_updates(undisturbed, tmp_path, monkeypatch, mapping):
+    """In calls of 3 and 1, then one by one: an epoch has 4 updates, and a checkpoint is due after 6."""
     often = {"run.steps_per_call": 3, "run.eval_epochs": 1.0, "run.save_epochs": 1.5, "run.keep": 9}
+    traced = tiny.count_traces(monkeypatch)
     train.train(config(mapping=mapping, **often), str(tmp_path))
+    assert len(traced) == 2  # the program of three, and that of one
     told = entries(tmp_path)
     assert [e["step"] for e in told if "loss" in e] == list(range(1, 9))
     assert [e["step"] for e in told if "feature_std" in e] == [0, 4, 8]
@@ -118,7 +120,7 @@ def test_two_thousand_updates_take_no_more_memory_than_a_few(tmp_path, monkeypat
         if step % 500 == 0:
             gc.collect()
             resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-            used[step] = len(jax.live_arrays()), resident
+            used[step] = sum(x.nbytes for x in jax.live_arrays()), resident
         return read(run, values, step, *rest)
 
     monkeypatch.setattr(train, "_read", counting)

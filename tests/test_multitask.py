@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from configs import multitask as config
-from ssl_jax import methods, models, train
+from ssl_jax import data, dist, methods, models, train
 from ssl_jax.errors import UserError
 from ssl_jax.evals import pretext
 from ssl_jax.methods import multitask
@@ -149,12 +149,45 @@ def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
     assert seen == [({"backbone"}, state["rotation"], {"view", "index"})]
 
 
-def run_of(tasks, **changes):
+def run_of(tasks, preset="photo_tiles", devices=1, **changes):
     """Tasks joined by plus signs, four channels wide and 16 images a batch."""
-    c = config.get_config(f"photo_tiles+{tasks}")
+    c = config.get_config(f"{preset}+{tasks}")
     c.batch_size, c.epochs, c.model.width = tiny.BATCH, 2, 4
     c.method.update(changes)
-    return train.prepare(c, jax.devices()[:1])
+    splits = None if preset == "photo_tiles" else (noise(), None)
+    return train.prepare(c, jax.devices()[:devices], splits)
+
+
+def noise():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (32, 28, 28, 1), np.uint8)
+    return data.Dataset("noise", images, rng.integers(0, 10, 32, np.int32), tuple("0123456789"))
+
+
+def test_targets_banks_and_optimisers_of_tasks_are_kept_over_replicas():
+    """Two updates with a target, a memory bank in shares and a discriminator of its own, on one device and on two."""
+    ends = []
+    for devices in (1, 2):
+        run = run_of("rotation+byol+npid+context_encoder", "fashion_mnist", devices)
+        assert set(run.config.optim) == {"default", "discriminator"}
+        resident = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        ts, step = train.begin_epoch(run)(run.init(), resident[0], 0), train.mapped_step(run)
+        start = jax.device_get(ts)
+        for number in range(2):
+            ts, metrics = step(ts, *resident, train.batch_index(run, number))
+        ends.append(jax.device_get((ts, metrics)))
+    tiny.assert_close(ends[1][1], ends[0][1], 1e-3)
+    end = ends[0][0]
+    # Adam, the discriminator's, makes much of gradients that are zero but for rounding.
+    tiny.assert_close(ends[1][0].params, end.params, 1e-2)
+    tiny.assert_close(ends[1][0].state, end.state, 1e-2)
+    discriminator = [x.params["context_encoder"]["discriminator"] for x in (start, end)]
+    target, bank = (
+        [x.state[name][part] for x in (start, end)] for name, part in (("byol", "target"), ("npid", "bank"))
+    )
+    for before, after in (discriminator, target, bank):
+        leaves = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        assert max(np.abs(a - b).max() for a, b in leaves) > 0
 
 
 def test_the_combinations_of_the_paper_train():

@@ -11,10 +11,10 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import report
+from ssl_jax import methods, report
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError
-from ssl_jax.methods import Picture
+from ssl_jax.methods import Method, Picture
 from ssl_jax.methods.rotation import Rotation
 from ssl_jax.models import SIZES, ViT
 from ssl_jax.report import curves, network, page, runs, tables
@@ -268,6 +268,20 @@ def test_maps_of_a_transformer_leave_its_token_out(monkeypatch):
     maps = network.stage_outputs(method, {"backbone": params}, {"stats": {}}, images)
     assert {stage: m.shape for stage, m in maps.items()} == {s: (2, 2, 16) for s in (1, 2, 3, 4)}
     assert np.abs(maps[1] - maps[2]).max() > 0
+
+
+def _painters():
+    return [name for name in methods.names() if methods.find(name).pictures is not Method.pictures]
+
+
+@pytest.mark.parametrize("name", _painters())
+def test_every_task_has_its_pictures_on_the_page(name):
+    """As a report takes them: arrays of a checkpoint, on the host."""
+    run = tiny.run(name)
+    ts = jax.device_get(tiny.fresh(run))
+    shown = network.pictures(network.Network(run, 3, ts.params, ts.state))
+    assert shown.count("<h3>") >= 1 and shown.count("<img") >= 6
+    assert network.filters(network.Network(run, 3, ts.params, ts.state)).count("<img") > 0
 
 
 @pytest.mark.fast

@@ -13,8 +13,9 @@ import pytest
 import tiny
 
 import ssl_jax
-from ssl_jax import export, models, weights
-from ssl_jax.augment.view import View
+from ssl_jax import export, methods, models, train, weights
+from ssl_jax import imported as imported_module
+from ssl_jax.augment.view import View, render_batch
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError
 from ssl_jax.evals.features import extractor
@@ -224,8 +225,8 @@ def workdir(tmp_path_factory):
     return stored_run(tmp_path_factory.mktemp("simclr"), "simclr", tiny.fresh(tiny.run("simclr")))
 
 
-def stored_run(folder, name, ts):
-    config = tiny.config(name)
+def stored_run(folder, name, ts, config=None):
+    config = config or tiny.config(name)
     (folder / "config.json").write_text(config.to_json())
     checkpoints = Checkpoints(folder, 1)
     checkpoints.save(7, ts, {})
@@ -246,6 +247,68 @@ def test_a_run_gives_what_evaluation_sees(workdir, tmp_path):
     np.testing.assert_allclose(backbone(images[:1]), wanted[:1], atol=1e-5)
     export.export(str(workdir), "npz", str(tmp_path / "b.npz"))
     np.testing.assert_array_equal(ssl_jax.load_backbone(str(tmp_path / "b.npz"))(images), backbone(images))
+
+
+def _changing():
+    """Methods whose features are not just those of their network, or not of the network that they train."""
+    base = Method.features, Method.variables
+    return [name for name in methods.names() if (methods.find(name).features, methods.find(name).variables) != base]
+
+
+@pytest.mark.parametrize("name", _changing())
+def test_a_method_that_changes_images_does_so_without_its_run(tmp_path, name):
+    """In memory, through a file, and in the untrained network that a file is compared with."""
+    run = tiny.run(name)
+    ts = tiny.fresh(run)
+    images = run.train.images[:4]
+    wanted = extractor(run.method, run.eval_view, run.mesh, 4)(ts.params, ts.state, images)
+    folder = stored_run(tmp_path, name, ts)
+    # Some divide an image by its own spread, which makes much of float32's rounding.
+    close(ssl_jax.load_backbone(str(folder))(images), wanted, 1e-3)
+    assert export.main([f"--workdir={folder}", "--format=npz"]) == 0
+    file = tmp_path / "backbone.npz"
+    assert "load_backbone" in export.card_of(file).read_text()
+    close(ssl_jax.load_backbone(str(file))(images), wanted, 1e-3)
+    loaded = imported_module.load(str(file), run.config.data.source, None)
+    fresh = loaded.run.init()
+    assert jax.tree.map(jnp.shape, fresh.params) == jax.tree.map(jnp.shape, loaded.ts.params)
+    seen = extractor(loaded.run.method, loaded.run.eval_view, loaded.run.mesh, 4)
+    close(seen(loaded.ts.params, loaded.ts.state, images), wanted, 1e-3)
+    assert np.abs(seen(fresh.params, fresh.state, images) - wanted).max() > 0.01 * np.abs(wanted).max()
+    odd = np.zeros((1, 8, 8, 2), np.uint8)
+    with pytest.raises(UserError, match="2 channel"):
+        ssl_jax.load_backbone(str(file))(odd)
+    for layout in ("torchvision", "onnx"):  # of the bare network, or refused in a sentence
+        assert export.main([f"--workdir={folder}", f"--format={layout}"]) in (0, 2)
+
+
+def test_two_halves_have_no_other_format(tmp_path, capsys):
+    run = tiny.run("split_brain", **{"model.name": "resnet18"})
+    folder = stored_run(tmp_path, "split_brain", run.init(), run.config)
+    backbone = weights.load(folder)
+    assert backbone.channels == 3 and backbone.takes == (3,)
+    for layout in ("torchvision", "timm", "onnx"):
+        assert export.main([f"--workdir={folder}", f"--format={layout}"]) == 2
+    assert capsys.readouterr().err.count("two halves") >= 2
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "context_encoder"])
+def test_of_a_transformer_that_learned_by_its_map_the_mean_is_taken(tmp_path, name):
+    """Its class token was never trained."""
+    c = tiny.config(name, **{"model.name": "vit_test", "model.patch": 4})
+    run = train.prepare(c, jax.devices()[:1])
+    ts = run.init()
+    images = run.train.images[:4]
+    wanted = extractor(run.method, run.eval_view, run.mesh, 4)(ts.params, ts.state, images)
+    backbone = weights.load(stored_run(tmp_path, name, ts, c))
+    close(backbone(images), wanted)
+    weights.save(tmp_path / "b.npz", backbone)
+    close(weights.load(tmp_path / "b.npz")(images), wanted)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(graph.model(backbone).SerializeToString())
+    x = np.asarray(render_batch(backbone.view, jax.random.split(jax.random.key(0), 4), jnp.asarray(images)))
+    (found,) = session.run(None, {"images": x.transpose(0, 3, 1, 2)})
+    close(found, wanted)
 
 
 def test_of_dino_the_teacher_is_taken(tmp_path):

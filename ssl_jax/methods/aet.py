@@ -6,7 +6,9 @@ both images pass through one encoder one after the other, and a linear layer see
 of parameters, from which the map of the pixels is made, so that what is predicted is what was applied. Decisions:
 
 - maps go from the transformed image to the original one, in pixels, as Pillow's coefficients do;
-- the projective map is that of the moved corners in closed form, which float32 is good enough for.
+- the projective map is that of the moved corners in closed form, which float32 is good enough for;
+- shifts of the image and of its corners are any number of pixels, theirs whole ones; the centre is that of the pixels'
+  area, theirs half a pixel off; CIFAR's standard deviations are those of its pixels, theirs smaller.
 """
 
 from collections.abc import Callable

@@ -3,9 +3,9 @@
 Doersch, Zisserman 2017 (arXiv 1708.07860), whose code is not public. Every task keeps its views, heads, state and loss;
 the gradient of the weighted sum of the losses moves the backbone. Decisions:
 
-- harmonised inputs (sec. 3.4): every task sees the lightness of an image, in three copies, so that features of the
-  one serve the other. Its scale stays the task's own, which BatchNorm takes out. Colours are then not dropped before,
-  where a task would (`drop_colours`): their noise would be mixed into the lightness;
+- harmonised inputs (sec. 3.4): every task sees the luma of an image as it normalised it, in three copies, so that
+  features of the one serve the other. Its scale stays the task's own, which BatchNorm takes out. Colours are then not
+  dropped before, where a task would (`drop_colours`): their noise would be mixed into the luma;
 - BatchNorm's scale and offset are shared, its running statistics are each task's own, since tasks feed patches as
   well as whole images; evaluation sees an image as the task `lead` does, with its statistics;
 - all tasks take their turn on the same images in each update, where the authors' tasks have machines of their own;
@@ -29,7 +29,7 @@ from ssl_jax.methods.split_brain import SplitBrain
 
 
 def harmonised(images: jax.Array) -> jax.Array:
-    """The lightness of images [B, H, W, 1 or 3] in three copies [B, H, W, 3]."""
+    """The luma of images [B, H, W, 1 or 3], or their one channel, in three copies [B, H, W, 3]."""
     x = ops.gray(images) if images.shape[-1] == 3 else images
     return jnp.broadcast_to(x, (*x.shape[:-1], 3))
 
@@ -64,7 +64,7 @@ class Multitask(Method):
     fine_tunes = False  # the backbone has running statistics for each task
 
     @property
-    def uses_colour(self) -> bool:
+    def uses_colour(self) -> bool:  # type: ignore[override]
         """Whether any of the tasks does."""
         return any(task.uses_colour for task in dict(self.tasks).values())
 

@@ -8,7 +8,8 @@ Decisions:
 - which labels are known is drawn once by the image's number, the same in every run, without regard to classes;
 - a batch is drawn from all images, and labelled rows are those it happens to have, where the authors join a batch of
   labelled and one of unlabelled images: so epochs count all images, an image is labelled or not, never both, and a
-  tenth of the labels weighs as a tenth of the rows, not as half of them;
+  tenth of the labels weighs as a tenth of the rows, not as half of them; of micro-batches (config.accumulate) each
+  takes the mean over its own labelled rows, and they weigh alike, however many those are;
 - the triplets of S4L-Exemplar have an embedding of their own beside the classifier;
 - the backbone is this package's ResNet ("v1.5"), where theirs is ResNet-50 v2;
 - left out: MOAM (rotation with VAT and entropy minimisation), the recipe for 1 % of the labels, and the average over

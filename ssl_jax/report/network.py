@@ -113,6 +113,7 @@ def filters(network: Network) -> str:
         kernel = np.asarray(params["patch"]["kernel"])
         kernel = kernel.reshape(module.patch, module.patch, -1, kernel.shape[-1])
     else:
+        params = params.get("first", params)  # of split_brain's halves, that which sees lightness
         first = params.get("stem", params.get("stage1", {}))
         if np.ndim(first.get("kernel")) != 4:
             raise Empty(f"A {type(module).__name__} does not begin with a convolution whose filters could be drawn.")

@@ -5,6 +5,7 @@ A file holds the parameter tree under its own names (`params/stem/kernel`, `stat
 name `ssl_jax`, what makes the numbers a function of images: the network, and how it wants to see an image.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 import importlib
@@ -51,7 +52,7 @@ class Backbone:
     @property
     def state(self) -> tuple[Any, Any]:
         """`(params, state)` as the method's `features` takes them."""
-        return {"backbone": self.params}, {"stats": {"backbone": self.stats}}
+        return self.method.holding({"params": self.params, "batch_stats": self.stats})
 
     @property
     def plain(self) -> bool:
@@ -59,12 +60,24 @@ class Backbone:
         return type(self.method) is Method
 
     @property
+    def halves(self) -> bool:
+        """Whether it is two networks, as split_brain has them, for which other formats have no name."""
+        return "first" in self.params
+
+    @property
     def channels(self) -> int:
         """Channels of the network's input."""
         if "patch" in self.params:
             return self.params["patch"]["kernel"].shape[0] // self.module.patch**2  # type: ignore[attr-defined]
-        first = self.params["stem" if "stem" in self.params else "stage1"]
-        return first["kernel"].shape[2]
+        parts = list(self.params.values()) if self.halves else [self.params]
+        return sum(part["stem" if "stem" in part else "stage1"]["kernel"].shape[2] for part in parts)
+
+    @property
+    def takes(self) -> tuple[int, ...]:
+        """Numbers of channels that images may have."""
+        if self.plain:
+            return (self.channels,)
+        return (3,) if self.method.uses_colour else (1, 3)
 
     def __call__(self, images: Any, stage: int | None = None) -> np.ndarray:
         """Features of images, seen as the run's evaluation sees them.
@@ -86,9 +99,19 @@ class Backbone:
         for start in range(0, max(len(images), 1), block):
             part = images[start : start + block]
             padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * 3)
-            out = _features(self.method, self.view, stage, *self.state, padded)
+            out = self._features(stage, *self.state, padded)
             parts.append(np.asarray(out)[: len(part)])
         return np.concatenate(parts)
+
+    @functools.cached_property
+    def _features(self) -> Callable[..., jax.Array]:
+        """`(stage, params, state, images) -> features`, compiled."""
+
+        def features(stage: int | None, params: Any, state: Any, images: jax.Array) -> jax.Array:
+            keys = jax.random.split(jax.random.key(0), len(images))  # the view draws nothing; `render` wants a key
+            return self.method.features(params, state, render_batch(self.view, keys, jnp.asarray(images)), stage)
+
+        return jax.jit(features, static_argnums=0)
 
     def _checked(self, images: np.ndarray, stage: int | None) -> np.ndarray:
         stages = self.module.stages  # type: ignore[attr-defined]
@@ -98,9 +121,9 @@ class Backbone:
             raise UserError(
                 f"Images must be [N, H, W, C], but have shape {images.shape}: add the axes that are missing."
             )
-        if self.plain and images.shape[-1] != self.channels:
+        if images.shape[-1] not in self.takes:
             raise UserError(
-                f"Images have {images.shape[-1]} channel(s) where this backbone wants {self.channels}: the last axis "
+                f"Images have {images.shape[-1]} channel(s) where this backbone wants {self.takes[-1]}: the last axis "
                 "must be the channels; repeat a single one, or convert to gray."
             )
         if images.dtype == np.uint8:
@@ -113,12 +136,6 @@ class Backbone:
                 "give them before normalisation, or as uint8."
             )
         return images.astype(np.float32)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _features(method: Method, view: View, stage: int | None, params: Any, state: Any, images: jax.Array) -> jax.Array:
-    keys = jax.random.split(jax.random.key(0), len(images))  # the view draws nothing; `render` wants a key
-    return method.features(params, state, render_batch(view, keys, jnp.asarray(images)), stage)
 
 
 def load(path: str | epath.Path) -> Backbone:
@@ -166,7 +183,9 @@ def _of_run(folder: epath.Path) -> Backbone:
 
 def _simplest(method: Method) -> Method:
     """The method, or the plain one if that gives the same features of the network that was taken from it."""
-    return Method(method.backbone) if type(method).features is Method.features else method
+    mean = method.uses_map and isinstance(method.backbone, models.ViT)  # instead of the class token
+    plain = type(method).features is Method.features and not mean
+    return Method(method.backbone) if plain else method
 
 
 def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
@@ -199,6 +218,8 @@ def save(path: str | epath.Path, backbone: Backbone, names: str = "ours") -> Non
     if names == "ours":
         tree = {"params": backbone.params, "stats": backbone.stats}
         arrays = flax.traverse_util.flatten_dict(tree, sep="/")
+    elif backbone.halves:
+        raise UserError(f"{names} has no network of two halves, as this one: use the format npz or safetensors.")
     else:
         arrays = naming.to_torch(backbone.params, backbone.stats, backbone.module, names, backbone.view.size)
     meta = {

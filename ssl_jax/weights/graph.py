@@ -64,9 +64,11 @@ def model(backbone: Backbone) -> Any:
         raise UserError("The format onnx needs the package onnx: pip install ssl_jax[export].") from error
     graph, module, params = Graph(), backbone.module, backbone.params
     size: list[int | str] = ["height", "width"]
+    if backbone.halves:
+        raise UserError("There is no ONNX graph of a network of two halves: use the format npz or safetensors.")
     if isinstance(module, ViT):
         size = [backbone.view.size] * 2
-        width = _vit(graph, params, module, backbone.view.size)
+        width = _vit(graph, params, module, backbone.view.size, backbone.method.uses_map)
     elif isinstance(module, ResNet) and module.norm in ("batch", "none"):
         width = _resnet(graph, params, backbone.stats, module)
     elif isinstance(module, ConvNet) and module.norm in ("batch", "none"):
@@ -140,7 +142,8 @@ def _block(graph: Graph, x: str, params: Any, stats: Any, stride: int, bottlenec
     return graph.add("Relu", graph.add("Add", x, y))
 
 
-def _vit(graph: Graph, params: Any, module: ViT, size: int) -> int:
+def _vit(graph: Graph, params: Any, module: ViT, size: int, mean: bool) -> int:
+    """The class token at the end, or the mean of the patches."""
     width, depth, heads = SIZES[module.size]
     heads, side = module.heads or heads, module.patch
     kernel = np.asarray(params["patch"]["kernel"]).reshape(side, side, -1, width).transpose(3, 2, 0, 1)
@@ -155,8 +158,13 @@ def _vit(graph: Graph, params: Any, module: ViT, size: int) -> int:
     x = graph.add("Add", x, graph.constant(table))
     for i in range(depth):
         x = _transformer_block(graph, x, params[f"block{i + 1}"], heads, width)
-    x = graph.add("Gather", x, graph.constant(np.array(0)), axis=1)
-    graph.add("Identity", graph.norm(x, params["norm"]), out="features")
+    if mean:
+        start, end, axis = (graph.constant(np.array([n])) for n in (1, np.iinfo(np.int64).max, 1))
+        patches = graph.norm(graph.add("Slice", x, start, end, axis), params["norm"])
+        graph.add("ReduceMean", patches, axis, keepdims=0, out="features")
+    else:
+        x = graph.add("Gather", x, graph.constant(np.array(0)), axis=1)
+        graph.add("Identity", graph.norm(x, params["norm"]), out="features")
     return width
 
 
