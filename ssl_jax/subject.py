@@ -212,13 +212,13 @@ def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache |
     def make() -> list[np.ndarray]:
         return [x for split in images for x in extract(ts.params, ts.state, split.images)]
 
+    count = run.method.backbone.stages
     if cache is None:
         arrays = make()
     else:
         contents = (fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view))
-        arrays = cache.get(suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), make)
-    half = len(arrays) // 2
-    return list(zip(arrays[:half], arrays[half:], strict=True))
+        arrays = cache.get(suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), 2 * count, make)
+    return list(zip(arrays[:count], arrays[count:], strict=True))
 
 
 def _contents(d: data.Dataset) -> Any:

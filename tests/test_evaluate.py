@@ -274,6 +274,26 @@ def test_health_needs_no_labels(tmp_path, capsys):
     assert "needs labels and a test split" in capsys.readouterr().err
 
 
+def test_streamed_images_without_a_test_split_have_the_features_of_resident_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    found = {}
+    for stream in ("never", "always"):
+        options = {"data.source": f"folder:{tmp_path / 'images'}", "data.stream": stream, "data.size": 8}
+        for name, value in (("affine", 0.0), ("jitter", 0.0), ("mean", (0.5,)), ("std", (0.25,))):
+            options[f"method.view.{name}"] = value
+        run = tiny.run("rotation", batch_size=4, **options)
+        assert run.train.streamed == (stream == "always") and run.test is None
+        what = subject.prepare(run, run.init(), subject.load_images(run), cache=cache.FeatureCache(tmp_path / stream))
+        found[stream] = what.features
+    assert [(x.shape, y.shape) for x, y in found["always"].stages[""]] == [((12, d), (0, d)) for d in (4, 8, 16)]
+    for x, y in zip(found["always"].stages[""], found["never"].stages[""], strict=True):
+        np.testing.assert_allclose(x[0], y[0], atol=0.02 * np.abs(y[0]).max())
+    assert found["always"].pretrained[0].shape == (12, 16)
+
+
 def test_pretext_is_the_loss_of_the_test_images():
     """Contrastive: the value depends on the batch, which is the training's; nothing of it on the devices."""
     run = tiny.run("simclr")

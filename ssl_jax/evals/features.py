@@ -78,13 +78,15 @@ def _compiled(
         return [method.features(params, state, x, stage) for stage in stages]
 
     def parts(images: np.ndarray | Images) -> Iterator[jax.Array]:
-        if isinstance(images, Images):
+        if isinstance(images, Images) and len(images):
             nothing = np.full(len(images), -1)
             plan = Pass(np.zeros(2, np.uint32), len(images), block)
             for crops, _, _ in streamed(images, nothing, {"view": view}, plan, mesh, 1, workers):
                 yield crops["view"][0]
         else:
-            for start in range(0, max(len(images), 1), block):  # no image at all still has a width
+            if isinstance(images, Images):
+                images = np.zeros((0, view.size, view.size, 3), np.uint8)
+            for start in range(0, max(len(images), 1), block):  # the features of no image at all still have a width
                 part = images[start : start + block]
                 padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
                 yield dist.lay(padded, mesh, P(dist.AXIS))
