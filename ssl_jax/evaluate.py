@@ -122,8 +122,17 @@ def evaluate(
     if classes or any(PROTOCOLS[name].labels for name in evals):
         images = subject.with_labels(images, classes)
     results = Results(workdir, int(ts.step), name, run.train.name)
+    # All images of all stages would be twice what the last one takes, and the probe of each stage alone asks for them.
+    crowded = len(images[0].images) > LARGE and "layers" not in evals
     what = subject.prepare(
-        run, ts, images, cache=FeatureCache(workdir), supervised=other, tune_epochs=tune_epochs, frozen=frozen
+        run,
+        ts,
+        images,
+        cache=FeatureCache(workdir),
+        few=run.config.run.eval_images if crowded else None,
+        supervised=other,
+        tune_epochs=tune_epochs,
+        frozen=frozen,
     )
     # Always there: they cost next to nothing.
     results.add(health.summary(spread(what.features.pretrained[0], run.config.run.eval_images)))

@@ -27,7 +27,8 @@ class Features:
     labels: Pair
     classes: int
     supervised: Pair | None = None
-    stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)  # by suffix, after each stage
+    # By suffix, after each stage; `prepare` may have kept a few training images alone of all but the last.
+    stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)
 
     def backbones(self) -> dict[str, Pair]:
         """Suffix to the features of each backbone."""
@@ -165,6 +166,7 @@ def prepare(
     images: Images,
     *,
     cache: FeatureCache | None = None,
+    few: int | None = None,
     supervised: Network | None = None,
     tune_epochs: int | None = None,
     frozen: Sequence[int] = (),
@@ -176,6 +178,8 @@ def prepare(
       ts: its state.
       images: what to extract them of.
       cache: where features are kept; None extracts them anew.
+      few: what is kept of the stages before the last, where memory is short: so many evenly spaced training images and
+        no test image; None: all.
       supervised: a run of the method supervised, as another representation.
       tune_epochs: as `Subject` has it.
       frozen: likewise.
@@ -184,7 +188,7 @@ def prepare(
     if supervised is not None:
         networks["_supervised"] = supervised
     seen = "" if cache is None else fingerprint([fingerprint(_contents(d)) for d in images])
-    stages = {suffix: _stages(network, images, suffix, cache, seen) for suffix, network in networks.items()}
+    stages = {suffix: _stages(network, images, suffix, cache, seen, few) for suffix, network in networks.items()}
     features = Features(
         pretrained=stages[""][-1],
         untrained=stages["_untrained"][-1],
@@ -204,20 +208,27 @@ def _pair(arrays: Iterable[np.ndarray]) -> Pair:
     return train_part, test_part
 
 
-def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str) -> list[Pair]:
+def _stages(
+    network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str, few: int | None
+) -> list[Pair]:
     """Features after each stage, of training and test images; `seen` tells these images from others."""
     run, ts = network.run, network.ts
     extract = stage_extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
 
     def make() -> list[np.ndarray]:
-        return [x for split in images for x in extract(ts.params, ts.state, split.images)]
+        most = (few, None if few is None else 0)
+        return [x for d, m in zip(images, most, strict=True) for x in extract(ts.params, ts.state, d.images, most=m)]
 
     count = run.method.backbone.stages
     if cache is None:
         arrays = make()
     else:
-        contents = (fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view))
-        arrays = cache.get(suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), 2 * count, make)
+        contents = [fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view)]
+        if few is not None:
+            contents.append(f"{few} training images of the earlier stages")
+        arrays = cache.get(
+            suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), 2 * count, make
+        )
     return list(zip(arrays[:count], arrays[count:], strict=True))
 
 

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def test_test_labels_choose_nothing(digits, found):
     wrong = cluster.cluster(train_x, train_y, test_x, (test_y + 1) % 10, num_classes=10)
     assert wrong["accuracy"] < 0.3
     assert wrong["nmi"] == pytest.approx(found["nmi"])
+
+
+@pytest.mark.fast
+def test_only_what_k_means_is_fitted_to_is_copied(monkeypatch):
+    x, y = np.random.default_rng(0).normal(size=(50_000, 20)).astype(np.float32), np.arange(50_000) % 3
+    monkeypatch.setattr(cluster, "MAX_IMAGES", 300)
+    tracemalloc.start()
+    cluster.cluster(x, y, x[:100], y[:100], num_classes=3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.5 * x.nbytes
 
 
 def test_awkward_inputs():

@@ -247,6 +247,26 @@ def test_what_takes_hours_on_much_data_is_asked_for(copied, monkeypatch, capsys)
     assert "layers/1/top1" in evaluate.evaluate(str(copied), ("layers",))
 
 
+def test_of_much_data_the_earlier_stages_are_kept_of_the_images_that_health_uses(copied, monkeypatch):
+    config = json.loads((copied / "config.json").read_text())
+    config["run"]["eval_images"] = 50
+    (copied / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(copied / "features", ignore_errors=True)
+    whole = dict(evaluate.evaluate(str(copied), ("health",)))
+    before = set((copied / "features").iterdir())
+    monkeypatch.setattr(evaluate, "LARGE", 100)
+    few = evaluate.evaluate(str(copied), ("health",))
+    names = [name for name in whole if name.startswith("health/") or name == "rankme"]
+    assert {"health/rank/1", "health/rank/1_untrained", "health/rank/3"} <= set(names)
+    assert {n: few[n] for n in names} == pytest.approx({n: whole[n] for n in names})
+    added = set((copied / "features").iterdir()) - before
+    assert len(added) == 2
+    for path in added:
+        with np.load(path) as kept:
+            assert [len(kept[f"arr_{i}"]) for i in range(6)] == [50, 50, 1352, 0, 0, 445]
+    evaluate.evaluate(str(copied), ("layers",))  # which takes what is kept of all images
+
+
 def test_a_self_supervised_run_is_no_yardstick(workdir, capsys):
     assert evaluate.main([f"--workdir={workdir}", f"--supervised={workdir}", "--evals=knn"]) == 2
     assert "a run of rotation" in capsys.readouterr().err
@@ -336,6 +356,11 @@ def test_stages_end_with_the_features_and_draws_differ():
     extract = features.extractor(run.method, view, run.mesh, 8)
     last = features.extractor(run.method, run.eval_view, run.mesh, 16)(ts.params, ts.state, images)
     np.testing.assert_allclose(stages[-1], last, rtol=1e-5, atol=1e-6)
+    for most in (0, 3, 30):
+        few = features.stage_extractor(run.method, run.eval_view, run.mesh, 8)(ts.params, ts.state, images, most=most)
+        np.testing.assert_array_equal(few[-1], stages[-1])
+        for some, whole in zip(few[:-1], stages[:-1], strict=True):
+            np.testing.assert_array_equal(some, features.spread(whole, most))
     one, again, two = (extract(ts.params, ts.state, images, draw=d) for d in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert cache.fingerprint(one) != cache.fingerprint(two)

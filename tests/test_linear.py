@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -82,6 +84,20 @@ def test_a_dead_channel_is_harmless():
         np.hstack([train_x, dead]), train_y, np.hstack([test_x, alive]), test_y, num_classes=3, epochs=5
     )
     assert result["top1"] == 1
+
+
+@pytest.mark.fast
+def test_features_are_copied_once_at_most(monkeypatch):
+    """Those of a large data set fill the memory: only what is standardised is as large again."""
+    x, y = np.random.default_rng(0).normal(size=(50_000, 20)).astype(np.float32), np.arange(50_000) % 3
+    assert linear.labelled("training", x, y, 3)[0] is x
+    monkeypatch.setattr(linear, "_ROWS", 1000)
+    tracemalloc.start()
+    found, _ = linear.standardise(x, x[:10])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * x.nbytes
+    np.testing.assert_allclose(found, StandardScaler().fit_transform(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.fast

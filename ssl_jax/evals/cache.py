@@ -44,9 +44,7 @@ class FeatureCache:
         self._folder = epath.Path(workdir) / "features"
         self._limit = limit
 
-    def get(
-        self, name: str, step: int, key: str, count: int, make: Callable[[], list[np.ndarray]]
-    ) -> list[np.ndarray]:
+    def get(self, name: str, step: int, key: str, count: int, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
         """Returns stored features, or makes and stores them.
 
         Args:

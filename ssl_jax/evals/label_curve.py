@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ssl_jax.errors import UserError
-from ssl_jax.evals.few_label import MAX_IMAGES, fit, scaled
+from ssl_jax.evals.few_label import MAX_IMAGES, fit, flat, scaling
 
 PERCENTS = (1, 5, 10, 50, 100)
 DRAWS = 3  # of up to 10 %; a larger share hardly depends on the draw, and its fits are slow
@@ -58,15 +58,16 @@ def label_curve(
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
     if len(np.unique(train_y[train_y >= 0])) < 2 or not (test_y >= 0).any():
         raise UserError("The label curve needs training labels of two classes and labelled test images.")
-    train_x, test_x = scaled("features", train_x, test_x, len(train_y), len(test_y))
-    test_x, test_y = test_x[test_y >= 0], test_y[test_y >= 0]
+    train_x, test_x = flat(train_x), flat(test_x)
+    scaled = scaling("features", train_x, test_x, len(train_y), len(test_y))
+    test_x, test_y = scaled(test_x[test_y >= 0]), test_y[test_y >= 0]
     curve: dict[str, float] = {}
     for percent in percents:
         accuracies = []
         for draw in range(DRAWS if percent <= 10 else 1):
             rows = subset(train_y, percent, [seed, draw])
             rows = np.random.default_rng(seed).permutation(rows)[:MAX_IMAGES]
-            accuracies.append(fit(train_x[rows], train_y[rows], test_x, test_y)[0])
+            accuracies.append(fit(scaled(train_x[rows]), train_y[rows], test_x, test_y)[0])
         curve[f"{percent}/top1"] = float(np.mean(accuracies))
         if len(accuracies) > 1:
             curve[f"{percent}/top1_std"] = float(np.std(accuracies, ddof=1))
