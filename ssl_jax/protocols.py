@@ -105,6 +105,8 @@ def few_labels(s: Subject) -> Values:
     print(few_label.table(found))
     flat: Values = {}
     for count, row in found.items():
+        if "skipped" not in row:  # the images are the same for all representations
+            flat.setdefault("few_label/images", {})[count] = row["pretrained"]["images"]
         for name, cell in row.items():
             if isinstance(cell, dict) and "mean" in cell:
                 flat[f"few_label/{count}/{name}"] = cell["mean"]
@@ -115,10 +117,14 @@ def few_labels(s: Subject) -> Values:
 
 
 def curve(s: Subject) -> Values:
-    """Accuracy at 1 to 100 % of the labels."""
-    return _each(
+    """Accuracy at 1 to 100 % of the labels, as far as the shares are of not too many images, and their numbers."""
+    images = {str(percent): count for percent, count in label_curve.sizes(s.features.labels[0]).items()}
+    if left := [f"{percent} %" for percent in label_curve.PERCENTS if str(percent) not in images]:
+        print(f"label_curve: without {', '.join(left)}, which are more than {label_curve.MAX_IMAGES} images")
+    found = _each(
         s.features, "label_curve", lambda *sets: label_curve.label_curve(*sets, seed=s.config.seed), pixels=True
     )
+    return found | {"label_curve/images": images}
 
 
 def episodes(s: Subject) -> Values:

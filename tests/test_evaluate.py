@@ -97,6 +97,19 @@ def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkey
     assert stored["knn/top1"] == evaluated["knn/top1"]
     assert 0.1 < stored["label_curve/1/top1"] < stored["label_curve/100/top1"] <= 1
     assert stored["label_curve/100/top1_untrained"] and stored["label_curve/10/top1_pixels"]
+    assert stored["label_curve/images"]["100"] == 1352
+
+
+def test_numbers_of_images_are_stored_and_what_is_left_out_is_said(copied, monkeypatch, capsys):
+    for module in (protocols.label_curve, protocols.few_label):
+        monkeypatch.setattr(module, "MAX_IMAGES", 500)
+    found = evaluate.evaluate(str(copied), ("label_curve", "few_label"), settings={"draws": "2"})
+    assert found["few_label/images"] == {"1": 10, "5": 50, "10": 100, "all": 500}
+    assert found["label_curve/images"] == {"1": 10, "5": 70, "10": 137}  # rounded for each class
+    assert "label_curve/10/top1" in found and "label_curve/50/top1" not in found
+    told = capsys.readouterr().out
+    assert told.count("label_curve: without 50 %, 100 %, which are more than 500 images") == 1
+    assert "images |" not in told and "all (500 images)" in told
 
 
 def test_a_newer_checkpoint_starts_anew(evaluated, copied):
