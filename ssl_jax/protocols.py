@@ -251,13 +251,13 @@ class Protocol(NamedTuple):
     title: str  # of its table; empty: it prints one of its own
     measure: Callable[[Subject], Values]
     percent: bool = True  # its values are shares
-    labels: bool = True  # it needs labelled training and test images
+    needs: frozenset[str] = frozenset(("labels", "test images"))  # it cannot do without
     large: bool = True  # it is measured unasked on more than LARGE training images as well
 
 
 PROTOCOLS = {
-    "health": Protocol("health of the features", representation_health, percent=False, labels=False),
-    "pretext": Protocol("own task on test images", own_task, percent=False, labels=False),
+    "health": Protocol("health of the features", representation_health, percent=False, needs=frozenset()),
+    "pretext": Protocol("own task on test images", own_task, percent=False, needs=frozenset(("test images",))),
     "knn": Protocol("kNN", nearest_neighbours),
     "linear": Protocol("linear probe", linear_probe),
     "linear_lbfgs": Protocol("linear probe by L-BFGS", logistic_probe, large=False),

@@ -126,6 +126,12 @@ def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.nd
     return d.pictures(rows, side), d.labels[rows]
 
 
+def lacking(images: Images) -> set[str]:
+    """Which of 'labels', of some images of each split, and 'test images' there are none of."""
+    labels = images[0].classes and all((d.labels >= 0).any() for d in images if len(d.images))
+    return {name for name, there in (("labels", labels), ("test images", len(images[1].images))) if not there}
+
+
 def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
     """The images that have a label, or one of some classes, which are then counted from 0.
 

@@ -303,8 +303,46 @@ def test_health_needs_no_labels(tmp_path, capsys):
     capsys.readouterr()
     assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=pretext"]) == 2
     assert "pretext needs test images" in capsys.readouterr().err
-    assert evaluate.main([f"--workdir={tmp_path / 'run'}"]) == 2
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=knn"]) == 2
     assert "needs labels and a test split" in capsys.readouterr().err
+
+
+def pictures(root, counts):
+    """A folder of random pictures of 8 x 8 pixels: so many in each folder below it."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(root / name / f"{i}.png")
+    return f"--data=folder:{root}"
+
+
+@pytest.mark.parametrize(
+    ("counts", "measured", "words"),
+    [
+        ({"": 12}, "health", "lacks labels and test images: only health can be measured"),
+        ({"train/a": 6, "train/b": 6}, "health", "lacks test images: only health can be measured"),
+        ({"train": 12, "test": 8}, "health pretext", "lacks labels: only health, pretext can be measured"),
+    ],
+)
+def test_the_plain_command_measures_what_the_data_has(copied, tmp_path, monkeypatch, capsys, counts, measured, words):
+    done = []
+    monkeypatch.setattr(evaluate, "_measure", lambda name, what, results: done.append(name))
+    assert evaluate.main([f"--workdir={copied}", pictures(tmp_path / "images", counts)]) == 0
+    assert " ".join(done) == measured and words in capsys.readouterr().out
+
+
+def test_what_cannot_apply_is_skipped_unless_it_is_named(copied, tmp_path, monkeypatch, capsys):
+    """One training and one test image a class: nothing can be held out or retrieved."""
+    data = pictures(tmp_path / "images", {f"{split}/{c}": 1 for split in ("train", "test") for c in "abc"})
+    monkeypatch.setattr(evaluate, "DEFAULT", ("linear", "retrieval", "knn"))
+    assert evaluate.main([f"--workdir={copied}", data]) == 0
+    told = capsys.readouterr().out
+    assert "linear: skipped, The probe holds out training images" in told
+    assert "retrieval: skipped, Retrieval needs a class of two labelled images" in told
+    assert "knn/top1" in results(copied) and "retrieval/map" not in results(copied)
+    assert evaluate.main([f"--workdir={copied}", data, "--evals=knn,retrieval"]) == 2
+    assert "Retrieval needs a class of two" in capsys.readouterr().err
 
 
 def test_streamed_images_without_a_test_split_have_the_features_of_resident_ones(tmp_path):
