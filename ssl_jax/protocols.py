@@ -168,6 +168,10 @@ def own_task(s: Subject) -> Values:
         return values
     if not len(s.images[1].images):
         raise UserError(f"pretext needs test images, which {s.images[0].name} lacks: leave it out of --evals.")
+    known, these = ((d.name, d.classes) for d in (run.train, s.images[0]))
+    if run.method.uses_labels and known != these:  # its head would be asked for classes that it never saw
+        print(f"pretext: skipped, {run.config.method.name} answers with the labels of {run.train.name}, not with these")
+        return values
     images, labels = in_memory(s.images[1], s.config.run.eval_images, run.eval_side)
     measure = pretext.measurer(run.method, run.info, run.mesh, run.info.batch_size // run.config.accumulate)
     for suffix in ("", "_untrained"):

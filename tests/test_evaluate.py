@@ -382,6 +382,21 @@ def test_pretext_is_the_loss_of_the_test_images():
     assert 0.5 * chance < found[0]["loss"] < 1.5 * chance
 
 
+def test_pretext_with_labels_is_about_the_labels_of_the_run(capsys):
+    run = tiny.run("supervised")
+    network = subject.Network(run, tiny.fresh(run))
+    own = subject.load_images(run)
+    others = [
+        subject.with_labels(own, (3, 5, 7)),
+        tuple(data.Dataset("others", d.images, 90 + d.labels, d.classes) for d in own),
+    ]
+    for images in others:
+        assert protocols.own_task(subject.Subject({"": network}, images, None)) == {}
+        assert "pretext: skipped, supervised answers with the labels of digits" in capsys.readouterr().out
+    found = protocols.own_task(subject.Subject({"": network, "_untrained": network}, subject.with_labels(own), None))
+    assert "pretext/supervised_top1" in found and np.isfinite(list(found.values())).all()
+
+
 @pytest.mark.fast
 def test_pretext_batches():
     rows = pretext._blocks(44, 16)
