@@ -25,7 +25,7 @@ from ssl_jax import heap, imported, processes, programs, subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, explained, nearest
 from ssl_jax.evals import health
-from ssl_jax.evals.cache import FeatureCache
+from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import spread
 from ssl_jax.evals.table import table
 from ssl_jax.log import speak_plainly
@@ -81,8 +81,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run, prints the tables and stores the results in `workdir/results.json`.
 
-    Results of other protocols that are stored already stay if they are of the same checkpoint and data; otherwise the
-    file is set aside under another name first.
+    Results of other protocols that are stored already stay if they are of the same weights and data; otherwise the
+    file is set aside under another name first, and comes back when the same are evaluated again.
 
     Args:
       workdir: of the run; with `backbone`, a folder for the results, made if absent.
@@ -117,13 +117,15 @@ def evaluate(
         source = None
     other = None if supervised is None else _yardstick(supervised, run)
     images = subject.load_images(run, source, path)
+    counts = [len(split.images) for split in images]
     named = evals is not None
     if evals is None:
         evals = _default(backbone, images)
     name = images[0].name + (f", classes {','.join(map(str, classes))}" if classes else "")
     if classes or any("labels" in PROTOCOLS[name].needs for name in evals):
         images = subject.with_labels(images, classes)
-    results = Results(workdir, int(ts.step), name, run.train.name)
+    network = fingerprint(run.method.variables(ts.params, ts.state))
+    results = Results(workdir, int(ts.step), name, run.train.name, network, counts)
     # All images of all stages would be twice what the last one takes, and the probe of each stage alone asks for them.
     crowded = len(images[0].images) > LARGE and "layers" not in evals
     what = subject.prepare(

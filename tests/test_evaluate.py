@@ -1,5 +1,6 @@
 """The evaluation of a run from outside: what it prints, stores, keeps, and refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -151,13 +152,20 @@ def test_another_data_set(evaluated, copied, tmp_path):
 def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_path, capsys):
     """Same features, same numbers; a new network beside it, and a run's folder is left alone."""
     file = tmp_path / "backbone.npz"
-    weights.save(file, weights.load(workdir))
+    backbone = weights.load(workdir)
+    weights.save(file, backbone)
     command = [f"--workdir={tmp_path / 'out'}", f"--backbone={file}"]
     assert evaluate.main([*command, "--data=digits", "--evals=knn,retrieval,health"]) == 0
     found = results(tmp_path / "out")
     for name in ("knn/top1", "knn/top1_pixels", "retrieval/map", "health/rankme"):
         np.testing.assert_allclose(found[name], evaluated[name], rtol=1e-5)
     assert 0 < found["knn/top1_untrained"] < 1
+    # Another file's numbers are not mixed with these.
+    other = dataclasses.replace(backbone, params=jax.tree.map(lambda x: 0.5 * x, backbone.params))
+    weights.save(tmp_path / "other.npz", other)
+    assert evaluate.main([command[0], f"--backbone={tmp_path / 'other.npz'}", "--data=digits", "--evals=knn"]) == 0
+    assert "retrieval/map" not in results(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "results-0-digits.json").read_text()) == found
     for arguments, words in (
         ([*command, "--evals=knn"], "--data"),
         ([*command, "--data=digits", "--evals=pretext"], "own task"),
@@ -209,7 +217,7 @@ def test_garbage_test_labels_choose_nothing(workdir):
     train_split, test_split = subject.with_labels(subject.load_images(run))
     right = subject.prepare(run, jax.device_put(ts), (train_split, test_split))
     labels = (right.features.labels[0], (right.features.labels[1] + 1) % 10)
-    wrong = subject.dataclasses.replace(right, features=subject.dataclasses.replace(right.features, labels=labels))
+    wrong = dataclasses.replace(right, features=dataclasses.replace(right.features, labels=labels))
     for measure in (protocols.linear_probe, protocols.logistic_probe, protocols.layers):
         for (name, value), other in zip(measure(right).items(), measure(wrong).values(), strict=True):
             if split(name)[0].endswith("/top1"):
