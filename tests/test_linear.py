@@ -104,7 +104,7 @@ def test_features_are_copied_once_at_most(monkeypatch):
 def test_rows_without_a_label_are_dropped():
     train_x, train_y = blobs(distance=2)
     test_x, test_y = blobs(seed=1, distance=2)
-    plain = linear.probe(train_x, train_y, test_x, test_y, num_classes=3, epochs=3)
+    plain = linear.probe(train_x, train_y, test_x, test_y, num_classes=3, epochs=5)
     junk = np.full((5, 6), 1e3)
     padded = linear.probe(
         np.vstack([junk, train_x]),
