@@ -16,6 +16,10 @@ from ssl_jax.evals.features import spread, stage_extractor
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
 Images = tuple[data.Dataset, data.Dataset]  # training and test split
 
+# Bytes of images that are a representation of their own; in float32, scaled and copied they take up to twelve times as
+# many.
+MOST_PIXELS = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Features:
@@ -23,7 +27,7 @@ class Features:
 
     pretrained: Pair
     untrained: Pair
-    pixels: Pair | None  # None for streamed images, which are no vectors of one length
+    pixels: Pair | None  # None for streamed images, which are no vectors of one length, and for too many
     labels: Pair
     classes: int
     supervised: Pair | None = None
@@ -199,14 +203,21 @@ def prepare(
         pretrained=stages[""][-1],
         untrained=stages["_untrained"][-1],
         supervised=stages["_supervised"][-1] if supervised is not None else None,
-        pixels=None
-        if any(d.streamed for d in images)
-        else _pair(d.images.reshape(len(d.images), math.prod(d.images.shape[1:])) for d in images),
+        pixels=_pixels(images),
         labels=_pair(d.labels for d in images),
         classes=len(images[0].classes),
         stages=stages,
     )
     return Subject(networks, images, features, tune_epochs, tuple(frozen))
+
+
+def _pixels(images: Images) -> Pair | None:
+    if any(d.streamed for d in images):
+        return None
+    if (size := sum(d.images.nbytes for d in images)) > MOST_PIXELS:
+        print(f"Raw pixels are not measured beside the features: {size / 2**30:.1f} GiB of images are too many.")
+        return None
+    return _pair(d.images.reshape(len(d.images), math.prod(d.images.shape[1:])) for d in images)
 
 
 def _pair(arrays: Iterable[np.ndarray]) -> Pair:

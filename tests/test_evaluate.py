@@ -288,6 +288,15 @@ def test_of_much_data_the_earlier_stages_are_kept_of_the_images_that_health_uses
     evaluate.evaluate(str(copied), ("layers",))  # which takes what is kept of all images
 
 
+def test_too_many_pixels_are_no_representation(copied, monkeypatch, capsys):
+    monkeypatch.setattr(subject, "MOST_PIXELS", 1797 * 64 - 1)
+    (copied / "results.json").unlink(missing_ok=True)
+    found = evaluate.evaluate(str(copied), ("knn", "few_label"), settings={"draws": "1"})
+    assert "knn/top1" in found and "few_label/all/untrained" in found
+    assert not any("pixels" in name or "pca" in name for name in found)
+    assert capsys.readouterr().out.count("Raw pixels are not measured") == 1
+
+
 def test_a_self_supervised_run_is_no_yardstick(workdir, capsys):
     assert evaluate.main([f"--workdir={workdir}", f"--supervised={workdir}", "--evals=knn"]) == 2
     assert "a run of rotation" in capsys.readouterr().err
