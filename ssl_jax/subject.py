@@ -164,9 +164,9 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
             raise UserError(f"Evaluation needs labelled images in both train and test of {split.name}.")
         places = np.zeros(len(names), np.int32)
         places[list(kept)] = np.arange(len(kept))
-        found.append(
-            data.Dataset(split.name, split.images[rows], places[split.labels[rows]], tuple(names[c] for c in kept))
-        )
+        if not rows.all():  # a copy, of what may be most of the memory
+            split = dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows])
+        found.append(dataclasses.replace(split, labels=places[split.labels], classes=tuple(names[c] for c in kept)))
     return found[0], found[1]
 
 

@@ -177,6 +177,16 @@ def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_p
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.fast
+def test_images_are_copied_only_where_some_are_left_out():
+    images, labels = np.zeros((6, 2, 2, 1), np.uint8), np.array([0, 1, 2, 0, 1, 2], np.int32)
+    split = data.Dataset("some", images, labels, ("a", "b", "c"))
+    found, _ = subject.with_labels((split, split))
+    assert found.images is images and found.labels.tolist() == labels.tolist()
+    found, _ = subject.with_labels((split, split), (2, 1))
+    assert len(found.images) == 4 and found.labels.tolist() == [1, 0, 1, 0] and found.classes == ("c", "b")
+
+
 def test_gray_and_colour_meet():
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), np.uint8)
 
