@@ -25,7 +25,7 @@ from ssl_jax import heap, imported, processes, programs, subject, train
 from ssl_jax.checkpoint import Checkpoints
 from ssl_jax.errors import UserError, explained, nearest
 from ssl_jax.evals import health
-from ssl_jax.evals.cache import FeatureCache
+from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import spread
 from ssl_jax.evals.table import table
 from ssl_jax.log import speak_plainly
@@ -81,12 +81,13 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluates a run, prints the tables and stores the results in `workdir/results.json`.
 
-    Results of other protocols that are stored already stay if they are of the same checkpoint and data; otherwise the
-    file is set aside under another name first.
+    Results of other protocols that are stored already stay if they are of the same weights and data; otherwise the
+    file is set aside under another name first, and comes back when the same are evaluated again.
 
     Args:
       workdir: of the run; with `backbone`, a folder for the results, made if absent.
-      evals: names of `protocols.PROTOCOLS`; None: all but fine-tuning, and those that suit the data set.
+      evals: names of `protocols.PROTOCOLS`; None: all but fine-tuning that suit the data set. What turns out not to
+        apply to it is then skipped with a line, where a name would raise.
       backbone: a file with a backbone, to evaluate instead of a run.
       source: another data set to evaluate on, as `config.data.source`.
       path: where to look for it or for the run's own, as `config.data.path`.
@@ -116,20 +117,37 @@ def evaluate(
         source = None
     other = None if supervised is None else _yardstick(supervised, run)
     images = subject.load_images(run, source, path)
+    counts = [len(split.images) for split in images]
+    named = evals is not None
     if evals is None:
-        evals = _default(backbone, len(images[0].images))
+        evals = _default(backbone, images)
     name = images[0].name + (f", classes {','.join(map(str, classes))}" if classes else "")
-    if classes or any(PROTOCOLS[name].labels for name in evals):
+    if classes or any("labels" in PROTOCOLS[name].needs for name in evals):
         images = subject.with_labels(images, classes)
-    results = Results(workdir, int(ts.step), name, run.train.name)
+    network = fingerprint(run.method.variables(ts.params, ts.state))
+    results = Results(workdir, int(ts.step), name, run.train.name, network, counts)
+    # All images of all stages would be twice what the last one takes, and the probe of each stage alone asks for them.
+    crowded = len(images[0].images) > LARGE and "layers" not in evals
     what = subject.prepare(
-        run, ts, images, cache=FeatureCache(workdir), supervised=other, tune_epochs=tune_epochs, frozen=frozen
+        run,
+        ts,
+        images,
+        cache=FeatureCache(workdir),
+        few=run.config.run.eval_images if crowded else None,
+        supervised=other,
+        tune_epochs=tune_epochs,
+        frozen=frozen,
     )
     # Always there: they cost next to nothing.
     results.add(health.summary(spread(what.features.pretrained[0], run.config.run.eval_images)))
     results.add({"seconds/extraction": time.time() - began, **_circumstances(run, ts)})
     for name in evals:
-        _measure(name, what, results)
+        try:
+            _measure(name, what, results)
+        except UserError as error:
+            if named:
+                raise
+            print(f"{name}: skipped, {error}")
     _conclude(run, results)
     results.add({"evaluation_seconds": time.time() - began})
     print(f"Results are in {results.path}.")
@@ -249,9 +267,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _default(backbone: str | None, count: int) -> tuple[str, ...]:
-    """What is measured unasked of a run, or of a backbone in a file, on so many training images."""
+def _default(backbone: str | None, images: Images) -> tuple[str, ...]:
+    """What is measured unasked of a run, or of a backbone in a file, on some images."""
     names = [name for name in DEFAULT if backbone is None or name != "pretext"]
+    if lacking := subject.lacking(images):
+        names = [name for name in names if not PROTOCOLS[name].needs & lacking]
+        print(f"{images[0].name} lacks {' and '.join(sorted(lacking))}: only {', '.join(names)} can be measured.")
+    count = len(images[0].images)
     if count > LARGE and (left := [name for name in names if not PROTOCOLS[name].large]):
         print(f"{', '.join(left)} would take hours on {count} training images: ask for them with --evals.")
         names = [name for name in names if name not in left]

@@ -105,6 +105,8 @@ def few_labels(s: Subject) -> Values:
     print(few_label.table(found))
     flat: Values = {}
     for count, row in found.items():
+        if "skipped" not in row:  # the images are the same for all representations
+            flat.setdefault("few_label/images", {})[count] = row["pretrained"]["images"]
         for name, cell in row.items():
             if isinstance(cell, dict) and "mean" in cell:
                 flat[f"few_label/{count}/{name}"] = cell["mean"]
@@ -115,10 +117,14 @@ def few_labels(s: Subject) -> Values:
 
 
 def curve(s: Subject) -> Values:
-    """Accuracy at 1 to 100 % of the labels."""
-    return _each(
+    """Accuracy at 1 to 100 % of the labels, as far as the shares are of not too many images, and their numbers."""
+    images = {str(percent): count for percent, count in label_curve.sizes(s.features.labels[0]).items()}
+    if left := [f"{percent} %" for percent in label_curve.PERCENTS if str(percent) not in images]:
+        print(f"label_curve: without {', '.join(left)}, which are more than {label_curve.MAX_IMAGES} images")
+    found = _each(
         s.features, "label_curve", lambda *sets: label_curve.label_curve(*sets, seed=s.config.seed), pixels=True
     )
+    return found | {"label_curve/images": images}
 
 
 def episodes(s: Subject) -> Values:
@@ -162,6 +168,10 @@ def own_task(s: Subject) -> Values:
         return values
     if not len(s.images[1].images):
         raise UserError(f"pretext needs test images, which {s.images[0].name} lacks: leave it out of --evals.")
+    known, these = ((d.name, d.classes) for d in (run.train, s.images[0]))
+    if run.method.uses_labels and known != these:  # its head would be asked for classes that it never saw
+        print(f"pretext: skipped, {run.config.method.name} answers with the labels of {run.train.name}, not with these")
+        return values
     images, labels = in_memory(s.images[1], s.config.run.eval_images, run.eval_side)
     measure = pretext.measurer(run.method, run.info, run.mesh, run.info.batch_size // run.config.accumulate)
     for suffix in ("", "_untrained"):
@@ -245,13 +255,13 @@ class Protocol(NamedTuple):
     title: str  # of its table; empty: it prints one of its own
     measure: Callable[[Subject], Values]
     percent: bool = True  # its values are shares
-    labels: bool = True  # it needs labelled training and test images
+    needs: frozenset[str] = frozenset(("labels", "test images"))  # it cannot do without
     large: bool = True  # it is measured unasked on more than LARGE training images as well
 
 
 PROTOCOLS = {
-    "health": Protocol("health of the features", representation_health, percent=False, labels=False),
-    "pretext": Protocol("own task on test images", own_task, percent=False, labels=False),
+    "health": Protocol("health of the features", representation_health, percent=False, needs=frozenset()),
+    "pretext": Protocol("own task on test images", own_task, percent=False, needs=frozenset(("test images",))),
     "knn": Protocol("kNN", nearest_neighbours),
     "linear": Protocol("linear probe", linear_probe),
     "linear_lbfgs": Protocol("linear probe by L-BFGS", logistic_probe, large=False),

@@ -16,6 +16,10 @@ from ssl_jax.evals.features import spread, stage_extractor
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
 Images = tuple[data.Dataset, data.Dataset]  # training and test split
 
+# Bytes of images that are a representation of their own; in float32, scaled and copied they take up to twelve times as
+# many.
+MOST_PIXELS = 2**30
+
 
 @dataclasses.dataclass(frozen=True)
 class Features:
@@ -23,11 +27,12 @@ class Features:
 
     pretrained: Pair
     untrained: Pair
-    pixels: Pair | None  # None for streamed images, which are no vectors of one length
+    pixels: Pair | None  # None for streamed images, which are no vectors of one length, and for too many
     labels: Pair
     classes: int
     supervised: Pair | None = None
-    stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)  # by suffix, after each stage
+    # By suffix, after each stage; `prepare` may have kept a few training images alone of all but the last.
+    stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)
 
     def backbones(self) -> dict[str, Pair]:
         """Suffix to the features of each backbone."""
@@ -125,6 +130,12 @@ def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.nd
     return d.pictures(rows, side), d.labels[rows]
 
 
+def lacking(images: Images) -> set[str]:
+    """Which of 'labels', of some images of each split, and 'test images' there are none of."""
+    labels = images[0].classes and all((d.labels >= 0).any() for d in images if len(d.images))
+    return {name for name, there in (("labels", labels), ("test images", len(images[1].images))) if not there}
+
+
 def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
     """The images that have a label, or one of some classes, which are then counted from 0.
 
@@ -153,9 +164,9 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
             raise UserError(f"Evaluation needs labelled images in both train and test of {split.name}.")
         places = np.zeros(len(names), np.int32)
         places[list(kept)] = np.arange(len(kept))
-        found.append(
-            data.Dataset(split.name, split.images[rows], places[split.labels[rows]], tuple(names[c] for c in kept))
-        )
+        if not rows.all():  # a copy, of what may be most of the memory
+            split = dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows])
+        found.append(dataclasses.replace(split, labels=places[split.labels], classes=tuple(names[c] for c in kept)))
     return found[0], found[1]
 
 
@@ -165,6 +176,7 @@ def prepare(
     images: Images,
     *,
     cache: FeatureCache | None = None,
+    few: int | None = None,
     supervised: Network | None = None,
     tune_epochs: int | None = None,
     frozen: Sequence[int] = (),
@@ -176,6 +188,8 @@ def prepare(
       ts: its state.
       images: what to extract them of.
       cache: where features are kept; None extracts them anew.
+      few: what is kept of the stages before the last, where memory is short: so many evenly spaced training images and
+        no test image; None: all.
       supervised: a run of the method supervised, as another representation.
       tune_epochs: as `Subject` has it.
       frozen: likewise.
@@ -184,14 +198,12 @@ def prepare(
     if supervised is not None:
         networks["_supervised"] = supervised
     seen = "" if cache is None else fingerprint([fingerprint(_contents(d)) for d in images])
-    stages = {suffix: _stages(network, images, suffix, cache, seen) for suffix, network in networks.items()}
+    stages = {suffix: _stages(network, images, suffix, cache, seen, few) for suffix, network in networks.items()}
     features = Features(
         pretrained=stages[""][-1],
         untrained=stages["_untrained"][-1],
         supervised=stages["_supervised"][-1] if supervised is not None else None,
-        pixels=None
-        if any(d.streamed for d in images)
-        else _pair(d.images.reshape(len(d.images), math.prod(d.images.shape[1:])) for d in images),
+        pixels=_pixels(images),
         labels=_pair(d.labels for d in images),
         classes=len(images[0].classes),
         stages=stages,
@@ -199,26 +211,42 @@ def prepare(
     return Subject(networks, images, features, tune_epochs, tuple(frozen))
 
 
+def _pixels(images: Images) -> Pair | None:
+    if any(d.streamed for d in images):
+        return None
+    if (size := sum(d.images.nbytes for d in images)) > MOST_PIXELS:
+        print(f"Raw pixels are not measured beside the features: {size / 2**30:.1f} GiB of images are too many.")
+        return None
+    return _pair(d.images.reshape(len(d.images), math.prod(d.images.shape[1:])) for d in images)
+
+
 def _pair(arrays: Iterable[np.ndarray]) -> Pair:
     train_part, test_part = arrays
     return train_part, test_part
 
 
-def _stages(network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str) -> list[Pair]:
+def _stages(
+    network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str, few: int | None
+) -> list[Pair]:
     """Features after each stage, of training and test images; `seen` tells these images from others."""
     run, ts = network.run, network.ts
     extract = stage_extractor(run.method, run.eval_view, run.mesh, workers=feed.workers(run.config.data.workers))
 
     def make() -> list[np.ndarray]:
-        return [x for split in images for x in extract(ts.params, ts.state, split.images)]
+        most = (few, None if few is None else 0)
+        return [x for d, m in zip(images, most, strict=True) for x in extract(ts.params, ts.state, d.images, most=m)]
 
+    count = run.method.backbone.stages
     if cache is None:
         arrays = make()
     else:
-        contents = (fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view))
-        arrays = cache.get(suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), make)
-    half = len(arrays) // 2
-    return list(zip(arrays[:half], arrays[half:], strict=True))
+        contents = [fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view)]
+        if few is not None:
+            contents.append(f"{few} training images of the earlier stages")
+        arrays = cache.get(
+            suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), 2 * count, make
+        )
+    return list(zip(arrays[:count], arrays[count:], strict=True))
 
 
 def _contents(d: data.Dataset) -> Any:

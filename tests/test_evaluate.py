@@ -1,5 +1,6 @@
 """The evaluation of a run from outside: what it prints, stores, keeps, and refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -97,6 +98,19 @@ def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkey
     assert stored["knn/top1"] == evaluated["knn/top1"]
     assert 0.1 < stored["label_curve/1/top1"] < stored["label_curve/100/top1"] <= 1
     assert stored["label_curve/100/top1_untrained"] and stored["label_curve/10/top1_pixels"]
+    assert stored["label_curve/images"]["100"] == 1352
+
+
+def test_numbers_of_images_are_stored_and_what_is_left_out_is_said(copied, monkeypatch, capsys):
+    for module in (protocols.label_curve, protocols.few_label):
+        monkeypatch.setattr(module, "MAX_IMAGES", 500)
+    found = evaluate.evaluate(str(copied), ("label_curve", "few_label"), settings={"draws": "2"})
+    assert found["few_label/images"] == {"1": 10, "5": 50, "10": 100, "all": 500}
+    assert found["label_curve/images"] == {"1": 10, "5": 70, "10": 137}  # rounded for each class
+    assert "label_curve/10/top1" in found and "label_curve/50/top1" not in found
+    told = capsys.readouterr().out
+    assert told.count("label_curve: without 50 %, 100 %, which are more than 500 images") == 1
+    assert "images |" not in told and "all (500 images)" in told
 
 
 def test_a_newer_checkpoint_starts_anew(evaluated, copied):
@@ -138,13 +152,20 @@ def test_another_data_set(evaluated, copied, tmp_path):
 def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_path, capsys):
     """Same features, same numbers; a new network beside it, and a run's folder is left alone."""
     file = tmp_path / "backbone.npz"
-    weights.save(file, weights.load(workdir))
+    backbone = weights.load(workdir)
+    weights.save(file, backbone)
     command = [f"--workdir={tmp_path / 'out'}", f"--backbone={file}"]
     assert evaluate.main([*command, "--data=digits", "--evals=knn,retrieval,health"]) == 0
     found = results(tmp_path / "out")
     for name in ("knn/top1", "knn/top1_pixels", "retrieval/map", "health/rankme"):
         np.testing.assert_allclose(found[name], evaluated[name], rtol=1e-5)
     assert 0 < found["knn/top1_untrained"] < 1
+    # Another file's numbers are not mixed with these.
+    other = dataclasses.replace(backbone, params=jax.tree.map(lambda x: 0.5 * x, backbone.params))
+    weights.save(tmp_path / "other.npz", other)
+    assert evaluate.main([command[0], f"--backbone={tmp_path / 'other.npz'}", "--data=digits", "--evals=knn"]) == 0
+    assert "retrieval/map" not in results(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "results-0-digits.json").read_text()) == found
     for arguments, words in (
         ([*command, "--evals=knn"], "--data"),
         ([*command, "--data=digits", "--evals=pretext"], "own task"),
@@ -154,6 +175,16 @@ def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_p
     ):
         assert evaluate.main(arguments) == 2
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.fast
+def test_images_are_copied_only_where_some_are_left_out():
+    images, labels = np.zeros((6, 2, 2, 1), np.uint8), np.array([0, 1, 2, 0, 1, 2], np.int32)
+    split = data.Dataset("some", images, labels, ("a", "b", "c"))
+    found, _ = subject.with_labels((split, split))
+    assert found.images is images and found.labels.tolist() == labels.tolist()
+    found, _ = subject.with_labels((split, split), (2, 1))
+    assert len(found.images) == 4 and found.labels.tolist() == [1, 0, 1, 0] and found.classes == ("c", "b")
 
 
 def test_gray_and_colour_meet():
@@ -196,7 +227,7 @@ def test_garbage_test_labels_choose_nothing(workdir):
     train_split, test_split = subject.with_labels(subject.load_images(run))
     right = subject.prepare(run, jax.device_put(ts), (train_split, test_split))
     labels = (right.features.labels[0], (right.features.labels[1] + 1) % 10)
-    wrong = subject.dataclasses.replace(right, features=subject.dataclasses.replace(right.features, labels=labels))
+    wrong = dataclasses.replace(right, features=dataclasses.replace(right.features, labels=labels))
     for measure in (protocols.linear_probe, protocols.logistic_probe, protocols.layers):
         for (name, value), other in zip(measure(right).items(), measure(wrong).values(), strict=True):
             if split(name)[0].endswith("/top1"):
@@ -247,6 +278,35 @@ def test_what_takes_hours_on_much_data_is_asked_for(copied, monkeypatch, capsys)
     assert "layers/1/top1" in evaluate.evaluate(str(copied), ("layers",))
 
 
+def test_of_much_data_the_earlier_stages_are_kept_of_the_images_that_health_uses(copied, monkeypatch):
+    config = json.loads((copied / "config.json").read_text())
+    config["run"]["eval_images"] = 50
+    (copied / "config.json").write_text(json.dumps(config))
+    shutil.rmtree(copied / "features", ignore_errors=True)
+    whole = dict(evaluate.evaluate(str(copied), ("health",)))
+    before = set((copied / "features").iterdir())
+    monkeypatch.setattr(evaluate, "LARGE", 100)
+    few = evaluate.evaluate(str(copied), ("health",))
+    names = [name for name in whole if name.startswith("health/") or name == "rankme"]
+    assert {"health/rank/1", "health/rank/1_untrained", "health/rank/3"} <= set(names)
+    assert {n: few[n] for n in names} == pytest.approx({n: whole[n] for n in names})
+    added = set((copied / "features").iterdir()) - before
+    assert len(added) == 2
+    for path in added:
+        with np.load(path) as kept:
+            assert [len(kept[f"arr_{i}"]) for i in range(6)] == [50, 50, 1352, 0, 0, 445]
+    evaluate.evaluate(str(copied), ("layers",))  # which takes what is kept of all images
+
+
+def test_too_many_pixels_are_no_representation(copied, monkeypatch, capsys):
+    monkeypatch.setattr(subject, "MOST_PIXELS", 1797 * 64 - 1)
+    (copied / "results.json").unlink(missing_ok=True)
+    found = evaluate.evaluate(str(copied), ("knn", "few_label"), settings={"draws": "1"})
+    assert "knn/top1" in found and "few_label/all/untrained" in found
+    assert not any("pixels" in name or "pca" in name for name in found)
+    assert capsys.readouterr().out.count("Raw pixels are not measured") == 1
+
+
 def test_a_self_supervised_run_is_no_yardstick(workdir, capsys):
     assert evaluate.main([f"--workdir={workdir}", f"--supervised={workdir}", "--evals=knn"]) == 2
     assert "a run of rotation" in capsys.readouterr().err
@@ -270,8 +330,66 @@ def test_health_needs_no_labels(tmp_path, capsys):
     capsys.readouterr()
     assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=pretext"]) == 2
     assert "pretext needs test images" in capsys.readouterr().err
-    assert evaluate.main([f"--workdir={tmp_path / 'run'}"]) == 2
+    assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=knn"]) == 2
     assert "needs labels and a test split" in capsys.readouterr().err
+
+
+def pictures(root, counts):
+    """A folder of random pictures of 8 x 8 pixels: so many in each folder below it."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(root / name / f"{i}.png")
+    return f"--data=folder:{root}"
+
+
+@pytest.mark.parametrize(
+    ("counts", "measured", "words"),
+    [
+        ({"": 12}, "health", "lacks labels and test images: only health can be measured"),
+        ({"train/a": 6, "train/b": 6}, "health", "lacks test images: only health can be measured"),
+        ({"train": 12, "test": 8}, "health pretext", "lacks labels: only health, pretext can be measured"),
+    ],
+)
+def test_the_plain_command_measures_what_the_data_has(copied, tmp_path, monkeypatch, capsys, counts, measured, words):
+    done = []
+    monkeypatch.setattr(evaluate, "_measure", lambda name, what, results: done.append(name))
+    assert evaluate.main([f"--workdir={copied}", pictures(tmp_path / "images", counts)]) == 0
+    assert " ".join(done) == measured and words in capsys.readouterr().out
+
+
+def test_what_cannot_apply_is_skipped_unless_it_is_named(copied, tmp_path, monkeypatch, capsys):
+    """One training and one test image a class: nothing can be held out or retrieved."""
+    data = pictures(tmp_path / "images", {f"{split}/{c}": 1 for split in ("train", "test") for c in "abc"})
+    monkeypatch.setattr(evaluate, "DEFAULT", ("linear", "retrieval", "knn"))
+    assert evaluate.main([f"--workdir={copied}", data]) == 0
+    told = capsys.readouterr().out
+    assert "linear: skipped, The probe holds out training images" in told
+    assert "retrieval: skipped, Retrieval needs a class of two labelled images" in told
+    assert "knn/top1" in results(copied) and "retrieval/map" not in results(copied)
+    assert evaluate.main([f"--workdir={copied}", data, "--evals=knn,retrieval"]) == 2
+    assert "Retrieval needs a class of two" in capsys.readouterr().err
+
+
+def test_streamed_images_without_a_test_split_have_the_features_of_resident_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(tmp_path / "images" / f"{i}.png")
+    found = {}
+    for stream in ("never", "always"):
+        options = {"data.source": f"folder:{tmp_path / 'images'}", "data.stream": stream, "data.size": 8}
+        for name, value in (("affine", 0.0), ("jitter", 0.0), ("mean", (0.5,)), ("std", (0.25,))):
+            options[f"method.view.{name}"] = value
+        run = tiny.run("rotation", batch_size=4, **options)
+        assert run.train.streamed == (stream == "always") and run.test is None
+        what = subject.prepare(run, run.init(), subject.load_images(run), cache=cache.FeatureCache(tmp_path / stream))
+        found[stream] = what.features
+    assert [(x.shape, y.shape) for x, y in found["always"].stages[""]] == [((12, d), (0, d)) for d in (4, 8, 16)]
+    for x, y in zip(found["always"].stages[""], found["never"].stages[""], strict=True):
+        np.testing.assert_allclose(x[0], y[0], atol=0.02 * np.abs(y[0]).max())
+    assert found["always"].pretrained[0].shape == (12, 16)
 
 
 def test_pretext_is_the_loss_of_the_test_images():
@@ -289,6 +407,21 @@ def test_pretext_is_the_loss_of_the_test_images():
     assert set(found[0]) == {"loss", "contrastive_top1", "projection_std"}
     chance = run.method.chance(run.info)
     assert 0.5 * chance < found[0]["loss"] < 1.5 * chance
+
+
+def test_pretext_with_labels_is_about_the_labels_of_the_run(capsys):
+    run = tiny.run("supervised")
+    network = subject.Network(run, tiny.fresh(run))
+    own = subject.load_images(run)
+    others = [
+        subject.with_labels(own, (3, 5, 7)),
+        tuple(data.Dataset("others", d.images, 90 + d.labels, d.classes) for d in own),
+    ]
+    for images in others:
+        assert protocols.own_task(subject.Subject({"": network}, images, None)) == {}
+        assert "pretext: skipped, supervised answers with the labels of digits" in capsys.readouterr().out
+    found = protocols.own_task(subject.Subject({"": network, "_untrained": network}, subject.with_labels(own), None))
+    assert "pretext/supervised_top1" in found and np.isfinite(list(found.values())).all()
 
 
 @pytest.mark.fast
@@ -316,6 +449,11 @@ def test_stages_end_with_the_features_and_draws_differ():
     extract = features.extractor(run.method, view, run.mesh, 8)
     last = features.extractor(run.method, run.eval_view, run.mesh, 16)(ts.params, ts.state, images)
     np.testing.assert_allclose(stages[-1], last, rtol=1e-5, atol=1e-6)
+    for most in (0, 3, 30):
+        few = features.stage_extractor(run.method, run.eval_view, run.mesh, 8)(ts.params, ts.state, images, most=most)
+        np.testing.assert_array_equal(few[-1], stages[-1])
+        for some, whole in zip(few[:-1], stages[:-1], strict=True):
+            np.testing.assert_array_equal(some, features.spread(whole, most))
     one, again, two = (extract(ts.params, ts.state, images, draw=d) for d in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert cache.fingerprint(one) != cache.fingerprint(two)

@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -118,8 +119,19 @@ def test_unlabelled_rows_are_never_drawn_but_set_the_scale():
     results = few_label({"a": (train_x, test_x)}, hidden, np.where(np.arange(60) < 50, test_y, -1))
     assert results["all"]["a"]["images"] == 30
     assert results["all"]["a"]["mean"] == 1
-    scaled, _ = module.scaled("a", train_x, test_x, 60, 60)
-    assert np.square(scaled).sum(1).mean() == pytest.approx(1, rel=1e-5)
+    scaled = module.scaling("a", train_x, test_x, 60, 60)
+    assert np.square(scaled(train_x)).sum(1).mean() == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.fast
+def test_only_rows_that_are_fitted_are_copied(monkeypatch):
+    x, y = np.random.default_rng(0).normal(size=(50_000, 20)).astype(np.float32), np.arange(50_000) % 3
+    monkeypatch.setattr(module, "_ROWS", 1000)
+    tracemalloc.start()
+    few_label({"a": (x, x[:100])}, y, y[:100], counts=(1, 5), draws=2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 0.6 * x.nbytes
 
 
 @pytest.mark.fast

@@ -113,6 +113,23 @@ def test_blocks_change_nothing_and_compile_once():
 
 
 @pytest.mark.fast
+def test_a_large_bank_is_asked_about_fewer_queries_at_a_time(monkeypatch):
+    bank, labels, queries, _ = example(4)
+    whole, right, asked = knn.predict(bank, labels, queries, num_classes=7), knn._vote, []
+
+    def vote(bank, bank_labels, queries, *args, **options):
+        asked.append(len(queries))
+        return right(bank, bank_labels, queries, *args, **options)
+
+    monkeypatch.setattr(knn, "_vote", vote)
+    monkeypatch.setattr(knn, "_SIMILARITIES", 20 * len(bank))
+    np.testing.assert_array_equal(knn.predict(bank, labels, queries, num_classes=7), whole)
+    monkeypatch.setattr(knn, "_SIMILARITIES", 1)
+    np.testing.assert_array_equal(knn.predict(bank, labels, queries[:2], num_classes=7), whole[:2])
+    assert asked == [20, 20, 20, 1, 1]
+
+
+@pytest.mark.fast
 def test_half_precision_features_do_not_overflow():
     bank, labels, queries, _ = example(5)
     half = [(1000 * x).astype(np.float16) for x in (bank, queries)]

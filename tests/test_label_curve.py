@@ -32,6 +32,15 @@ def test_the_curve_rises_to_the_few_label_tables_last_row():
     assert curve["10/top1_std"] > 0 and "100/top1_std" not in curve
 
 
+def test_a_share_of_too_many_images_is_no_point(monkeypatch):
+    labels = np.repeat([0, 1, -1], [40, 60, 30])
+    x = np.random.default_rng(0).normal(size=(130, 3))
+    monkeypatch.setattr(label_curve, "MAX_IMAGES", 50)
+    assert label_curve.sizes(labels, (1, 50, 51, 100)) == {1: 2, 50: 50}
+    curve = label_curve.label_curve(x, labels, x, labels, percents=(10, 50, 100))
+    assert set(curve) == {"10/top1", "10/top1_std", "50/top1"}
+
+
 def test_mistakes_are_explained():
     x = np.eye(4)
     with pytest.raises(UserError, match="two classes"):

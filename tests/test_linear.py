@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -85,10 +87,24 @@ def test_a_dead_channel_is_harmless():
 
 
 @pytest.mark.fast
+def test_features_are_copied_once_at_most(monkeypatch):
+    """Those of a large data set fill the memory: only what is standardised is as large again."""
+    x, y = np.random.default_rng(0).normal(size=(50_000, 20)).astype(np.float32), np.arange(50_000) % 3
+    assert linear.labelled("training", x, y, 3)[0] is x
+    monkeypatch.setattr(linear, "_ROWS", 1000)
+    tracemalloc.start()
+    found, _ = linear.standardise(x, x[:10])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * x.nbytes
+    np.testing.assert_allclose(found, StandardScaler().fit_transform(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.fast
 def test_rows_without_a_label_are_dropped():
     train_x, train_y = blobs(distance=2)
     test_x, test_y = blobs(seed=1, distance=2)
-    plain = linear.probe(train_x, train_y, test_x, test_y, num_classes=3, epochs=3)
+    plain = linear.probe(train_x, train_y, test_x, test_y, num_classes=3, epochs=5)
     junk = np.full((5, 6), 1e3)
     padded = linear.probe(
         np.vstack([junk, train_x]),

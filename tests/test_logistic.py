@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -67,6 +69,36 @@ def test_permuted_labels_want_the_strongest_penalty_or_give_chance(digits):
     result = logistic.probe(train_x, permuted, test_x, test_y, num_classes=10, cs=(1e-4, 1.0))
     # Standard error of chance on 300 test images: 0.017.
     assert result["top1"] == pytest.approx(0.1, abs=0.07)
+
+
+@pytest.mark.fast
+def test_only_a_fit_that_did_not_converge_counts_as_such():
+    class Warns(LogisticRegression):
+        def fit(self, x, y):
+            warnings.warn("something else", FutureWarning, stacklevel=1)
+            return super().fit(x, y)
+
+    x, y = np.eye(30, 6), np.arange(30) % 3
+    with pytest.warns(FutureWarning, match="something else"):
+        assert logistic.fit(Warns(), x, y)
+    with pytest.warns(FutureWarning):
+        assert not logistic.fit(Warns(max_iter=1), x, y)
+    assert not logistic.fit(LogisticRegression(max_iter=1), x, y)  # and is not warned of
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("classes", "threads"), [(2, 1), (3, 1), (4, None)])
+def test_products_grow_with_the_classes(monkeypatch, classes, threads):
+    asked, right = [], logistic.threadpool_limits
+
+    def limits(count, user_api):
+        asked.append(count)
+        return right(count, user_api=user_api)
+
+    monkeypatch.setattr(logistic, "threadpool_limits", limits)
+    monkeypatch.setattr(logistic, "_ONE_THREAD", 3 * 60 * 5)
+    logistic.fit(LogisticRegression(), np.eye(60, 5), np.arange(60) % classes)
+    assert asked == [threads]
 
 
 @pytest.mark.fast

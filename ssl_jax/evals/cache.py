@@ -44,13 +44,14 @@ class FeatureCache:
         self._folder = epath.Path(workdir) / "features"
         self._limit = limit
 
-    def get(self, name: str, step: int, key: str, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
+    def get(self, name: str, step: int, key: str, count: int, make: Callable[[], list[np.ndarray]]) -> list[np.ndarray]:
         """Returns stored features, or makes and stores them.
 
         Args:
           name: what they are features of, for example 'pretrained'.
           step: of the checkpoint.
           key: changes with everything they depend on.
+          count: number of arrays; a file that holds another is not one of these features, and is made anew.
           make: extracts them.
 
         Raises:
@@ -58,6 +59,7 @@ class FeatureCache:
         """
         path = self._folder / f"{name}-{step}-{key}.npz"
         found = _read(path)
+        found = found if found is not None and len(found) == count else None
         if processes.all_say(found is not None) and found is not None:  # extraction is work for all processes
             return found
         arrays = make()

@@ -38,7 +38,7 @@ def cluster(
     Raises:
       UserError: if there are fewer training images than clusters, or no test image has a label.
     """
-    x, labels = spread(_unit(train_x), MAX_IMAGES), spread(np.asarray(train_y), MAX_IMAGES)
+    x, labels = _unit(spread(np.asarray(train_x), MAX_IMAGES)), spread(np.asarray(train_y), MAX_IMAGES)
     known = np.asarray(test_y) >= 0
     queries, truth = _unit(test_x)[known], np.asarray(test_y)[known]
     if len(x) < num_classes or not len(truth):

@@ -52,7 +52,11 @@ def extractor(
 def stage_extractor(
     method: Method, view: View, mesh: Mesh, batch_size: int = 512, *, workers: int = 0
 ) -> Callable[..., list[np.ndarray]]:
-    """As `extractor`, for a list with the features after each stage of the backbone, the last being its output."""
+    """As `extractor`, for a list with the features after each stage of the backbone, the last being its output.
+
+    The function that it returns has a further argument `most`: of stages before the last, so many evenly spaced images
+    are kept, those that `spread` takes; None for all.
+    """
     stages = (*range(1, method.backbone.stages), None)
     # One program: what the stages have in common is computed once.
     return _compiled(method, view, mesh, batch_size, workers, stages)
@@ -78,23 +82,35 @@ def _compiled(
         return [method.features(params, state, x, stage) for stage in stages]
 
     def parts(images: np.ndarray | Images) -> Iterator[jax.Array]:
-        if isinstance(images, Images):
+        if isinstance(images, Images) and len(images):
             nothing = np.full(len(images), -1)
             plan = Pass(np.zeros(2, np.uint32), len(images), block)
             for crops, _, _ in streamed(images, nothing, {"view": view}, plan, mesh, 1, workers):
                 yield crops["view"][0]
         else:
-            for start in range(0, max(len(images), 1), block):  # no image at all still has a width
+            if isinstance(images, Images):
+                images = np.zeros((0, view.size, view.size, 3), np.uint8)
+            for start in range(0, max(len(images), 1), block):  # the features of no image at all still have a width
                 part = images[start : start + block]
                 padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
                 yield dist.lay(padded, mesh, P(dist.AXIS))
 
-    def extract(params: Any, state: Any, images: np.ndarray | Images, draw: int = 0) -> list[np.ndarray]:
-        cropped, blocks = isinstance(images, Images), []
+    def extract(
+        params: Any, state: Any, images: np.ndarray | Images, draw: int = 0, most: int | None = None
+    ) -> list[np.ndarray]:
+        cropped, rows = isinstance(images, Images), np.arange(len(images))
+        kept = [rows if most is None else spread(rows, most)] * (len(stages) - 1) + [rows]
+        found: list[np.ndarray] = []
         for number, part in enumerate(parts(images)):
-            places = dist.lay(np.arange(number * block, (number + 1) * block), mesh, P(dist.AXIS))
-            blocks.append(jax.device_get(features(params, state, part, places, draw, cropped=cropped)))
+            first = number * block
+            places = dist.lay(np.arange(first, first + block), mesh, P(dist.AXIS))
+            new = jax.device_get(features(params, state, part, places, draw, cropped=cropped))
+            # In place: a list of blocks and what is made of them would be in memory together.
+            found = found or [np.empty((len(k), x.shape[1]), x.dtype) for k, x in zip(kept, new, strict=True)]
+            for out, k, x in zip(found, kept, new, strict=True):
+                low, high = np.searchsorted(k, (first, first + block))
+                out[low:high] = x[k[low:high] - first]
             between()
-        return [np.concatenate(arrays)[: len(images)] for arrays in zip(*blocks, strict=True)]
+        return found
 
     return extract

@@ -4,7 +4,7 @@ Pixels, their principal components and the untrained backbone are the rows that 
 has to beat; all are measured by the same classifier on the same labelled images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ _C = 30.0
 # fits tried needed fewer than a hundred iterations.
 MAX_ITERATIONS = 300
 MAX_IMAGES = 20_000
+_ROWS = 2**16  # centred at a time
 
 
 def few_label(
@@ -79,10 +80,12 @@ def few_label(
             plans[name] = [_draw(train_y, count, seed, i) for i in range(1 if count is None else draws)]
 
     for name, (train_x, test_x) in representations.items():
-        train_x, test_x = scaled(name, train_x, test_x, len(train_y), len(test_y))
-        test_x = test_x[test_y >= 0]
+        known = test_y >= 0
+        train_x, test_x = flat(train_x), flat(test_x)
+        scaled = scaling(name, train_x, test_x, len(train_y), len(test_y))
+        test_x = scaled(test_x[known])
         for count_name, rows in plans.items():
-            fits = [fit(train_x[r], train_y[r], test_x, test_y[test_y >= 0]) for r in rows]
+            fits = [fit(scaled(train_x[r]), train_y[r], test_x, test_y[known]) for r in rows]
             accuracies = [accuracy for accuracy, _ in fits]
             results[count_name][name] = {
                 "mean": float(np.mean(accuracies)),
@@ -105,7 +108,7 @@ def pca(train_x: ArrayLike, test_x: ArrayLike, components: int = 64) -> tuple[np
     Returns:
       Float32 features [N, components] and [M, components]; the same inputs give the same features.
     """
-    train_x, test_x = _flat(train_x), _flat(test_x)
+    train_x, test_x = flat(train_x), flat(test_x)
     # The seed matters for the randomised solver, which scikit-learn takes for large inputs.
     model = PCA(min(components, *train_x.shape), random_state=0).fit(train_x)
     return model.transform(train_x), model.transform(test_x)
@@ -169,34 +172,48 @@ def _draw(labels: np.ndarray, count: int | None, seed: int, draw: int) -> np.nda
     return np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:count] for c in classes])
 
 
-def _flat(x: ArrayLike) -> np.ndarray:
+def flat(x: ArrayLike) -> np.ndarray:
+    """As float32 rows [N, D]; trailing axes are flattened."""
     x = np.asarray(x, np.float32)
     return x.reshape(len(x), -1)
 
 
-def scaled(
-    name: str, train_x: ArrayLike, test_x: ArrayLike, train_size: int, test_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Both sets flattened to float32 rows, centred, and divided by one number: the training rows' mean square is 1.
+def scaling(
+    name: str, train: np.ndarray, test: np.ndarray, train_size: int, test_size: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """What centres rows and divides them by one number, with which the mean square of the training rows is 1.
+
+    It makes a copy, and is meant for the rows that are fitted: all of them may be too many.
+
+    Args:
+      name: of the representation, for errors.
+      train: float32 [N, D].
+      test: float32 [M, D].
+      train_size: number of training labels.
+      test_size: number of test labels.
 
     Raises:
       UserError: shapes do not fit the numbers of labels, or a feature is not finite; says which representation.
     """
-    train, test = _flat(train_x), _flat(test_x)
     if train.shape[1] != test.shape[1] or (len(train), len(test)) != (train_size, test_size):
         raise UserError(
             f"The representation '{name}' has shapes {train.shape} and {test.shape}, for {train_size} "
             f"training and {test_size} test labels; give one row for each label, and one width."
         )
     mean = train.mean(0, dtype=np.float64).astype(np.float32)
-    train, test = train - mean, test - mean  # copies: from here on they may be changed in place
-    scale = np.sqrt(np.square(np.linalg.norm(train, axis=1).astype(np.float64)).mean())
+    parts = [train[start : start + _ROWS] for start in range(0, len(train), _ROWS)]
+    lengths = np.concatenate([np.linalg.norm(part - mean, axis=1) for part in parts]).astype(np.float64)
+    scale = np.sqrt(np.square(lengths).mean())
     if not np.isfinite(scale) or not np.isfinite(test).all():
         raise UserError(f"The representation '{name}' has NaN or infinity; look at the model that made it.")
-    if scale > 0:  # 0: collapsed to one point
-        train /= scale
-        test /= scale
-    return train, test
+
+    def scaled(rows: np.ndarray) -> np.ndarray:
+        rows = rows - mean
+        if scale > 0:  # 0: collapsed to one point
+            rows /= scale
+        return rows
+
+    return scaled
 
 
 def fit(train_x: np.ndarray, train_y: np.ndarray, test_x: np.ndarray, test_y: np.ndarray) -> tuple[float, bool]:

@@ -17,6 +17,7 @@ from ssl_jax.errors import UserError
 _TINY = 1e-12
 # Differences of similarities divided by anything colder could be 0 / 0 in float32.
 _COLDEST = 1e-30
+_SIMILARITIES = 2**28  # in memory at a time: 1 GiB
 
 
 def predict(
@@ -45,7 +46,8 @@ def predict(
       num_classes: number of classes; not read from the labels, as a class may be absent from them.
       k: number of neighbours.
       temperature: divisor of the similarities; towards 0 the vote becomes that of the nearest neighbour.
-      block: queries handled at a time; memory is block * (N + num_classes) floats.
+      block: most queries handled at a time; memory is block * (N + num_classes) floats. Fewer are where their
+        similarities to the bank would take more than a GiB.
 
     Returns:
       [M] int32 classes.
@@ -57,13 +59,15 @@ def predict(
     bank, bank_labels, queries = np.asarray(bank), np.asarray(bank_labels), np.asarray(queries)
     _check(bank, bank_labels, queries, num_classes, k, temperature, block)
     known = bank_labels >= 0
-    bank, bank_labels = _unit(bank[known]), jnp.asarray(bank_labels[known], jnp.int32)
+    if not known.all():  # a copy, of what may be most of the memory
+        bank, bank_labels = bank[known], bank_labels[known]
     if len(bank) < k:
         raise UserError(
             f"kNN with k={k} needs at least {k} labelled bank entries, but only {len(bank)} were "
             "given; lower k or label more images."
         )
-    block = max(1, min(block, len(queries)))
+    bank, bank_labels = _unit(bank), jnp.asarray(bank_labels, jnp.int32)
+    block = max(1, min(block, len(queries), _SIMILARITIES // len(bank)))
     out = []
     for start in range(0, len(queries), block):
         part = queries[start : start + block]
@@ -112,10 +116,10 @@ def top1(
     known = query_labels >= 0
     if not known.any():
         raise UserError("kNN accuracy needs labelled queries, but every query label is -1; label some images.")
-    predicted = predict(
-        bank, bank_labels, queries[known], num_classes=num_classes, k=k, temperature=temperature, block=block
-    )
-    return float(np.mean(predicted == query_labels[known]))
+    if not known.all():
+        queries, query_labels = queries[known], query_labels[known]
+    predicted = predict(bank, bank_labels, queries, num_classes=num_classes, k=k, temperature=temperature, block=block)
+    return float(np.mean(predicted == query_labels))
 
 
 def _check(bank, bank_labels, queries, num_classes, k, temperature, block) -> None:
@@ -142,7 +146,7 @@ def _check(bank, bank_labels, queries, num_classes, k, temperature, block) -> No
 
 def _unit(x: np.ndarray) -> jax.Array:
     # Normalised in the input's own precision (at least float32), so that float16 lengths do not overflow.
-    x = x.astype(np.promote_types(x.dtype, np.float32))
+    x = x.astype(np.promote_types(x.dtype, np.float32), copy=False)
     return jnp.asarray(x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), _TINY), jnp.float32)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ssl_jax.errors import UserError
-from ssl_jax.evals.few_label import MAX_IMAGES, fit, scaled
+from ssl_jax.evals.few_label import MAX_IMAGES, fit, flat, scaling
 
 PERCENTS = (1, 5, 10, 50, 100)
 DRAWS = 3  # of up to 10 %; a larger share hardly depends on the draw, and its fits are slow
@@ -28,6 +28,17 @@ def subset(labels: np.ndarray, percent: float, seed: int | Sequence[int]) -> np.
     return np.concatenate(parts)
 
 
+def sizes(labels: ArrayLike, percents: Sequence[float] = PERCENTS) -> dict[float, int]:
+    """Number of images of each share that the curve has: those of at most `MAX_IMAGES`.
+
+    Args:
+      labels: [N] integers, -1 where unknown.
+      percents: of the labelled images of each class.
+    """
+    counts = {percent: len(subset(np.asarray(labels), percent, 0)) for percent in percents}
+    return {percent: count for percent, count in counts.items() if count <= MAX_IMAGES}
+
+
 def label_curve(
     train_x: ArrayLike,
     train_y: ArrayLike,
@@ -39,6 +50,8 @@ def label_curve(
 ) -> dict[str, float]:
     """Accuracy of logistic regression fitted to a share of the labels; classifier and scaling are `few_label`'s.
 
+    A share of more than `MAX_IMAGES` images has no point on the curve: fewer would be another share.
+
     Args:
       train_x: [N, ...] features of all training images.
       train_y: [N] integer labels, -1 where unknown.
@@ -49,7 +62,7 @@ def label_curve(
 
     Returns:
       '<percent>/top1' and '<percent>/top1_std': mean and sample standard deviation over the draws (`DRAWS` up to 10 %
-      and one above, which has no deviation).
+      and one above, which has no deviation), for each share that `sizes` has.
 
     Raises:
       UserError: shapes do not fit, a feature is not finite, or there are fewer than two labelled classes or no
@@ -58,15 +71,15 @@ def label_curve(
     train_y, test_y = np.asarray(train_y), np.asarray(test_y)
     if len(np.unique(train_y[train_y >= 0])) < 2 or not (test_y >= 0).any():
         raise UserError("The label curve needs training labels of two classes and labelled test images.")
-    train_x, test_x = scaled("features", train_x, test_x, len(train_y), len(test_y))
-    test_x, test_y = test_x[test_y >= 0], test_y[test_y >= 0]
+    train_x, test_x = flat(train_x), flat(test_x)
+    scaled = scaling("features", train_x, test_x, len(train_y), len(test_y))
+    test_x, test_y = scaled(test_x[test_y >= 0]), test_y[test_y >= 0]
     curve: dict[str, float] = {}
-    for percent in percents:
+    for percent in sizes(train_y, percents):
         accuracies = []
         for draw in range(DRAWS if percent <= 10 else 1):
-            rows = subset(train_y, percent, [seed, draw])
-            rows = np.random.default_rng(seed).permutation(rows)[:MAX_IMAGES]
-            accuracies.append(fit(train_x[rows], train_y[rows], test_x, test_y)[0])
+            rows = np.random.default_rng(seed).permutation(subset(train_y, percent, [seed, draw]))
+            accuracies.append(fit(scaled(train_x[rows]), train_y[rows], test_x, test_y)[0])
         curve[f"{percent}/top1"] = float(np.mean(accuracies))
         if len(accuracies) > 1:
             curve[f"{percent}/top1_std"] = float(np.std(accuracies, ddof=1))

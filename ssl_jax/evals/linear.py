@@ -131,7 +131,9 @@ def labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple[
             f"The probe needs {which} features [N, D] and labels [N], not {x.shape} and {y.shape}; "
             "flatten the features and give one label for each row."
         )
-    x, y = x[y >= 0], y[y >= 0]
+    known = y >= 0
+    if not known.all():  # a copy, of what may be most of the memory
+        x, y = x[known], y[known]
     if not len(y):
         raise UserError(f"The probe's {which} set has no labelled row; give it labels other than -1.")
     if y.max() >= num_classes:
@@ -146,16 +148,22 @@ def labelled(which: str, x: ArrayLike, y: ArrayLike, num_classes: int) -> tuple[
 
 def standardise(train_x: np.ndarray, test_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Both sets with the mean and standard deviation of the training features taken out, channel by channel."""
-    mean, std = train_x.mean(0, dtype=np.float64), train_x.std(0, dtype=np.float64)
+    mean = train_x.mean(0, dtype=np.float64)
+    std = np.sqrt(sum(np.square(part - mean).sum(0) for part in _parts(train_x)) / len(train_x))
     # A channel that is constant but for rounding (a dead ReLU) carries nothing: do not blow its noise up.
     std = np.where(std > 1e-6 * std.max(), std, np.inf)
     found = []
     for x in (train_x, test_x):
         out = np.empty(x.shape, np.float32)
-        for start in range(0, len(x), _ROWS):  # a whole data set in float64 may not fit
-            out[start : start + _ROWS] = (x[start : start + _ROWS] - mean) / std
+        for part, new in zip(_parts(x), _parts(out), strict=True):
+            new[:] = (part - mean) / std
         found.append(out)
     return found[0], found[1]
+
+
+def _parts(x: np.ndarray) -> list[np.ndarray]:
+    """The rows of x, some at a time: a whole data set in float64 may not fit."""
+    return [x[start : start + _ROWS] for start in range(0, len(x), _ROWS)]
 
 
 def held_out_part(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ COLUMNS = {
     "_baseline": "knows nothing",
 }
 # Stored beside a measure, but no measures themselves.
-_DETAILS = ("learning_rate", "c", "held_out_top1", "at_edge", "converged")
+_DETAILS = ("learning_rate", "c", "held_out_top1", "at_edge", "converged", "images")
 _SPREADS = ("_ci95", "_std")
 
 
