@@ -58,9 +58,9 @@ def load(path: str, source: str, where: str | None) -> Network:
     mesh = dist.make_mesh()
     images, test = train.load_data(config)
     channels = images.image_shape[-1]
-    if channels not in found.takes:
+    if channels != found.takes:
         raise UserError(
-            f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.takes[-1]}: "
+            f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.takes}: "
             "choose another --data."
         )
     recipe = presets.MOCO_V2 if channels == 3 else presets.ROTNET  # gray has no colours to change

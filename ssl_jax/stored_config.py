@@ -1,5 +1,6 @@
 """The config of a run as its workdir holds it: `config.json`."""
 
+from collections.abc import Iterator
 import importlib
 import json
 import logging
@@ -95,13 +96,22 @@ _BEFORE = {"pillow": False}
 
 def _complete(stored: dict[str, Any]) -> list[str]:
     """Adds the fields that are missing, as the nearest preset of the method has them; returns their names."""
-    module = importlib.import_module(f"configs.{stored['method']['name']}")
-    common = importlib.import_module("configs.common")
-    presets = [plain(module.get_config(preset)) for preset in getattr(module, "PRESETS", common.PRESETS)]
-    nearest = min(presets, key=lambda preset: len(_differences(stored, preset)))
+    nearest = min(_presets(stored["method"]), key=lambda preset: len(_differences(stored, preset)))
     # Which groups of parameters have an optimiser of their own is the run's choice.
     nearest["optim"] = {label: nearest["optim"].get(label, nearest["optim"]["default"]) for label in stored["optim"]}
     return _fill(stored, nearest)
+
+
+def _presets(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The presets of a run's method, for the tasks of a run that has any."""
+    module = importlib.import_module(f"configs.{method['name']}")
+    common = importlib.import_module("configs.common")
+    tasks = "".join(f"+{name}" for name in method.get("tasks", {}))
+    for preset in getattr(module, "PRESETS", common.PRESETS):
+        try:
+            yield plain(module.get_config(preset + tasks))
+        except UserError:
+            continue  # not every task has every preset
 
 
 def _fill(stored: dict[str, Any], reference: dict[str, Any], prefix: str = "") -> list[str]:

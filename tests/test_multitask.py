@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from configs import multitask as config
-from ssl_jax import data, dist, methods, models, train
+from ssl_jax import data, dist, methods, models, stored_config, train
 from ssl_jax.errors import UserError
 from ssl_jax.evals import pretext
 from ssl_jax.methods import multitask
@@ -22,6 +22,21 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 def method(preset="photo_tiles", **changes):
     c = config.get_config(preset)
     return dataclasses.replace(methods.build(c.method, models.backbone(c.model)), **changes)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("tasks", ["rotation", "context_prediction+colorization", "exemplar+mae+rotation"])
+def test_a_run_keeps_its_own_tasks(tmp_path, tasks):
+    """What its workdir says is complete as it is; a field that it lacks is that of its tasks."""
+    c = config.get_config(f"cifar10_small+{tasks}")
+    stored_config.store(str(tmp_path), c)
+    assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(c)
+    stored_config.check(str(tmp_path), c)
+    last = tasks.split("+")[-1]
+    del c.method.weights[last], c.method.tasks[last].name
+    stored_config.store(str(tmp_path), c)
+    found = stored_config.load(str(tmp_path)).method
+    assert found.weights[last] == 1.0 and found.tasks[last].name == last and len(found.tasks) == len(tasks.split("+"))
 
 
 @pytest.mark.fast

@@ -275,9 +275,9 @@ def test_a_method_that_changes_images_does_so_without_its_run(tmp_path, name):
     seen = extractor(loaded.run.method, loaded.run.eval_view, loaded.run.mesh, 4)
     close(seen(loaded.ts.params, loaded.ts.state, images), wanted, 1e-3)
     assert np.abs(seen(fresh.params, fresh.state, images) - wanted).max() > 0.01 * np.abs(wanted).max()
-    odd = np.zeros((1, 8, 8, 2), np.uint8)
-    with pytest.raises(UserError, match="2 channel"):
-        ssl_jax.load_backbone(str(file))(odd)
+    for channels in {1, 2, 3} - {images.shape[-1]}:
+        with pytest.raises(UserError, match=f"{channels} channel"):
+            ssl_jax.load_backbone(str(file))(np.zeros((1, 8, 8, channels), np.uint8))
     for layout in ("torchvision", "onnx"):  # of the bare network, or refused in a sentence
         assert export.main([f"--workdir={folder}", f"--format={layout}"]) in (0, 2)
 
@@ -286,7 +286,7 @@ def test_two_halves_have_no_other_format(tmp_path, capsys):
     run = tiny.run("split_brain", **{"model.name": "resnet18"})
     folder = stored_run(tmp_path, "split_brain", run.init(), run.config)
     backbone = weights.load(folder)
-    assert backbone.channels == 3 and backbone.takes == (3,)
+    assert backbone.channels == 3 and backbone.takes == 3
     for layout in ("torchvision", "timm", "onnx"):
         assert export.main([f"--workdir={folder}", f"--format={layout}"]) == 2
     assert capsys.readouterr().err.count("two halves") >= 2

@@ -73,11 +73,9 @@ class Backbone:
         return sum(part["stem" if "stem" in part else "stage1"]["kernel"].shape[2] for part in parts)
 
     @property
-    def takes(self) -> tuple[int, ...]:
-        """Numbers of channels that images may have."""
-        if self.plain:
-            return (self.channels,)
-        return (3,) if self.method.uses_colour else (1, 3)
+    def takes(self) -> int:
+        """Channels of the images, of which the method may give the network a part."""
+        return 3 if self.method.uses_colour else self.channels
 
     def __call__(self, images: Any, stage: int | None = None) -> np.ndarray:
         """Features of images, seen as the run's evaluation sees them.
@@ -121,9 +119,9 @@ class Backbone:
             raise UserError(
                 f"Images must be [N, H, W, C], but have shape {images.shape}: add the axes that are missing."
             )
-        if images.shape[-1] not in self.takes:
+        if images.shape[-1] != self.takes:
             raise UserError(
-                f"Images have {images.shape[-1]} channel(s) where this backbone wants {self.takes[-1]}: the last axis "
+                f"Images have {images.shape[-1]} channel(s) where this backbone wants {self.takes}: the last axis "
                 "must be the channels; repeat a single one, or convert to gray."
             )
         if images.dtype == np.uint8:
