@@ -172,13 +172,13 @@ def prepared(method: str, batch: int, width: int, devices: list[jax.Device] | No
     return train.prepare(config, devices, (noise, None))
 
 
-def timed(run: train.Run, rounds: int) -> dict[str, float]:
+def timed(run: train.Run, rounds: int) -> tuple[float, float]:
     """Median seconds of the full step and of the bare one."""
     full, (bare, shapes) = train.mapped_step(run), bare_step(run)
     resident = dist.replicate((run.train.images, run.train.labels), run.mesh)
     ts = train.begin_epoch(run)(run.init(), resident[0], 0)
     inputs = numbers(shapes, 0)
-    times: dict[str, list[float]] = {"full": [], "bare": []}
+    times: list[tuple[float, float]] = []
     for number in range(rounds + 1):
         index = train.batch_index(run, number)
         began = time.perf_counter()
@@ -187,28 +187,23 @@ def timed(run: train.Run, rounds: int) -> dict[str, float]:
         middle = time.perf_counter()
         jax.block_until_ready(bare(*inputs))
         if number:  # the first round compiles
-            times["full"].append(middle - began)
-            times["bare"].append(time.perf_counter() - middle)
-    return {name: statistics.median(values) for name, values in times.items()}
+            times.append((middle - began, time.perf_counter() - middle))
+    full_times, bare_times = zip(*times, strict=True)
+    return statistics.median(full_times), statistics.median(bare_times)
 
 
-def counted(run: train.Run) -> dict[str, dict[str, float]]:
-    """FLOPs and bytes of the full step and of the bare one, as the compiler of the run's devices counts them."""
+def counted(run: train.Run) -> list[tuple[float, float]]:
+    """10^9 FLOPs and 10^6 bytes of the full step and of the bare one, as the compiler of the run's devices counts."""
     step: Any = train.mapped_step(run)
     bare: Any
     bare, shapes = bare_step(run)
-    found = {}
-    for name, program, inputs in (
-        ("full", step, plan.arguments(run)),
-        ("bare", bare, dist.shapes(shapes, P(), run.mesh)),
-    ):
-        analysis = program.trace(*inputs).lower().compile().cost_analysis()
-        found[name] = {"flops": analysis["flops"], "bytes": analysis["bytes accessed"]}
-    return found
+    given = ((step, plan.arguments(run)), (bare, dist.shapes(shapes, P(), run.mesh)))
+    full, lone = (program.trace(*inputs).lower().compile().cost_analysis() for program, inputs in given)
+    return [(full[name] / unit, lone[name] / unit) for name, unit in (("flops", 1e9), ("bytes accessed", 1e6))]
 
 
 def main() -> None:
-    """Prints a line a method."""
+    """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
     parser.add_argument("--batch", type=int, default=64, help="images a step")
@@ -217,21 +212,17 @@ def main() -> None:
     parser.add_argument("--count", metavar="TOPOLOGY", help="count for one chip, such as v5e:1x1, instead of timing")
     args = parser.parse_args()
     devices = plan.find_devices(args.count)[:1] if args.count else jax.devices()[:1]
-    print(f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, {devices[0].device_kind}", flush=True)
+    print(
+        f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, jax {jax.__version__}, {devices[0].device_kind}\n"
+    )
+    kinds = ["GFLOP", "MB"] if args.count else ["s"]
+    head = [f"{part}, {kind}" if part != "ratio" else part for kind in kinds for part in ("full", "bare", "ratio")]
+    print(f"| method | {' | '.join(head)} |\n|{' --- |' * (len(head) + 1)}", flush=True)
     for method in args.methods or methods.names():
         run = prepared(method, args.batch, args.width, devices)
-        if args.count:
-            found = counted(run)
-            ratio = {kind: found["full"][kind] / found["bare"][kind] for kind in ("flops", "bytes")}
-            words = [f"{kind} {found['full'][kind]:.3e} / {found['bare'][kind]:.3e}" for kind in ratio]
-            words += [f"ratio {ratio['flops']:.3f} and {ratio['bytes']:.3f}"]
-        else:
-            medians = timed(run, args.rounds)
-            words = [
-                f"{medians['full']:.3f} s / {medians['bare']:.3f} s",
-                f"ratio {medians['full'] / medians['bare']:.3f}",
-            ]
-        print(f"{method:24s} {', '.join(words)}", flush=True)
+        pairs = counted(run) if args.count else [timed(run, args.rounds)]
+        cells = [f"{full:.3f} | {bare:.3f} | {full / bare:.3f}" for full, bare in pairs]
+        print(f"| {method} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
