@@ -216,7 +216,7 @@ def main() -> None:
         f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, jax {jax.__version__}, {devices[0].device_kind}\n"
     )
     kinds = ["GFLOP", "MB"] if args.count else ["s"]
-    head = [f"{part}, {kind}" if part != "ratio" else part for kind in kinds for part in ("full", "bare", "ratio")]
+    head = [cell for kind in kinds for cell in (f"full, {kind}", f"bare, {kind}", "ratio")]
     print(f"| method | {' | '.join(head)} |\n|{' --- |' * (len(head) + 1)}", flush=True)
     for method in args.methods or methods.names():
         run = prepared(method, args.batch, args.width, devices)
