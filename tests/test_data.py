@@ -319,11 +319,13 @@ def test_per_class_decodes_only_the_first_of_each_class(tmp_path, monkeypatch, k
 
 @pytest.mark.fast
 @pytest.mark.parametrize("kind", ["folder", "tar.gz"])
-def test_a_cache_hit_decodes_nothing_and_is_equal(tmp_path, monkeypatch, kind, cache):
+def test_a_cache_hit_unpacks_and_decodes_nothing_and_is_equal(tmp_path, monkeypatch, kind, cache):
     where = write(tmp_path / "images", TWO_SPLITS) if kind == "folder" else pack(tmp_path / "images.tar.gz", TWO_SPLITS)
     first = data.load(f"folder:{where}", "train")
     with monkeypatch.context() as patch:
         patch.setattr(folder, "decode", None)
+        patch.setattr(folder, "_members", None)
+        assert data.splits(f"folder:{where}") == ("train", "test")
         again = data.load(f"folder:{where}", "train")
     assert again.classes == first.classes and again.name == first.name
     np.testing.assert_array_equal(again.images, first.images)
@@ -347,6 +349,15 @@ def test_the_cache_is_keyed_by_files_and_request(tmp_path, cache):
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))
     assert changed.stat().st_size == before.st_size
     assert shade(data.load(f"folder:{where}", "train")) == [10, 20, 13, 30, 40]
+
+
+@pytest.mark.fast
+def test_a_changed_archive_is_listed_again(tmp_path):
+    where = pack(tmp_path / "images.tar.gz", TWO_SPLITS)
+    assert data.splits(f"folder:{where}") == ("train", "test")
+    where = pack(tmp_path / "images.tar.gz", {"train/cat/a.png": png((7, 0, 0))})
+    assert data.splits(f"folder:{where}") == ("train",)
+    assert shade(data.load(f"folder:{where}", "train")) == [7]
 
 
 @pytest.mark.fast

@@ -85,7 +85,7 @@ def load(path: str, request: Request) -> Dataset:
       UserError: nothing there, no such split, a test class that training lacks, images of several sizes
         without `size`, more memory than `max_gib`, or no readable image.
     """
-    with _open(path) as source:
+    with _open(path, request.cache) as source:
 
         def make() -> tuple[Dataset, list[str]]:
             entries, classes = _select(source.entries, request, path)
@@ -268,8 +268,8 @@ def read_part(file: str, offset: int, count: int) -> bytes:
 class _Archive:
     """The images in a tar file, listed when first needed."""
 
-    def __init__(self, file: pathlib.Path, tar: tarfile.TarFile):
-        self.file, self.tar = file, tar
+    def __init__(self, file: pathlib.Path, tar: tarfile.TarFile, cache: str | None):
+        self.file, self.tar, self._cache = file, tar, cache
 
     @functools.cached_property
     def members(self) -> dict[str, tarfile.TarInfo]:
@@ -277,11 +277,21 @@ class _Archive:
         named = {name: member for name, member in files.items() if _is_image(name)}
         return dict(zip(_unwrap(list(named)), named.values(), strict=True))
 
-    @property
+    @functools.cached_property
     def entries(self) -> list[Entry]:
-        return [Entry(name, member.size, int(member.mtime)) for name, member in self.members.items()]
+        """Kept for the next start: the headers of a compressed archive are found by unpacking all of it."""
 
-    def identity(self) -> object:
+        def make() -> dict[str, np.ndarray]:
+            return {
+                "names": np.array(list(self.members), np.str_),
+                "bytes": np.array([member.size for member in self.members.values()], np.int64),
+            }
+
+        stored = remembered(["archive", *self.identity()], self._cache, make)
+        pairs = zip(stored["names"].tolist(), stored["bytes"].tolist(), strict=True)
+        return [Entry(name, size, 0) for name, size in pairs]
+
+    def identity(self) -> list[object]:
         stat = self.file.stat()
         return [str(self.file.resolve()), stat.st_size, stat.st_mtime_ns]
 
@@ -316,7 +326,7 @@ def _open(path: str, cache: str | None = None) -> Iterator[_Folder | _Bucket | _
         yield _Shards(shards, place, cache) if shards else folder
     elif place.is_file() and place.name.lower().endswith(ARCHIVES):
         with _open_tar(place) as tar:
-            yield _Archive(place, tar)
+            yield _Archive(place, tar, cache)
     elif place.exists():
         raise UserError(f"{place} is neither a folder nor a {', '.join(ARCHIVES)} file.")
     else:
