@@ -22,7 +22,7 @@ from ssl_jax.methods.simclr import SimCLR
 from ssl_jax.models import conv
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
-from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product
+from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product, normalise_by_batch
 from ssl_jax.models.resnet import DEPTHS, Block, ResNet
 from ssl_jax.models.vit import ViT
 
@@ -383,6 +383,8 @@ def test_convolutions_that_widen_are_normalised_by_their_kernels(depth, groups, 
     products = []
     counted = lambda x, w: products.append(w.shape) or moments_of_product(x, w)  # noqa: E731
     monkeypatch.setattr("ssl_jax.models.norm.moments_of_product", counted)
+    # Layers of one shape are traced once: here each shall be seen.
+    monkeypatch.setattr("ssl_jax.models.norm.normalise_by_batch", normalise_by_batch.__wrapped__)
     net = resnet(depth, 4, "small", bn_groups=groups)
     x = jax.ShapeDtypeStruct((8, 8, 8, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: net.init(KEY, x, train=False), x)

@@ -62,6 +62,7 @@ class Conv(nn.Module):
         return w, self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
 
 
+@functools.partial(jax.jit, static_argnames=("stride", "padding"))  # layers of one shape are traced once
 def conv2d(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
     """Cross-correlates images with a kernel.
 

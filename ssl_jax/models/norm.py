@@ -1,6 +1,7 @@
 """Normalisation layers, with BatchNorm groups that do not depend on the number of devices."""
 
 from collections.abc import Callable
+import functools
 import math
 from typing import Any
 
@@ -73,43 +74,16 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         scale = self._parameter("scale", self.use_scale, float(not self.zero_scale), channels)
         bias = self._parameter("bias", self.use_bias, 0.0, channels)
-        sign = jnp.where(jnp.asarray(scale) < 0, -1.0, 1.0) if max_pool else jnp.ones(())
-        if max_pool:
-            x, scale = x * sign.astype(x.dtype), scale * sign
-        pool = max_pool or (lambda x: x)
-
+        options = {"max_pool": max_pool, "epsilon": self.epsilon, "dtype": self.dtype}
         # On a single replica outside a mapped axis there is no group to see: initialisation only makes shapes.
-        statistics = train and not self.is_initializing()
-        replicas = lax.axis_size(dist.AXIS) if statistics else 1
-        whole = self.groups == 1
-        groups = self._local_groups(len(x), replicas) if statistics and not whole else 1
-        if kernel is not None and (not statistics or groups > 1):
-            x, kernel = _convolved(x, kernel), None
-        if not statistics:
-            return self._normalise(pool(x), sign * running_mean.value, running_var.value, scale, bias)
-        # One group on a replica needs no axis of its own, and XLA's CPU reductions are quicker without it.
-        grouped = x if groups == 1 else x.reshape(groups, -1, channels)
-        axes = tuple(range(x.ndim - 1)) if groups == 1 else (1,)
-        if kernel is None:
-            wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
-            mean, square = wide.mean(axes), jnp.square(wide).mean(axes)  # [C] or [groups, C]
-        else:
-            kernel = dist.vary_like(kernel, x)  # its gradients from both uses are summed before they cross replicas
-            mean, square = moments_of_product(x, kernel[0, 0])
-        if whole:
-            mean, square = dist.mean((mean, square))
-        var = jnp.maximum(square - jnp.square(mean), 0.0)
-        count = math.prod(grouped.shape[a] for a in axes) * (replicas if whole else 1)
-        self._update(running_mean, dist.mean(sign * mean.reshape(-1, channels).mean(0)))
-        self._update(running_var, dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1)))
-        if kernel is not None:
-            factor, offset = self._affine(mean, var, scale, bias)
-            return (_convolved(x, kernel * factor) + offset).astype(self.dtype)
-        x = pool(x)
-        if groups == 1:
-            return self._normalise(x, mean, var, scale, bias)
-        grouped = x.reshape(groups, -1, channels)
-        return self._normalise(grouped, mean[:, None], var[:, None], scale, bias).reshape(x.shape)
+        if not train or self.is_initializing():
+            x = x if kernel is None else _convolved(x, kernel)
+            return normalise(x, running_mean.value, running_var.value, scale, bias, **options)
+        groups = self._local_groups(len(x), lax.axis_size(dist.AXIS)) if self.groups > 1 else None
+        y, mean, var = normalise_by_batch(x, kernel, scale, bias, groups=groups, **options)
+        running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+        running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        return y
 
     def _parameter(self, name: str, wanted: bool, value: float, channels: int) -> jax.Array | float:
         if not wanted:
@@ -125,16 +99,84 @@ class BatchNorm(nn.Module):
             )
         return local
 
-    def _update(self, running: nn.Variable, value: jax.Array) -> None:
-        running.value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(value)
 
-    def _normalise(self, x, mean, var, scale, bias):
-        factor, offset = self._affine(mean, var, scale, bias)
-        return (x * factor + offset).astype(self.dtype)
+# Compiled as functions of their own: of a network's many layers those of one shape are traced and lowered once.
+@functools.partial(jax.jit, static_argnames=("groups", "max_pool", "epsilon", "dtype"))
+def normalise_by_batch(
+    x: jax.Array,
+    kernel: jax.Array | None,
+    scale: jax.Array | float,
+    bias: jax.Array | float,
+    *,
+    groups: int | None,
+    max_pool: Callable[[jax.Array], jax.Array] | None,
+    epsilon: float,
+    dtype: Any,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises by the statistics of the batch.
 
-    def _affine(self, mean, var, scale, bias):
-        factor = lax.rsqrt(var + self.epsilon) * scale
-        return factor, bias - mean * factor
+    Args:
+      x: [N, ..., C], the rows of one replica.
+      kernel: as for `BatchNorm`.
+      scale: [C].
+      bias: [C].
+      groups: that these rows are divided into; None: one group of the rows of all replicas.
+      max_pool: as for `BatchNorm`.
+      epsilon: added to the variance.
+      dtype: type of the output.
+
+    Returns:
+      what is normalised; the mean [C] and the unbiased variance [C], averaged over all groups, without gradient.
+    """
+    if kernel is not None and (groups or 1) > 1:
+        x, kernel = _convolved(x, kernel), None
+    x, scale, sign = _turned(x, scale, max_pool)
+    # One group on a replica needs no axis of its own, and XLA's CPU reductions are quicker without it.
+    grouped = x if (groups or 1) == 1 else x.reshape(groups, -1, x.shape[-1])
+    axes = tuple(range(x.ndim - 1)) if grouped is x else (1,)
+    if kernel is None:
+        wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
+        mean, square = wide.mean(axes), jnp.square(wide).mean(axes)  # [C] or [groups, C]
+    else:
+        kernel = dist.vary_like(kernel, x)  # its gradients from both uses are summed before they cross replicas
+        mean, square = moments_of_product(x, kernel[0, 0])
+    if groups is None:
+        mean, square = dist.mean((mean, square))
+    var = jnp.maximum(square - jnp.square(mean), 0.0)
+    count = math.prod(grouped.shape[a] for a in axes) * (lax.axis_size(dist.AXIS) if groups is None else 1)
+    channels = mean.shape[-1]
+    moved_mean = dist.mean(sign * mean.reshape(-1, channels).mean(0))
+    moved_var = dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1))
+    factor, offset = _affine(mean, var, scale, bias, epsilon)
+    if kernel is not None:
+        y = _convolved(x, kernel * factor) + offset
+    elif grouped is x:
+        y = (max_pool(x) if max_pool else x) * factor + offset
+    else:
+        x = max_pool(x) if max_pool else x
+        y = (x.reshape(groups, -1, channels) * factor[:, None] + offset[:, None]).reshape(x.shape)
+    return y.astype(dtype), lax.stop_gradient(moved_mean), lax.stop_gradient(moved_var)
+
+
+@functools.partial(jax.jit, static_argnames=("max_pool", "epsilon", "dtype"))
+def normalise(x, mean, var, scale, bias, *, max_pool, epsilon, dtype):
+    """Normalises x [N, ..., C] by statistics [C] that are known; the other arguments are `normalise_by_batch`'s."""
+    x, scale, sign = _turned(x, scale, max_pool)
+    factor, offset = _affine(sign * mean, var, scale, bias, epsilon)
+    return ((max_pool(x) if max_pool else x) * factor + offset).astype(dtype)
+
+
+def _turned(x, scale, max_pool):
+    """Turns the signs of x and scale where the scale is negative, so that a maximum may be taken first."""
+    if max_pool is None:
+        return x, scale, 1.0
+    sign = jnp.where(scale < 0, -1.0, 1.0)
+    return x * sign.astype(x.dtype), scale * sign, sign
+
+
+def _affine(mean, var, scale, bias, epsilon):
+    factor = lax.rsqrt(var + epsilon) * scale
+    return factor, bias - mean * factor
 
 
 def _convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:

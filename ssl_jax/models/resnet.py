@@ -1,6 +1,5 @@
 """ResNet backbones (He et al. 2016) with torchvision's conventions: stride in the 3x3 convolution ("v1.5")."""
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -78,8 +77,7 @@ class ResNet(nn.Module):
         x = x.astype(self.dtype)
         x = Conv(self.width, 3 if small else 7, 1 if small else 2, False, self.conv_init, self.dtype, name="stem")(x)
         # ReLU rises with what goes in: the pooled maximum is the same before it, and a quarter of the work.
-        max_pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        x = self._norm("stem_norm")(x, train and not frozen, None if small else max_pool)
+        x = self._norm("stem_norm")(x, train and not frozen, None if small else _max_pool)
         x = x if self.stem == "small_linear" else nn.relu(x)
         for i, count in enumerate(blocks[: stage or self.stages]):
             block = nn.remat(Block, static_argnums=(2,)) if i < self.remat else Block  # 2: train
@@ -100,6 +98,10 @@ class ResNet(nn.Module):
 
     def _norm(self, name: str) -> Norm:
         return Norm(self.norm, self.bn_groups, dtype=self.dtype, name=name)
+
+
+def _max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
 class Block(nn.Module):
