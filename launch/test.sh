@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 environment test
-exec "$VENV/bin/python" -m pytest -n 2 --dist loadgroup "$@"
+exec "$VENV/bin/python" -m pytest -n 2 --dist loadscope "$@"

@@ -32,15 +32,31 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+def group(nodeid: str) -> str:
+    """The method that a test of test_methods.py is of; the file of any other test."""
+    file, _, test = nodeid.partition("::")
+    parameters = test.partition("[")[2].rstrip("]")
+    return parameters.split("-")[0] if file.endswith("test_methods.py") and parameters else file
+
+
 def pytest_collection_modifyitems(items):
-    """Tests of one method, and of one file otherwise, stay together in one process: they share what is compiled."""
+    """Brings the tests of a group together, for they share what is compiled."""
     groups: dict[str, list] = {}
     for item in items:
-        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        group = f"method {name}" if item.path.stem == "test_methods" and name else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-        groups.setdefault(group, []).append(item)
-    items[:] = [item for group in groups.values() for item in group]
+        groups.setdefault(group(item.nodeid), []).append(item)
+    items[:] = [item for together in groups.values() for item in together]
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be absent
+def pytest_xdist_make_scheduler(config, log):
+    """Gives each group to one process. (pytest-xdist's own `loadgroup` groups nothing with pytest 9.2.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Grouped(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Grouped(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"

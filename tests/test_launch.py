@@ -433,4 +433,4 @@ def test_local_and_test_scripts_pass_their_arguments_on(machine, tmp_path):
     assert evaluate.startswith("python -m ssl_jax.evaluate --workdir=runs/b ") and report.endswith("--workdir=runs/b")
     assert machine.call("bash", "launch/local.sh", "fail", cwd=root).returncode == 3
     machine.call("bash", "launch/test.sh", "-m", "fast", cwd=root)
-    assert machine.calls[-1] == "python -m pytest -n 2 --dist loadgroup -m fast"
+    assert machine.calls[-1] == "python -m pytest -n 2 --dist loadscope -m fast"

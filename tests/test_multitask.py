@@ -183,7 +183,7 @@ def test_targets_banks_and_optimisers_of_tasks_are_kept_over_replicas():
     """Two updates with a target, a memory bank in shares and a discriminator of its own, on one device and on two."""
     ends = []
     for devices in (1, 2):
-        run = run_of("rotation+byol+npid+context_encoder", "fashion_mnist", devices)
+        run = run_of("byol+npid+context_encoder", "fashion_mnist", devices)
         assert set(run.config.optim) == {"default", "discriminator"}
         resident = dist.replicate((run.train.images, run.train.labels), run.mesh)
         ts, step = train.begin_epoch(run)(run.init(), resident[0], 0), train.mapped_step(run)
