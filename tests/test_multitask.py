@@ -165,9 +165,9 @@ def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
 
 
 def run_of(tasks, preset="photo_tiles", devices=1, **changes):
-    """Tasks joined by plus signs, four channels wide and 16 images a batch."""
+    """Tasks joined by plus signs, on a convnet four channels wide and 16 images a batch."""
     c = config.get_config(f"{preset}+{tasks}")
-    c.batch_size, c.epochs, c.model.width = tiny.BATCH, 2, 4
+    c.batch_size, c.epochs, c.model.width, c.model.name = tiny.BATCH, 2, 4, "convnet"
     c.method.update(changes)
     splits = None if preset == "photo_tiles" else (noise(), None)
     return train.prepare(c, jax.devices()[:devices], splits)
