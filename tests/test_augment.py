@@ -212,7 +212,6 @@ def test_crops_are_a_level_from_those_of_another_order_of_axes():
     assert share < 0.25 and largest <= 1
 
 
-@pytest.mark.fast
 def test_a_view_of_pillow_has_whole_levels():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     every = dataclasses.replace(

@@ -151,7 +151,6 @@ def test_semi_hard_by_hand():
     assert float(loss) == pytest.approx((d(180) - d(90) + 2 + d(180) - d(150) + 2) / 2, abs=1e-6)
 
 
-@pytest.mark.fast
 def test_semi_hard_on_awkward_points():
     labels = jnp.asarray(np.tile(np.arange(4), 2))
     value = jax.jit(jax.value_and_grad(lambda z: exemplar.semi_hard(z, labels, 0.5)[0]))

@@ -339,7 +339,6 @@ def test_batch_norm_with_a_kernel_is_batch_norm_of_the_convolution(groups, devic
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, other)
 
 
-@pytest.mark.fast
 def test_a_bottleneck_is_the_same_on_one_device_and_two():
     module = Block(4, 1, True, "batch", 1, False, "kaiming", jnp.float64)
 

@@ -66,7 +66,6 @@ def test_loss_agrees_with_numpy(case):
         assert contrast(neighbours, p, temperature)[0] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.fast
 def test_gradient_flows_into_predictions_alone_and_is_the_numerical_one():
     with jax.enable_x64(True):
         neighbours, p, nudge = (jnp.asarray(x) for x in np.random.default_rng(0).normal(size=(3, 6, 5)))
@@ -89,7 +88,6 @@ def test_neighbour_is_the_row_that_points_the_same_way():
     np.testing.assert_array_equal(nearest_neighbour(z, jnp.array([[0.0, 1], [1, 0], [1, 0]])), [[1, 0], [0, 1]])
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("devices", [2, 8])
 def test_gathered_loss_is_the_loss_of_the_whole_batch(devices):
     with jax.enable_x64(True):

@@ -94,7 +94,6 @@ def test_codes_agree_with_numpy(case):
     assert np.asarray(code(jnp.asarray(scores, jnp.bfloat16), epsilon=epsilon)).dtype == np.float32
 
 
-@pytest.mark.fast
 def test_codes_are_even_in_the_limit_and_do_not_overflow():
     scores = cosines()
     q = np.asarray(code(jnp.asarray(scores, jnp.float32), iterations=300))
