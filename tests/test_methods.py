@@ -156,7 +156,7 @@ def test_step_is_compiled_once_and_stays_on_the_device(name):
         for number in range(3):
             ts, _ = step(ts, images, labels, train.batch_index(run, number))
         jax.block_until_ready(ts)
-    assert step._cache_size() == 1
+    assert tiny.traces(name) == [name] and step._cache_size() == 1
 
 
 def _presets():

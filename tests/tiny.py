@@ -50,16 +50,24 @@ def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
     return _compiled(name, devices, mapping)[:3]
 
 
+def traces(name: str) -> list[str]:
+    """The name for each time that the step of `compiled(name)` was traced."""
+    return _compiled(name, 1, "shard_map")[4]
+
+
 @functools.lru_cache(maxsize=8)  # those of one method, and some more: programs are large
 def _compiled(name: str, devices: int, mapping: str):
     r = run(name, devices, mapping)
     data = dist.replicate((r.train.images, r.train.labels), r.mesh)
-    return r, train.mapped_step(r), data, train.begin_epoch(r)
+    with pytest.MonkeyPatch.context() as patch:
+        traced = count_traces(patch)
+        step = train.mapped_step(r)
+    return r, step, data, train.begin_epoch(r), traced
 
 
 def steps(name: str, count: int, devices: int = 1, mapping: str = "shard_map", *, start=None, labels=None):
     """Trains some steps and returns the state and the metrics of each step, on the host."""
-    r, step, (images, known), begin = _compiled(name, devices, mapping)
+    r, step, (images, known), begin, _ = _compiled(name, devices, mapping)
     ts = fresh(r) if start is None else place(r, start)
     labels = known if labels is None else dist.replicate(labels, r.mesh)
     metrics = []
