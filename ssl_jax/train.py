@@ -145,7 +145,7 @@ def prepare(
         )
 
     # One compiled function for the whole state, so that no two leaves share a buffer (donation would fail).
-    # It runs once, and on a CPU optimising it takes longer than all the rest (SimCLR's `cifar10_small`: 7.2 s, not 2.3).
+    # It runs once, and on a CPU optimising it takes most of the time (SimCLR's `cifar10_small`: 7.2 s, not 2.3).
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     options = quick if mesh.devices.flat[0].platform == "cpu" else None
     compiled = jax.jit(init, out_shardings=dist.shardings(state_specs(method), mesh), compiler_options=options)
