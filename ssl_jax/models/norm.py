@@ -128,12 +128,13 @@ def normalise_by_batch(
     Returns:
       what is normalised; the mean [C] and the unbiased variance [C], averaged over all groups, without gradient.
     """
-    if kernel is not None and (groups or 1) > 1:
+    several = groups is not None and groups > 1
+    if kernel is not None and several:
         x, kernel = _convolved(x, kernel), None
     x, scale, sign = _turned(x, scale, max_pool)
     # One group on a replica needs no axis of its own, and XLA's CPU reductions are quicker without it.
-    grouped = x if (groups or 1) == 1 else x.reshape(groups, -1, x.shape[-1])
-    axes = tuple(range(x.ndim - 1)) if grouped is x else (1,)
+    grouped = x.reshape(groups, -1, x.shape[-1]) if several else x
+    axes = (1,) if several else tuple(range(x.ndim - 1))
     if kernel is None:
         wide = grouped.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, square = wide.mean(axes), jnp.square(wide).mean(axes)  # [C] or [groups, C]
@@ -148,12 +149,12 @@ def normalise_by_batch(
     moved_mean = dist.mean(sign * mean.reshape(-1, channels).mean(0))
     moved_var = dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1))
     factor, offset = _affine(mean, var, scale, bias, epsilon)
+    x = max_pool(x) if max_pool else x
     if kernel is not None:
         y = _convolved(x, kernel * factor) + offset
-    elif grouped is x:
-        y = (max_pool(x) if max_pool else x) * factor + offset
+    elif not several:
+        y = x * factor + offset
     else:
-        x = max_pool(x) if max_pool else x
         y = (x.reshape(groups, -1, channels) * factor[:, None] + offset[:, None]).reshape(x.shape)
     return y.astype(dtype), lax.stop_gradient(moved_mean), lax.stop_gradient(moved_var)
 
