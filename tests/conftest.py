@@ -28,6 +28,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
+import tiny
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -84,6 +85,7 @@ def photographs() -> pathlib.Path:
 def forget_programs():
     """What one file compiled is of no use to the next, and all of it together takes gigabytes."""
     yield
+    tiny.forget()
     jax.clear_caches()
 
 

@@ -50,6 +50,11 @@ def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
     return _compiled(name, devices, mapping)[:3]
 
 
+def forget() -> None:
+    """Drops the compiled steps: once JAX has forgotten its programs, one kept here would be traced again."""
+    _compiled.cache_clear()
+
+
 def traces(name: str) -> list[str]:
     """The name for each time that the step of `compiled(name)` was traced."""
     return _compiled(name, 1, "shard_map")[4]
