@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import data, dist, methods, plan, train
+from ssl_jax import data, dist, feed, methods, plan, train
 from ssl_jax.augment.view import render_views
 
 
@@ -175,7 +175,7 @@ def prepared(method: str, batch: int, width: int, devices: list[jax.Device] | No
 def timed(run: train.Run, rounds: int) -> tuple[float, float]:
     """Median seconds of the full step and of the bare one."""
     full, (bare, shapes) = train.mapped_step(run), bare_step(run)
-    resident = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    resident = feed.on_devices(run.train, run.mesh)
     ts = train.begin_epoch(run)(run.init(), resident[0], 0)
     inputs = numbers(shapes, 0)
     times: list[tuple[float, float]] = []

@@ -25,7 +25,7 @@ Inputs = tuple[Any, jax.Array, jax.Array]  # images, labels, index
 class Feed(Protocol):
     """The batches of a run from some step on."""
 
-    images: Any  # all of them, as `train.begin_epoch` takes them
+    images: Any  # of the whole data set, as `train.begin_epoch` takes them
 
     def __call__(self, count: int = 1) -> Inputs:
         """Returns what the next `count` updates take."""
@@ -34,6 +34,28 @@ class Feed(Protocol):
     def close(self) -> None:
         """Ends what works ahead."""
         ...
+
+
+def on_devices(dataset: Dataset, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+    """Puts a copy of a data set on every device.
+
+    An image is one row of bytes. Of [M, H, W, C] a TPU would keep M innermost, and every step that takes some images
+    would first copy all of them into four times their memory.
+
+    Args:
+      dataset: in memory.
+      mesh: the devices.
+
+    Returns:
+      images uint8 [M, H * W * C], from which `take` takes some, and labels int32 [M].
+    """
+    images = dataset.images
+    return dist.replicate((images.reshape(len(images), -1), dataset.labels), mesh)
+
+
+def take(images: jax.Array, rows: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
+    """Images [..., H, W, C] of the given rows [...] of what `on_devices` laid; `shape` is (H, W, C)."""
+    return images[rows].reshape(*rows.shape, *shape)
 
 
 class Resident:
@@ -47,7 +69,7 @@ class Resident:
     """
 
     def __init__(self, dataset: Dataset, mesh: Mesh, index: Callable[[int, int], jax.Array], start: int) -> None:
-        self.images, self._labels = dist.replicate((dataset.images, dataset.labels), mesh)
+        self.images, self._labels = on_devices(dataset, mesh)
         self._index, self._step = index, start
 
     def __call__(self, count: int = 1) -> Inputs:

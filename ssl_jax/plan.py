@@ -225,7 +225,8 @@ def arguments(run: train.Run) -> tuple[Any, ...]:
     rows = (run.config.accumulate, run.config.batch_size // run.config.accumulate)
     number, split = jax.ShapeDtypeStruct(rows, jnp.int32), P(None, dist.AXIS)
     if not run.train.streamed:
-        images, labels = dist.shapes((run.train.images, run.train.labels), P(), run.mesh)
+        stored = jax.ShapeDtypeStruct((run.info.num_examples, math.prod(run.train.image_shape)), jnp.uint8)
+        images, labels = dist.shapes((stored, run.train.labels), P(), run.mesh)
         return run.shapes, images, labels, dist.shapes(number, split, run.mesh)
     channels = run.train.image_shape[-1]
     crops = {

@@ -251,12 +251,12 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     Returns:
       a function `(train state, images, labels, index [K, n]) -> (train state, metrics)`, where `index` are the data
       set's rows of this replica in each of K micro-batches, and metrics are means over the global batch. Images and
-      labels are the whole data set, uint8 [M, H, W, C] and [M]; or those rows alone, as crops of each view, name to
+      labels are the whole data set as `feed.on_devices` lays it; or those rows alone, as crops of each view, name to
       uint8 [K, n, side, side, C], and [K, n].
     """
     method, info, config = run.method, run.info, run.config
     probe_optimizer = _probe_optimizer(config)
-    views = method.views()
+    views, shape = method.views(), run.train.image_shape
 
     def seen(rng, number, rows, images, labels):
         """A micro-batch as the method gets it, and the key of its loss."""
@@ -306,7 +306,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
 
     def step(ts: TrainState, images, labels, index):
         rng = jax.random.fold_in(jax.random.wrap_key_data(ts.rng), ts.step)
-        given = (images, labels) if isinstance(images, dict) else (images[index], labels[index])
+        given = (images, labels) if isinstance(images, dict) else (feed.take(images, index, shape), labels[index])
         parts = (jnp.arange(len(index)), index, *given)
         common, pulls = whole(ts, rng, parts) if config.accumulate_loss == "whole" else ({}, None)
 
@@ -455,7 +455,8 @@ def _embedder(run: Run, between: Callable[[], None] = lambda: None) -> Callable[
     def compiled(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         def replica(params, state, images, rng, index):
             rows = index[0]
-            chosen = {name: x[0] for name, x in images.items()} if isinstance(images, dict) else images[rows]
+            crops = {name: x[0] for name, x in images.items()} if isinstance(images, dict) else None
+            chosen = crops or feed.take(images, rows, run.train.image_shape)
             # The image's number stands for its position: randomness does not depend on the block.
             batch = render_views(views, rng, rows, chosen)
             batch |= {"index": rows, "position": rows, "label": jnp.full(len(rows), -1)}

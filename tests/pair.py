@@ -34,7 +34,7 @@ def leaves(tree):
 def updates(name):
     """The run, its data on the devices, and its state after a few updates from a fresh start."""
     run = tiny.run(name, 8)
-    images, labels = dist.replicate((run.train.images, run.train.labels), run.mesh)
+    images, labels = feed.on_devices(run.train, run.mesh)
     step, begin, ts = train.mapped_step(run), train.begin_epoch(run), run.init()
     for number in range(UPDATES):
         ts, _ = step(begin(ts, images, number), images, labels, train.batch_index(run, number))

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import methods, models, train
+from ssl_jax import feed, methods, models, train
 from ssl_jax.checkpoint import Checkpoints
 
 every_method = pytest.mark.parametrize("name", methods.names())
@@ -85,7 +85,7 @@ def test_state_gets_no_gradient(name):
 
 def begun(run: train.Run) -> train.TrainState:
     """A fresh state at the beginning of the first epoch."""
-    return train.begin_epoch(run)(tiny.fresh(run), jnp.asarray(run.train.images), 0)
+    return train.begin_epoch(run)(tiny.fresh(run), feed.on_devices(run.train, run.mesh)[0], 0)
 
 
 def _floats(tree):

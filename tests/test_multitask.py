@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from configs import multitask as config
-from ssl_jax import data, dist, methods, models, stored_config, train
+from ssl_jax import data, feed, methods, models, stored_config, train
 from ssl_jax.errors import UserError
 from ssl_jax.evals import pretext
 from ssl_jax.methods import multitask
@@ -185,7 +185,7 @@ def test_targets_banks_and_optimisers_of_tasks_are_kept_over_replicas():
     for devices in (1, 2):
         run = run_of("byol+npid+context_encoder", "fashion_mnist", devices)
         assert set(run.config.optim) == {"default", "discriminator"}
-        resident = dist.replicate((run.train.images, run.train.labels), run.mesh)
+        resident = feed.on_devices(run.train, run.mesh)
         ts, step = train.begin_epoch(run)(run.init(), resident[0], 0), train.mapped_step(run)
         start = jax.device_get(ts)
         for number in range(2):

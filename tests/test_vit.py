@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import models, train
+from ssl_jax import feed, models, train
 from ssl_jax.errors import UserError
 from ssl_jax.models import vit
 from ssl_jax.models.vit import INITS, Block, ViT
@@ -326,7 +326,7 @@ def test_a_joint_embedding_method_trains_it():
     changes = {"model.name": "vit_tiny", "model.patch": 4, "model.fixed_patch": True}
     run = train.prepare(tiny.config("simclr", **changes), jax.devices()[:2])
     step = train.mapped_step(run)
-    data = jax.device_put((run.train.images, run.train.labels), jax.sharding.NamedSharding(run.mesh, jax.P()))
+    data = feed.on_devices(run.train, run.mesh)
     ts = run.init()
     before = jax.device_get(ts.params["backbone"])
     for number in range(2):

@@ -14,7 +14,7 @@ import optax
 import pytest
 
 from configs import common
-from ssl_jax import dist, methods, train
+from ssl_jax import dist, feed, methods, train
 from ssl_jax.augment.view import render_views
 
 BATCH = 16
@@ -63,7 +63,7 @@ def traces(name: str) -> list[str]:
 @functools.lru_cache(maxsize=8)  # those of one method, and some more: programs are large
 def _compiled(name: str, devices: int, mapping: str):
     r = run(name, devices, mapping)
-    data = dist.replicate((r.train.images, r.train.labels), r.mesh)
+    data = feed.on_devices(r.train, r.mesh)
     with pytest.MonkeyPatch.context() as patch:
         traced = count_traces(patch)
         step = train.mapped_step(r)
@@ -125,7 +125,7 @@ def overfit(run: train.Run, steps: int, method: methods.Method | None = None, un
     method = method or run.method
     loss, batch = loss_function(run, method), batch_of(run, 32)
     run = dataclasses.replace(run, method=method)
-    ts = train.begin_epoch(run)(run.init(), jnp.asarray(run.train.images), 0)
+    ts = train.begin_epoch(run)(run.init(), feed.on_devices(run.train, run.mesh)[0], 0)
 
     @jax.jit
     def update(params, state, opt_state, step):
