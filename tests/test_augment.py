@@ -255,12 +255,14 @@ def test_zero_padding_darkens_the_border_and_reflection_does_not():
 
 
 @pytest.mark.fast
-def test_shifted_crop_pads_with_zeros():
+def test_a_window_is_exact_and_black_beyond_the_image():
     image = photo(6, 7)
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)))
     for top, left in ((0, 0), (2, 3), (4, 5)):
-        out = ops.shifted_crop(jnp.asarray(image), top, left, 6, 2)
-        np.testing.assert_array_equal(out, padded[top : top + 6, left : left + 6])
+        wanted = padded[top : top + 6, left : left + 6]
+        for flip in (False, True):
+            out = ops.window(jnp.asarray(image), top - 2, left - 2, 6, flip=flip)
+            np.testing.assert_array_equal(out, wanted[:, ::-1] if flip else wanted)
 
 
 # Ops against Pillow.

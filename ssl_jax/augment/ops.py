@@ -124,21 +124,26 @@ def blurred_by_shrinking(image: jax.Array, side: jax.Array) -> jax.Array:
     return jnp.einsum("ih,hwc,jw->ijc", both, image, both, precision="highest")
 
 
-def shifted_crop(image: jax.Array, top: jax.Array, left: jax.Array, size: int, pad: int) -> jax.Array:
-    """Pads with zeros and cuts out a square: the classic CIFAR crop.
+def window(
+    image: jax.Array, top: jax.Array, left: jax.Array, size: int, *, flip: jax.Array | bool = False
+) -> jax.Array:
+    """Cuts a square out, exactly, as two matrix products: a TPU would gather it pixel by pixel.
 
     Args:
-      image: [H, W, C].
-      top: first row of the crop in the padded image.
-      left: first column of the crop in the padded image.
+      image: [H, W, C], floating point.
+      top: first row, whole; outside the image are zeros.
+      left: first column.
       size: side of the output, pixels.
-      pad: zeros added on each side, pixels.
+      flip: mirror the output left to right.
 
     Returns:
       [size, size, C].
     """
-    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    return jax.lax.dynamic_slice(padded, (top, left, 0), (size, size, image.shape[-1]))
+    index = jnp.arange(size)
+    mirrored = jnp.where(flip, size - 1 - index, index)
+    rows = (jnp.arange(image.shape[0]) == (top + index)[:, None]).astype(image.dtype)
+    columns = (jnp.arange(image.shape[1]) == (left + mirrored)[:, None]).astype(image.dtype)
+    return jnp.einsum("hy,yxc,wx->hwc", rows, image, columns, precision="highest")
 
 
 def gray(image: jax.Array, *, pillow: bool = False) -> jax.Array:

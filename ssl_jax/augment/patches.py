@@ -54,11 +54,12 @@ def grid(images: jax.Array, size: int, stride: int) -> jax.Array:
       stride: from one patch to the next, pixels; below `size` they overlap.
 
     Returns:
-      [B, T, size, size, C], row by row.
+      [B, T, size, size, C], row by row; at least one fits.
     """
     rows, columns = (side(length, size, stride) for length in images.shape[1:3])
-    y, x = (stride * jnp.arange(count)[:, None] + jnp.arange(size) for count in (rows, columns))
-    patches = images[:, y[:, None, :, None], x[None, :, None, :]]  # [B, rows, columns, size, size, C]
+    # By slices, which a TPU moves whole, where an index of pixels would fetch them one by one.
+    bands = jnp.stack([images[:, stride * y : stride * y + size] for y in range(rows)], 1)
+    patches = jnp.stack([bands[:, :, :, stride * x : stride * x + size] for x in range(columns)], 2)
     return patches.reshape(len(images), rows * columns, size, size, images.shape[-1])
 
 
@@ -75,7 +76,8 @@ def render_patches(view: View, keys: jax.Array, patches: jax.Array) -> jax.Array
     """
     count = patches.shape[1]
     own = jax.vmap(lambda key: jax.random.split(key, count))(keys)
-    return jax.vmap(render_batch, (None, 0, 0))(view, own, patches)
+    drawn = render_batch(view, own.reshape(-1), patches.reshape(-1, *patches.shape[2:]))
+    return drawn.reshape(*patches.shape[:2], *drawn.shape[1:])
 
 
 def permuted(keys: jax.Array, patches: jax.Array) -> jax.Array:
@@ -102,10 +104,10 @@ def cut(keys: jax.Array, cells: jax.Array, size: int, aberration: int = 0) -> ja
         place, apart = jax.random.split(key)
         corner = jax.random.randint(place, (2,), 0, room + 1)
         if not aberration:
-            return jax.lax.dynamic_slice(cell, (*corner, 0), (size, size, cell.shape[-1]))
+            return ops.window(cell, corner[0], corner[1], size)
         shifts = corner + jax.random.randint(apart, (cell.shape[-1], 2), 0, aberration + 1)
-        channels = [jax.lax.dynamic_slice(cell[..., c], tuple(s), (size, size)) for c, s in enumerate(shifts)]
-        return jnp.stack(channels, -1)
+        channels = [ops.window(cell[..., c : c + 1], s[0], s[1], size) for c, s in enumerate(shifts)]
+        return jnp.concatenate(channels, -1)
 
     own = jax.vmap(lambda key: jax.random.split(key, cells.shape[1]))(keys)
     return jax.vmap(jax.vmap(one))(own, cells)

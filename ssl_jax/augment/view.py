@@ -290,8 +290,7 @@ def _crop(view: View, draw: Draws, image: jax.Array, flip: jax.Array | bool, cro
     if cropped:
         return _mirrored(image, flip)
     if view.crop == "shift":
-        top, left = ((start + view.pad).astype(jnp.int32) for start in box[:2])
-        return _mirrored(ops.shifted_crop(image, top, left, view.size, view.pad), flip)
+        return ops.window(image, *box[:2], view.size, flip=flip)
     if view.crop == "centre" and box == (0, 0, view.size, view.size) and height == width:
         return _mirrored(image, flip)
     return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip, pillow=view.pillow)
