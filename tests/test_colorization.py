@@ -8,6 +8,7 @@ import grids
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny
 
@@ -42,7 +43,9 @@ def test_loss_is_plain_and_its_gradient_is_weighted():
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
 
     def loss(logits):
-        return colorization.reweighted(colorization.cross_entropy(logits, *lab.soft_encode(ab)), weights)
+        return colorization.reweighted(
+            optax.softmax_cross_entropy(logits, colorization.distribution(*lab.soft_encode(ab))), weights
+        )
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
     np.testing.assert_allclose(value, -(target * np.log(p)).sum(-1).mean(), rtol=1e-5)

@@ -16,12 +16,14 @@ Features see the lightness of an image.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ssl_jax import dist
 from ssl_jax.augment import lab
@@ -38,18 +40,14 @@ def lightness(images: jax.Array) -> jax.Array:
     return images[..., :1] / 50 - 1
 
 
-def cross_entropy(logits: jax.Array, bins: jax.Array, weights: jax.Array) -> jax.Array:
-    """Cross-entropy with a soft target (eq. 2), for each pixel.
+def distribution(bins: jax.Array, weights: jax.Array) -> jax.Array:
+    """Soft targets [..., 313] from the bins [..., k] that they have and their weights [..., k].
 
-    Args:
-      logits: [..., Q].
-      bins: [..., k], those that the target has.
-      weights: [..., k], the target's value there.
-
-    Returns:
-      [...].
+    By comparison: k numbers of a pixel by index, and their gradients, are 40 times the traffic on a TPU.
     """
-    return -jnp.sum(weights * jnp.take_along_axis(jax.nn.log_softmax(logits), bins, -1), -1)
+    every = jnp.arange(lab.BINS)
+    parts = [weights[..., k, None] * (bins[..., k, None] == every) for k in range(bins.shape[-1])]
+    return functools.reduce(jnp.add, parts)
 
 
 def rebalancing(prior: jax.Array, mix: float = 0.5) -> jax.Array:
@@ -78,11 +76,6 @@ def reweighted(losses: jax.Array, weights: jax.Array) -> jax.Array:
 def annealed_mean(logits: jax.Array, temperature: float = 0.38) -> jax.Array:
     """The colour [..., 2] that logits [..., 313] stand for: mean of a sharpened distribution (eq. 5)."""
     return jax.nn.softmax(logits / temperature) @ jnp.asarray(lab.ab_centres(), logits.dtype)
-
-
-def bin_shares(bins: jax.Array, weights: jax.Array, count: int) -> jax.Array:
-    """Mean over all pixels [...] of the targets [..., k] as a distribution [count]."""
-    return jnp.zeros(count, weights.dtype).at[bins.reshape(-1)].add(weights.reshape(-1)) * (bins.shape[-1] / bins.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +112,8 @@ class Colorization(Method):
         colours, h, logits, stats = self._predict(params, state["stats"], batch["view"], train)
         bins, weights = lab.soft_encode(colours[:, :: self.stride, :: self.stride, 1:])
         prior, batches = state["prior"], state["batches"]
-        shares = dist.mean(bin_shares(bins, weights, lab.BINS))
+        target = distribution(bins, weights)
+        shares = dist.mean(target.mean((0, 1, 2)))
         if train:
             batches += 1
             prior += (shares - prior) / batches
@@ -128,8 +122,9 @@ class Colorization(Method):
         nearest = bins[..., 0]
         coloured = jnp.abs(colours[..., 1:]).max((1, 2, 3)) > 5
         balance = rebalancing(known, self.mix)
-        factor = balance[nearest] * coloured[:, None, None]
-        loss = reweighted(cross_entropy(logits, bins, weights), factor)
+        at_nearest = jnp.where(nearest[..., None] == jnp.arange(lab.BINS), balance, 0.0).sum(-1)
+        factor = at_nearest * coloured[:, None, None]
+        loss = reweighted(optax.softmax_cross_entropy(logits, target), factor)  # eq. 2, for each pixel
         answer, metrics = logits.argmax(-1), {}
         # Who knows nothing of an image answers the bin that so far most of the weight was in.
         measures = {
