@@ -55,8 +55,20 @@ def ab_centres() -> np.ndarray:
 BINS = 313  # Q; `ab_centres` has that many
 
 
+def _squared_distance(ab: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(ab[..., None, :] - jnp.asarray(ab_centres(), ab.dtype)), -1)
+
+
+def nearest_bin(ab: jax.Array) -> jax.Array:
+    """The bin [...] whose centre is the nearest to colours [..., 2], the first of several."""
+    return jnp.argmin(_squared_distance(ab), -1)
+
+
 def soft_encode(ab: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Gaussian weights on the ten nearest bins (sec. 2.1).
+
+    For the first alone there is `nearest_bin`: of a part of what `top_k` gives, XLA sorts all bins on a CPU, in several
+    times the time.
 
     Args:
       ab: [..., 2].
@@ -64,7 +76,5 @@ def soft_encode(ab: jax.Array) -> tuple[jax.Array, jax.Array]:
     Returns:
       bins [..., 10], the nearest first, and their weights [..., 10], which sum to one.
     """
-    squared = jnp.sum(jnp.square(ab[..., None, :] - jnp.asarray(ab_centres(), ab.dtype)), -1)
-    # Of a part of what top_k gives, XLA would on a CPU sort all bins, in five times the time.
-    near, index = jax.lax.optimization_barrier(jax.lax.top_k(-squared, NEIGHBOURS))
+    near, index = jax.lax.top_k(-_squared_distance(ab), NEIGHBOURS)
     return index, jax.nn.softmax(near / (2 * SIGMA**2), -1)

@@ -97,7 +97,7 @@ class SplitBrain(Method):
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         colours, h, logits, stats = self._predict(params, state["stats"], batch["view"], train)
         target = colours[:, :: self.stride, :: self.stride]
-        labels = {"ab": lab.soft_encode(target[..., 1:])[0][..., 0], "l": lightness_bins(target[..., 0])}
+        labels = {"ab": lab.nearest_bin(target[..., 1:]), "l": lightness_bins(target[..., 0])}
         terms, metrics = [], {}
         for (name, label), scores in zip(labels.items(), logits, strict=True):
             guess = losses.guess_accuracy(label, batch["position"], scores.shape[-1], dist.AXIS)
