@@ -35,7 +35,8 @@ same method alone.
 The table is older than the stem that pools before it normalises, crops that are mirrored as bytes, and BatchNorm as a
 part of the convolutions that widen (docs/speed.md): SimCLR's 317.6 MB a view on `v5e:4x4` are 270.7 since, and its 14.3
 GiB a chip 11.3. The row of exemplar is of another recipe than its preset has since (S4L's: 512 images and 20 epochs
-instead of 64 and 35, 8 views each; other views, the same network).
+instead of 64 and 35, 8 views each; other views, the same network). Patches, shifted crops and colorization's targets
+were still read by index, which weighs on context prediction, jigsaw, counting, PIRL, CPC, RotNet and colorization.
 
 What grows with the slice: SimCLR at 256 images a chip gathers 4.2 MB of embeddings on `v5e:4x4` (batch 4096) and
 67.1 MB on `v5e:16x16` (batch 65536), which is all embeddings of the batch, 128 numbers of 4 bytes for each view.
