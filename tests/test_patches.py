@@ -25,9 +25,10 @@ def test_grid_is_cut_row_by_row(size, stride):
     assert patches.side(9, size, stride) * patches.side(7, size, stride) == len(corners)
 
 
-def test_patches_along_a_side():
+def test_a_grid_without_room_is_empty():
     assert patches.side(3, 4, 2) == 0
     assert patches.side(4, 4, 2) == patches.side(5, 4, 2) == 1
+    assert patches.grid(images(2, 3, 8, 1), 4, 4).shape == (2, 0, 4, 4, 1)
 
 
 def test_every_patch_is_drawn_on_its_own():

@@ -54,9 +54,11 @@ def grid(images: jax.Array, size: int, stride: int) -> jax.Array:
       stride: from one patch to the next, pixels; below `size` they overlap.
 
     Returns:
-      [B, T, size, size, C], row by row; at least one fits.
+      [B, T, size, size, C], row by row.
     """
     rows, columns = (side(length, size, stride) for length in images.shape[1:3])
+    if not rows * columns:
+        return jnp.zeros((len(images), 0, size, size, images.shape[-1]), images.dtype)
     # By slices, which a TPU moves whole, where an index of pixels would fetch them one by one.
     bands = jnp.stack([images[:, stride * y : stride * y + size] for y in range(rows)], 1)
     patches = jnp.stack([bands[:, :, :, stride * x : stride * x + size] for x in range(columns)], 2)
