@@ -6,8 +6,8 @@ The full step of `cifar10_small` with a full-width ResNet-18 (batch from the dat
 moving target, optimiser, metrics, online probe) over the passes alone: every call of a backbone or head, for view,
 target or patch, that the method's loss makes is made on ready numbers of that shape, with the gradients of what the
 method trains. Which calls there are is read off the method's own loss. Both run in this process, in turns, and the
-ratio is that of the medians. With --count nothing runs: FLOPs and bytes of memory traffic of both are those that the
-compiler counts for one chip of a TPU slice.
+ratio is that of the medians. With --count nothing runs: FLOPs and bytes accessed of both are those that the compiler
+counts for one chip of a TPU slice, and bytes of main memory those that `ssl_jax/hlo.py` reads off the programs.
 
 The data set is 1,024 images of noise, so that memory banks have as many rows. The preset has no multi-crop, and MAE
 keeps its small transformer, which costs less, so that the rest of the step weighs more.
@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import data, dist, feed, methods, plan, train
+from ssl_jax import data, dist, feed, hlo, methods, plan, train
 from ssl_jax.augment.view import render_views
 
 
@@ -193,13 +193,18 @@ def timed(run: train.Run, rounds: int) -> tuple[float, float]:
 
 
 def counted(run: train.Run) -> list[tuple[float, float]]:
-    """10^9 FLOPs and 10^6 bytes of the full step and of the bare one, as the compiler of the run's devices counts."""
+    """10^9 FLOPs, 10^6 bytes accessed and of main memory of the full step and of the bare one, for the run's devices."""
     step: Any = train.mapped_step(run)
     bare: Any
     bare, shapes = bare_step(run)
     given = ((step, plan.arguments(run)), (bare, dist.shapes(shapes, P(), run.mesh)))
-    full, lone = (program.trace(*inputs).lower().compile().cost_analysis() for program, inputs in given)
-    return [(full[name] / unit, lone[name] / unit) for name, unit in (("flops", 1e9), ("bytes accessed", 1e6))]
+    found = []
+    for program, inputs in given:
+        compiled = program.trace(*inputs).lower().compile()
+        costs = compiled.cost_analysis()
+        moved = hlo.main_memory(compiled.as_text())
+        found.append((costs["flops"] / 1e9, costs["bytes accessed"] / 1e6, moved / 1e6))
+    return list(zip(*found, strict=True))
 
 
 def main() -> None:
@@ -215,7 +220,7 @@ def main() -> None:
     print(
         f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, jax {jax.__version__}, {devices[0].device_kind}\n"
     )
-    kinds = ["GFLOP", "MB"] if args.count else ["s"]
+    kinds = ["GFLOP", "MB", "MB of main memory"] if args.count else ["s"]
     head = [cell for kind in kinds for cell in (f"full, {kind}", f"bare, {kind}", "ratio")]
     print(f"| method | {' | '.join(head)} |\n|{' --- |' * (len(head) + 1)}", flush=True)
     for method in args.methods or methods.names():

@@ -85,5 +85,10 @@ def in_batch_softmax(
     if axis_name is not None:
         own = own + jax.lax.axis_index(axis_name) * len(candidates)
         candidates = jax.lax.all_gather(candidates, axis_name, tiled=True)
-    logits = similarity(x, candidates) / temperature  # [n, M]
-    return cross_entropy(logits, own), accuracy(logits, own)
+
+    @jax.checkpoint  # [n, M] logits are made again sooner than kept while the backbone needs the memory
+    def compare(x, candidates):
+        logits = similarity(x, candidates) / temperature
+        return cross_entropy(logits, own), accuracy(logits, own)
+
+    return compare(x, candidates)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import command_line, data, dist, train
+from ssl_jax import command_line, data, dist, hlo, train
 from ssl_jax.data import stream
 from ssl_jax.errors import UserError, explained
 from ssl_jax.log import speak_plainly
@@ -82,7 +82,8 @@ class Plan:
     fits: bool
     memory: float  # bytes at the peak
     flops: float
-    bytes: float  # to and from main memory
+    bytes: float  # accessed, as the compiler counts them: also in the chip's own memory
+    main_memory: float  # bytes read from main memory and written there
     collectives: dict[str, tuple[int, float]]  # kind to how many and bytes they leave on the chip
     compile_seconds: float
     steps: int  # updates of the whole run
@@ -115,7 +116,7 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
         one.batch_size, one.accumulate = config.batch_size // micro, 1
         costs, counted = _compile(train.prepare(one, devices, splits))[0], micro
     analysis = costs.cost_analysis() if costs is not None else {}
-    found = collectives(costs.as_text()) if costs is not None else {}
+    text = costs.as_text() if costs is not None else ""
     kind = devices[0].device_kind
     limit = CHIPS[kind].memory if kind in CHIPS else math.inf
     return Plan(
@@ -128,7 +129,8 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
         memory=needed,
         flops=analysis.get("flops", math.nan) * counted,
         bytes=analysis.get("bytes accessed", math.nan) * counted,
-        collectives={name: (count * counted, size * counted) for name, (count, size) in found.items()},
+        main_memory=(hlo.main_memory(text) if text else math.nan) * counted,
+        collectives={name: (n * counted, size * counted) for name, (n, size) in hlo.collectives(text).items()},
         compile_seconds=seconds,
         steps=run.info.total_steps,
     )
@@ -236,52 +238,17 @@ def arguments(run: train.Run) -> tuple[Any, ...]:
     return run.shapes, *dist.shapes((crops, number, number), split, run.mesh)
 
 
-_COLLECTIVE = re.compile(
-    r"= (?P<shape>\S.*?) (?P<kind>all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
-    r"(?P<start>-start)?\("
-)
-_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
-
-
-def collectives(hlo: str) -> dict[str, tuple[int, float]]:
-    """Counts the collectives of a compiled program.
-
-    Args:
-      hlo: its text.
-
-    Returns:
-      kind to (how many, bytes of their results on one chip).
-    """
-    found: dict[str, dict[str, float]] = {}
-    for number, line in enumerate(hlo.splitlines()):
-        match = _COLLECTIVE.search(line)
-        if match:
-            # The TPU compiler repeats a collective in each of the fusions it is overlapped with; they form a chain.
-            chain = re.search(r'chain_id="(\d+)"', line)
-            key = chain[0] if chain else f"line {number}"
-            arrays = _bytes(match["shape"])
-            # An asynchronous start returns what goes in beside what comes out.
-            size = max(arrays) if match["start"] and match["kind"] != "all-reduce" else sum(arrays)
-            found.setdefault(match["kind"], {})[key] = size
-    return {kind: (len(sizes), sum(sizes.values())) for kind, sizes in sorted(found.items())}
-
-
-def _bytes(shape: str) -> list[float]:
-    """Bytes of each array of an HLO shape such as 'f32[8,128]{1,0}' or '(bf16[8], u32[])'."""
-    sizes = []
-    for kind, sides in _ARRAY.findall(shape):
-        bits = 8 if kind == "pred" else int("".join(re.findall(r"\d+", kind)[:1]))
-        sizes.append(bits / 8 * math.prod(int(side) for side in sides.split(",") if side))
-    return sizes
-
-
 def roofline(plan: Plan) -> dict[str, float]:
     """Seconds that arithmetic, memory and links each need for a step at their peak rates; empty for an unknown chip."""
     if plan.chip not in CHIPS:
         return {}
     chip = CHIPS[plan.chip]
     exchanged = sum(size for _, size in plan.collectives.values())
-    return {"arithmetic": plan.flops / chip.flops, "memory": plan.bytes / chip.bytes, "links": exchanged / chip.link}
+    return {
+        "arithmetic": plan.flops / chip.flops,
+        "memory": plan.main_memory / chip.bytes,
+        "links": exchanged / chip.link,
+    }
 
 
 def summarise(plan: Plan, efficiency: float) -> dict[str, Any]:
@@ -304,6 +271,7 @@ def summarise(plan: Plan, efficiency: float) -> dict[str, Any]:
         "memory_gib": plan.memory / _GIB,
         "gflop_per_view": plan.flops / views_a_chip / 1e9,
         "mb_per_view": plan.bytes / views_a_chip / 1e6,
+        "main_mb_per_view": plan.main_memory / views_a_chip / 1e6,
         "collectives": {kind: {"count": n, "mb": size / 1e6} for kind, (n, size) in plan.collectives.items()},
         "compile_seconds": plan.compile_seconds,
     }
@@ -338,7 +306,10 @@ def _words(row: dict[str, Any]) -> str:
         f"  memory       {row['memory_gib']:.2f} GiB{of} at the peak: {'fits' if row['fits'] else 'does not fit'}",
     ]
     if not math.isnan(row["gflop_per_view"]):
-        lines.append(f"  a view       {row['gflop_per_view']:.2f} GFLOP, {row['mb_per_view']:.1f} MB")
+        lines.append(
+            f"  a view       {row['gflop_per_view']:.2f} GFLOP, {row['mb_per_view']:.1f} MB "
+            f"accessed, {row['main_mb_per_view']:.1f} MB of main memory"
+        )
     for kind, entry in row["collectives"].items():
         lines.append(f"  {kind:<12} {entry['count']} a step, {entry['mb']:.2f} MB a chip")
     if "step_ms" in row:
@@ -362,6 +333,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "GiB a chip",
         "GFLOP a view",
         "MB a view",
+        "of main memory",
         "collectives, MB a chip",
         "bound by",
         "views/s a chip",
@@ -378,6 +350,7 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"{row['memory_gib']:.2f}" + ("" if row["fits"] else " (does not fit)"),
             f"{row['gflop_per_view']:.2f}" if counted else "",
             f"{row['mb_per_view']:.1f}" if counted else "",
+            f"{row['main_mb_per_view']:.1f}" if counted else "",
             f"{exchanged:.2f}" if counted else "",
         ]
         if "step_ms" in row:

@@ -1,0 +1,160 @@
+"""What is read off compiled programs."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+
+from ssl_jax import dist, hlo
+
+GATHERED = """
+%fused (p: f32[64,64]) -> f32[256,64] {
+  %all-gather.1 = f32[256,64]{1,0} all-gather(%p), channel_id=1, frontend_attributes={chain_id="0"}
+}
+%fused.2 (p: f32[64,64]) -> f32[256,64] {
+  %all-gather.2 = f32[256,64]{1,0} all-gather(%p), channel_id=1, frontend_attributes={chain_id="0"}
+}
+ENTRY %main (a: f32[32], b: bf16[32]) -> f32[32] {
+  %all-reduce.1 = (f32[32]{0:T(128)S(1)}, bf16[32]{0}) all-reduce(%a, %b), channel_id=1, to_apply=%add
+  %all-reduce.2 = f32[] all-reduce(%c), channel_id=1, to_apply=%add
+  %all-gather-start.3 = (f32[4,8]{1,0}, f32[16,8]{1,0}) all-gather-start(%d), channel_id=3
+  %all-gather-done.3 = f32[16,8]{1,0} all-gather-done(%all-gather-start.3)
+  %get = f32[32]{0} get-tuple-element(%all-reduce.1), index=0
+}
+"""
+
+
+@pytest.mark.fast
+def test_collectives_are_counted_once():
+    found = hlo.collectives(GATHERED)
+    assert found == {"all-gather": (2, 256 * 64 * 4 + 16 * 8 * 4), "all-reduce": (2, 32 * 4 + 32 * 2 + 4)}
+
+
+def test_collectives_of_a_compiled_program():
+    mesh = dist.make_mesh(jax.devices()[:4])
+
+    def replica(x):
+        everyone = jax.lax.all_gather(x, dist.AXIS, tiled=True)
+        return dist.mean((everyone @ everyone.T).sum())
+
+    mapped = jax.jit(jax.shard_map(replica, mesh=mesh, in_specs=P(dist.AXIS), out_specs=P()))
+    compiled = mapped.lower(jnp.zeros((8, 16))).compile()
+    assert hlo.collectives(compiled.as_text()) == {"all-gather": (1, 8 * 16 * 4), "all-reduce": (1, 4)}
+
+
+# Arrays of 4 kB (f32[1024]) but for the table; S(1) is the chip's own memory.
+MOVED = """
+%same (p0: f32[1024]) -> f32[1024] {
+  %p0 = f32[1024]{0} parameter(0)
+  ROOT %b0 = f32[1024]{0} bitcast(%p0)
+}
+%rows (p1: f32[512,1024], i: s32[]) -> f32[1024] {
+  %p1 = f32[512,1024]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %b1 = f32[512,1024]{1,0} bitcast(%p1)
+  %d = f32[1,1024]{1,0} dynamic-slice(%b1, %i, %i), dynamic_slice_sizes={1,1024}
+  ROOT %r = f32[1024]{0} bitcast(%d)
+}
+%put (p2: f32[512,1024], p3: f32[1024], j: s32[]) -> (f32[512,1024], f32[1024]) {
+  %p2 = f32[512,1024]{1,0} parameter(0)
+  %p3 = f32[1024]{0} parameter(1)
+  %j = s32[] parameter(2)
+  %b2 = f32[1,1024]{1,0} bitcast(%p3)
+  %u = f32[512,1024]{1,0} dynamic-update-slice(%p2, %b2, %j, %j)
+  %f = f32[1024]{0} fusion(%p3), kind=kLoop, calls=%same
+  %n = f32[1024]{0} negate(%f)
+  ROOT %t = (f32[512,1024]{1,0}, f32[1024]{0}) tuple(%u, %n)
+}
+%turn (s: (f32[1024])) -> (f32[1024]) {
+  %s = (f32[1024]{0}) parameter(0)
+  %g0 = f32[1024]{0} get-tuple-element(%s), index=0
+  %sine = f32[1024]{0} sine(%g0)
+  ROOT %t1 = (f32[1024]{0}) tuple(%sine)
+}
+%again (s1: (f32[1024])) -> pred[] {
+  %s1 = (f32[1024]{0}) parameter(0)
+  ROOT %yes = pred[] constant(true)
+}
+ENTRY %main (table: f32[512,1024], x: f32[1024]) -> f32[1024] {
+  %table = f32[512,1024]{1,0:T(8,128)} parameter(0)
+  %x = f32[1024]{0:T(1024)} parameter(1)
+  %k = s32[]{:S(2)} constant(3)
+  LINE
+}
+"""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("line", "arrays"),
+    [
+        ("%y = f32[1024]{0:T(1024)} sine(%x)", 2),
+        ("%y = f32[1024]{0:T(1024)S(1)} sine(%x)", 1),
+        ("%y = f32[1024]{0:T(1024)} bitcast(%x)", 0),
+        # A copy to the chip's own memory reads once, and is free where it ends; one from there writes once.
+        ("%c = (f32[1024]{0:S(1)}, f32[1024]{0}, u32[]{:S(2)}) copy-start(%x)", 1),
+        ("%c = f32[1024]{0:S(1)} copy-done(%x)", 0),
+        ("%v = f32[1024]{0:S(1)} sine(%x)\n  %c = (f32[1024]{0}, f32[1024]{0:S(1)}, u32[]{:S(2)}) copy-start(%v)", 2),
+        ("%c = ((f32[512,1024]{1,0}), f32[2,1024]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%table), slice={[0:2]}", 2),
+        ('%c = f32[2,1024]{1,0} custom-call(%x, /*index=1*/%x), custom_call_target="ConcatBitcast"', 0),
+        # A row looked up, in the open or inside a fusion, and a row put in its place.
+        ("%y = f32[1,1024]{1,0:S(1)} dynamic-slice(%table, %k, %k), dynamic_slice_sizes={1,1024}", 1),
+        ("%y = f32[1024]{0:S(1)} fusion(%table, %k), kind=kLoop, calls=%rows", 1),
+        ("%y = f32[1024]{0} fusion(%table, %k), kind=kLoop, calls=%rows", 2),
+        ("%y = f32[512,1024]{1,0} dynamic-update-slice(%table, %x, %k, %k)", 2),
+        # The row read twice counts once; written are the row in the table and its negative.
+        ("%y = (f32[512,1024]{1,0}, f32[1024]{0}) fusion(%table, %x, %k), kind=kLoop, calls=%put", 3),
+        ("%t = (f32[1024]{0}) tuple(%x)\n  %y = (f32[1024]{0}) while(%t), condition=%again, body=%turn", 2),
+        ("%y = f32[512,1024]{1,0} scatter(%table, %k, %x), to_apply=%again", 2),
+        ("%y = f32[1024]{0} call(%x), to_apply=%put_nothing", None),
+    ],
+)
+def test_main_memory_of_one_instruction(line, arrays):
+    text = MOVED.replace("LINE", line)
+    if arrays is None:  # a computation that is not there is no zero
+        with pytest.raises(KeyError):
+            hlo.main_memory(text)
+    else:
+        assert hlo.main_memory(text) == pytest.approx(4096 * arrays, abs=8)
+
+
+def test_main_memory_is_what_the_compiler_counts_where_there_is_no_other():
+    x, w = jnp.zeros((256, 512)), jnp.zeros((512, 512))
+    compiled = jax.jit(lambda x, w: jnp.maximum(x @ w, 0).sum(0)).lower(x, w).compile()
+    assert hlo.main_memory(compiled.as_text()) == compiled.cost_analysis()["bytes accessed"]
+
+
+UPDATES = """
+import jax, jax.numpy as jnp
+from ssl_jax import hlo, plan
+place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
+shaped = lambda shape, kind=jnp.float32: jax.ShapeDtypeStruct(shape, kind, sharding=place)
+
+def moved(function, *given, donate=()):
+    program = jax.jit(function, donate_argnums=donate).trace(*given).lower(lowering_platforms=("tpu",)).compile()
+    print(hlo.main_memory(program.as_text()), program.cost_analysis()["bytes accessed"])
+
+def sgd(p, m, g):
+    m = 0.9 * m + g
+    return p - 0.1 * m, m
+
+for layers in ([shaped((512, 512))] * 20, [shaped((8192, 8192))]):
+    moved(lambda p, m, g: jax.tree.map(sgd, p, m, g), layers, layers, layers, donate=(0, 1))
+moved(lambda x, i: x[i].astype(jnp.float32).mean(-1), shaped((50000, 3072), jnp.uint8), shaped((512,), jnp.int32))
+"""
+
+
+def test_main_memory_on_a_tpu():
+    """SGD with momentum passes five times over its parameters; the compiler's count has copies in it thrice."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+    done = subprocess.run([sys.executable, "-c", UPDATES], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    small, big, rows = (tuple(map(float, line.split())) for line in done.stdout.splitlines())
+    np.testing.assert_allclose(small[0], 5 * 20 * 512 * 512 * 4, rtol=0.001)
+    assert small[1] > 2 * small[0]
+    np.testing.assert_allclose(big, 5 * 8192 * 8192 * 4, rtol=0.001)
+    np.testing.assert_allclose(rows[0], 512 * 3072, rtol=0.01)  # not all 50,000
