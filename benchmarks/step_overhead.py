@@ -193,7 +193,7 @@ def timed(run: train.Run, rounds: int) -> tuple[float, float]:
 
 
 def counted(run: train.Run) -> list[tuple[float, float]]:
-    """10^9 FLOPs, 10^6 bytes accessed and of main memory of the full step and of the bare one, for the run's devices."""
+    """10^9 FLOPs, 10^6 bytes accessed and of main memory: full step and bare one, for the run's devices."""
     step: Any = train.mapped_step(run)
     bare: Any
     bare, shapes = bare_step(run)

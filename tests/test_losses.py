@@ -265,3 +265,12 @@ def test_a_guess_is_no_better_than_it_can_be():
     pixels = jnp.array([[1, 1], [1, 0], [1, 2], [1, 1]])
     assert float(losses.guess_accuracy(pixels, jnp.arange(4), 3)) == 0.75
     assert float(losses.guess_accuracy(-jnp.ones(4, int), jnp.arange(4), 3)) == 0.0
+
+
+@pytest.mark.fast
+def test_logits_of_the_batch_are_not_kept_for_the_gradient():
+    """What waits for the backward pass has the size of the rows, not of all pairs."""
+    x, z = jnp.ones((48, 4)), jnp.ones((64, 4))
+    _, pull = jax.vjp(lambda x, z: losses.in_batch_softmax(x, z, jnp.arange(48))[0], x, z)
+    kept = [leaf.size for leaf in jax.tree.leaves(pull)]
+    assert kept and max(kept) <= z.size
