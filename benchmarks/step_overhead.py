@@ -162,13 +162,15 @@ def numbers(shapes: Any, seed: int) -> Any:
     return jax.tree.unflatten(structure, [make(*pair) for pair in enumerate(leaves)])
 
 
-def prepared(method: str, batch: int, width: int, devices: list[jax.Device] | None = None) -> train.Run:
+def prepared(
+    method: str, batch: int, width: int, devices: list[jax.Device] | None = None, dtype: str = "float32"
+) -> train.Run:
     """The method's `cifar10_small` at full width, on noise in the shape of CIFAR-10: speed does not depend on it."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1024, 32, 32, 3), np.uint8)
     noise = data.Dataset("noise", images, rng.integers(0, 10, 1024, np.int32), tuple("0123456789"))
     config = importlib.import_module(f"configs.{method}").get_config("cifar10_small")
-    config.batch_size, config.model.width = batch, width
+    config.batch_size, config.model.width, config.model.dtype = batch, width, dtype
     return train.prepare(config, devices, (noise, None))
 
 

@@ -1,5 +1,6 @@
-"""What the text of a compiled program (HLO) says of its traffic: with main memory, and with other chips."""
+"""What the text of a compiled program (HLO) says of its traffic: with main memory, other chips and the host."""
 
+from collections.abc import Iterator
 import math
 import re
 from typing import NamedTuple
@@ -15,6 +16,7 @@ _CALLED = re.compile(
 )
 # Names for what is there already, and ends of copies that are counted where they begin.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id")
+_CONTROL = ("call", "while", "conditional", "async-start")
 _UPDATES = ("dynamic-update-slice", "scatter")  # in place
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _STARTS = tuple(f"{kind}-start" for kind in _COLLECTIVES if kind != "all-reduce")  # return what goes in as well
@@ -87,7 +89,40 @@ def main_memory(hlo: str) -> float:
     return _Traffic(computations).of(entry)
 
 
+def host_waits(hlo: str) -> list[str]:
+    """Where a GPU that runs a compiled program waits for its host, of which a training step should have none.
+
+    Returns:
+      names of loops whose number of turns is not known beforehand, of branches that are taken by a value on the
+      device, of copies from or to the host's memory, and of calls into Python.
+    """
+    computations, entry = _parse(hlo)
+    return [x.name for x in _run(computations, entry) if _waits(x)]
+
+
+def kernels(hlo: str) -> int:
+    """How many kernels a GPU starts for one run of a compiled program, those inside a loop counted once."""
+    computations, entry = _parse(hlo)
+    return sum(x.op not in (*_FREE, *_CONTROL) and not x.op.endswith("-done") for x in _run(computations, entry))
+
+
 Computation = dict[str, Instruction]
+
+
+def _run(computations: dict[str, Computation], name: str) -> Iterator[Instruction]:
+    """The instructions of a computation and of those that it calls, without those inside fusions."""
+    for x in computations[name].values():
+        yield x
+        if x.op in _CONTROL:
+            for called in x.called:
+                yield from _run(computations, called)
+
+
+def _waits(x: Instruction) -> bool:
+    if x.op == "while":
+        return "known_trip_count" not in x.rest
+    called_back = x.op == "custom-call" and "callback" in x.rest
+    return x.op in ("conditional", "infeed", "outfeed", "send", "recv") or "S(5)" in x.shape or called_back
 
 
 def _parse(hlo: str) -> tuple[dict[str, Computation], str]:
@@ -124,7 +159,7 @@ class _Traffic:
             return 0.0
         if x.op == "conditional":
             return max(map(self.of, x.called))
-        if x.op in ("call", "while", "async-start"):
+        if x.op in _CONTROL:
             return sum(map(self.of, x.called))
         return sum(self._read(x, place, body) for place in range(len(x.operands))) + self._written(x, body)
 

@@ -122,6 +122,30 @@ def test_main_memory_of_one_instruction(line, arrays):
         assert hlo.main_memory(text) == pytest.approx(4096 * arrays, abs=8)
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("line", "waits", "kernels"),
+    [
+        ("%y = f32[1024]{0} sine(%x)", 0, 1),
+        ("%y = f32[1024]{0} bitcast(%x)", 0, 0),
+        ("%t = (f32[1024]{0}) tuple(%x)\n  %y = (f32[1024]{0}) while(%t), condition=%again, body=%turn", 1, 1),
+        (
+            "%t = (f32[1024]{0}) tuple(%x)\n  %y = (f32[1024]{0}) while(%t), condition=%again, body=%turn, "
+            'backend_config={"known_trip_count":{"n":"20"}}',
+            0,
+            1,
+        ),
+        ("%y = (f32[1024]{0}) conditional(%k, %t, %t), branch_computations={%turn, %turn}", 1, 2),
+        ("%y = (f32[1024]{0:S(5)}, f32[1024]{0}, u32[]) copy-start(%x)", 1, 1),
+        ('%y = f32[1024]{0} custom-call(%x), custom_call_target="xla_ffi_python_gpu_callback"', 1, 1),
+        ('%y = f32[1024]{0} custom-call(%x), custom_call_target="__cudnn$convForward"', 0, 1),
+    ],
+)
+def test_what_a_gpu_waits_for_and_starts(line, waits, kernels):
+    text = MOVED.replace("LINE", line)
+    assert (len(hlo.host_waits(text)), hlo.kernels(text)) == (waits, kernels)
+
+
 def test_main_memory_is_what_the_compiler_counts_where_there_is_no_other():
     x, w = jnp.zeros((256, 512)), jnp.zeros((512, 512))
     compiled = jax.jit(lambda x, w: jnp.maximum(x @ w, 0).sum(0)).lower(x, w).compile()
