@@ -13,6 +13,7 @@ topologies, separated by commas, make a table. `--topology=local` plans for the 
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import pathlib
@@ -37,6 +38,7 @@ _EFFICIENCY = flags.DEFINE_float("efficiency", 0.7, "Share of the bounding rate 
 _IMAGES = flags.DEFINE_integer("images", None, "Training images, of a data set that is not on this machine.")
 _JSON = flags.DEFINE_string("json", None, "File to which a line a topology is appended.")
 _GIB = 2**30
+logger = logging.getLogger("ssl_jax")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,11 +131,21 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
         memory=needed,
         flops=analysis.get("flops", math.nan) * counted,
         bytes=analysis.get("bytes accessed", math.nan) * counted,
-        main_memory=(hlo.main_memory(text) if text else math.nan) * counted,
+        main_memory=_main_memory(text, analysis) * counted,
         collectives={name: (n * counted, size * counted) for name, (n, size) in hlo.collectives(text).items()},
         compile_seconds=seconds,
         steps=run.info.total_steps,
     )
+
+
+def _main_memory(text: str, analysis: dict[str, float]) -> float:
+    """Bytes of main memory; for a program that cannot be read, those that the compiler counts of all memories."""
+    accessed = analysis.get("bytes accessed", math.nan)
+    try:
+        return hlo.main_memory(text) if text else accessed
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:  # the compilation has taken minutes
+        logger.warning("Main memory's traffic cannot be read off this program (%r): all memories' is shown.", error)
+        return accessed
 
 
 def find_devices(topology: str) -> list[jax.Device]:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -265,3 +266,11 @@ def test_patches_and_colours_are_not_fetched_one_by_one_on_a_tpu():
     assert done.returncode == 0, done.stderr
     puzzle, colours = map(float, done.stdout.split())
     assert puzzle < 100e6 and colours < 250e6
+
+
+@pytest.mark.fast
+def test_a_program_that_cannot_be_read_still_has_a_plan(caplog):
+    with caplog.at_level(logging.WARNING, "ssl_jax"):
+        assert plan._main_memory("ENTRY %main () -> f32[] {\n  %y = f32[] sine(%x)\n}\n", {"bytes accessed": 8.0}) == 8
+    assert "cannot be read off" in caplog.text
+    assert math.isnan(plan._main_memory("", {}))
