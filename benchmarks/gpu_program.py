@@ -7,11 +7,14 @@ Needs pip install "jax[cuda12]".
 """
 
 import argparse
+import os
 import pathlib
 import sys
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+# Matrix products by cuBLAS: the tiles of XLA's own are found by timing them.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_triton_gemm=false"
 
 import jax
 from jax.experimental import topologies
