@@ -3,7 +3,7 @@
 Compiles the step that `step_overhead.py` times (full-width ResNet-18, here in bfloat16) and the passes alone with XLA's
 compiler for NVIDIA GPUs, which needs no GPU, and reads off the programs how many kernels a step starts, what they move
 to and from memory, and whether the device ever waits for its host. Nothing is timed, and no algorithm is tuned.
-Needs pip install "jax[cuda12]".
+Needs XLA's GPU plugin: pip install jax-cuda13-plugin, which pip install -e .[gpu] brings.
 """
 
 import argparse
@@ -54,10 +54,10 @@ gpu_device_info {
 
 def find_device() -> jax.Device:
     """An H200 that need not be there."""
-    import jax_plugins.xla_cuda12  # noqa: F401, registers the compiler
-
-    topology = topologies.get_topology_desc("h200", platform="cuda", target_config=TARGET, topology="1x1x1")
-    return topology.devices[0]
+    try:
+        return topologies.get_topology_desc("h200", platform="cuda", target_config=TARGET, topology="1x1x1").devices[0]
+    except (NotImplementedError, RuntimeError) as error:  # of the plugin none, or none that knows such a chip
+        raise SystemExit(f"XLA's compiler for GPUs is missing ({error}): pip install jax-cuda13-plugin.") from error
 
 
 def program(step: Any, arguments: Any) -> str:
