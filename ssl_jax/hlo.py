@@ -19,7 +19,7 @@ _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _NAMES = ("bitcast", "tuple", "get-tuple-element", "opt-barrier", "add-dependency")
 _FREE = (*_NAMES, "parameter", "constant", "after-all", "partition-id", "replica-id")
 _FREE_CALLS = ("ConcatBitcast", "AllocateBuffer")  # of pieces that lie beside each other already; of nothing yet
-_CONTROL = ("call", "while", "conditional", "async", "call-start", "async-start")
+_CONTROL = ("call", "while", "conditional", "call-start", "async-start")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
