@@ -26,23 +26,19 @@ HEAD = """# What ImageNet costs on a TPU slice
 
 `python benchmarks/slices.py` compiles the training step of every method's `imagenet` preset for a slice that need not
 be there, and reads FLOPs, bytes, memory and collectives off the program; views/s and hours are what the side that
-bounds the step allows, at 70 % of its peak rate (`python -m ssl_jax.plan --help`), and no measurement. The batch is the
-authors' where it divides over the chips and fits, with the first stages of the backbone rematerialised where that is
-what it takes, else the largest power of two that fits; where BatchNorm's groups do not divide over the chips, each chip
-is one. What a method calls a view may be a small crop or all tiles of an image, so views/s compare with those of the
-same method alone.
-
-The table is older than the stem that pools before it normalises, crops that are mirrored as bytes, and BatchNorm as a
-part of the convolutions that widen (docs/speed.md): SimCLR's 317.6 MB a view on `v5e:4x4` are 270.7 since, and its 14.3
-GiB a chip 11.3. The row of exemplar is of another recipe than its preset has since (S4L's: 512 images and 20 epochs
-instead of 64 and 35, 8 views each; other views, the same network). Patches, shifted crops and colorization's targets
-were still read by index, which weighs on context prediction, jigsaw, counting, PIRL, CPC, RotNet and colorization.
+bounds the step allows, at 70 % of its peak rate (`python -m ssl_jax.plan --help`), and no measurement. MB a view are
+bytes accessed as the compiler counts them; those of main memory, in whole tiles, are what bounds a step, so that what a
+small batch keeps on the chip is taken as free. The batch is the authors' where it divides over the chips and
+fits, with the first stages of the backbone rematerialised where that is what it takes, else the largest power of two
+that fits; where BatchNorm's groups do not divide over the chips, each chip is one. What a method calls a view may be a
+small crop or all tiles of an image, so views/s compare with those of the same method alone.
 
 What grows with the slice: SimCLR at 256 images a chip gathers 4.2 MB of embeddings on `v5e:4x4` (batch 4096) and
 67.1 MB on `v5e:16x16` (batch 65536), which is all embeddings of the batch, 128 numbers of 4 bytes for each view.
-All-reduces leave 189.0 and 251.9 MB on a chip: the 62.9 MB between them are the gradients of the embeddings gathered,
-since the compiler makes an all-reduce of their reduce-scatter. Gradients of weights and BatchNorm's sums do not grow. A
-step takes 198.6 and 204.6 ms at the memory's peak rate, 1.0 and 1.6 ms at that of the links.
+All-reduces left 189.0 and 251.9 MB on a chip before BatchNorm became a part of the kernels (199.1 on `v5e:4x4` since):
+the 62.9 MB between them are the gradients of the embeddings gathered, since the compiler makes an all-reduce of their
+reduce-scatter. Gradients of weights and BatchNorm's sums do not grow. The links need 1.0 and 1.6 ms of a step at their
+peak rate, main memory 139 on `v5e:4x4`.
 
 """
 
