@@ -10,7 +10,6 @@ import argparse
 import os
 import pathlib
 import sys
-from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 # Matrix products by cuBLAS: the tiles of XLA's own are found by timing them.
@@ -18,10 +17,9 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_t
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import PartitionSpec as P
 import step_overhead
 
-from ssl_jax import dist, hlo, methods, plan, train
+from ssl_jax import hlo, methods
 
 # What XLA asks of an H200 (SXM), from NVIDIA's data sheet and the CUDA programming guide for compute capability 9.0.
 TARGET = """
@@ -60,11 +58,6 @@ def find_device() -> jax.Device:
         raise SystemExit(f"XLA's compiler for GPUs is missing ({error}): pip install jax-cuda13-plugin.") from error
 
 
-def program(step: Any, arguments: Any) -> str:
-    """The compiled program's text."""
-    return step.trace(*arguments).lower().compile().as_text()
-
-
 def main() -> None:
     """Prints a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,10 +71,8 @@ def main() -> None:
     print("|" + " --- |" * 6, flush=True)
     for method in args.methods or methods.names():
         run = step_overhead.prepared(method, args.batch, args.width, [device], "bfloat16")
-        bare, shapes = step_overhead.bare_step(run)
-        full = program(train.mapped_step(run), plan.arguments(run))
-        moved = hlo.main_memory(full) / 1e6
-        least = hlo.main_memory(program(bare, dist.shapes(shapes, P(), run.mesh))) / 1e6
+        full, bare = (compiled.as_text() for compiled in step_overhead.programs(run))
+        moved, least = hlo.main_memory(full) / 1e6, hlo.main_memory(bare) / 1e6
         waits = ", ".join(hlo.host_waits(full)) or "never"
         cells = [hlo.kernels(full), waits, f"{moved:.0f}", f"{least:.0f}", f"{moved / least:.3f}"]
         print(f"| {method} | " + " | ".join(map(str, cells)) + " |", flush=True)

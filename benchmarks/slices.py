@@ -28,10 +28,10 @@ HEAD = """# What ImageNet costs on a TPU slice
 be there, and reads FLOPs, bytes, memory and collectives off the program; views/s and hours are what the side that
 bounds the step allows, at 70 % of its peak rate (`python -m ssl_jax.plan --help`), and no measurement. MB a view are
 bytes accessed as the compiler counts them; those of main memory, in whole tiles, are what bounds a step, so that what a
-small batch keeps on the chip is taken as free. The batch is the authors' where it divides over the chips and
-fits, with the first stages of the backbone rematerialised where that is what it takes, else the largest power of two
-that fits; where BatchNorm's groups do not divide over the chips, each chip is one. What a method calls a view may be a
-small crop or all tiles of an image, so views/s compare with those of the same method alone.
+small batch keeps on the chip is taken as free. The batch is the authors' where it divides over the chips and fits, with
+the first stages of the backbone rematerialised where that is what it takes, else the largest power of two that fits;
+where BatchNorm's groups do not divide over the chips, each chip is one. What a method calls a view may be a small crop
+or all tiles of an image, so views/s compare with those of the same method alone.
 
 What grows with the slice: SimCLR at 256 images a chip gathers 4.2 MB of embeddings on `v5e:4x4` (batch 4096) and
 67.1 MB on `v5e:16x16` (batch 65536), which is all embeddings of the batch, 128 numbers of 4 bytes for each view.

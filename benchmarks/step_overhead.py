@@ -194,17 +194,20 @@ def timed(run: train.Run, rounds: int) -> tuple[float, float]:
     return statistics.median(full_times), statistics.median(bare_times)
 
 
-def counted(run: train.Run) -> list[tuple[float, float]]:
-    """10^9 FLOPs, 10^6 bytes accessed and of main memory: full step and bare one, for the run's devices."""
+def programs(run: train.Run) -> tuple[Any, Any]:
+    """The full step and the bare one, compiled for the run's devices, which need not exist."""
     step: Any = train.mapped_step(run)
     bare: Any
     bare, shapes = bare_step(run)
-    given = ((step, plan.arguments(run)), (bare, dist.shapes(shapes, P(), run.mesh)))
+    full = step.trace(*plan.arguments(run)).lower().compile()
+    return full, bare.trace(*dist.shapes(shapes, P(), run.mesh)).lower().compile()
+
+
+def counted(run: train.Run) -> list[tuple[float, float]]:
+    """10^9 FLOPs, 10^6 bytes accessed and of main memory, each of the full step and of the bare one."""
     found = []
-    for program, inputs in given:
-        compiled = program.trace(*inputs).lower().compile()
-        costs = compiled.cost_analysis()
-        moved = hlo.main_memory(compiled.as_text())
+    for compiled in programs(run):
+        costs, moved = compiled.cost_analysis(), hlo.main_memory(compiled.as_text())
         found.append((costs["flops"] / 1e9, costs["bytes accessed"] / 1e6, moved / 1e6))
     return list(zip(*found, strict=True))
 
