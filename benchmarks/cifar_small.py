@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import methods
+from ssl_jax.methods import build
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, README = ROOT / "docs" / "cifar_small.jsonl", ROOT / "README.md"
@@ -138,7 +138,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     if any(not flag.startswith("--config.") for flag in flags):
         parser.error(f"unknown: {' '.join(flags)}; fields of the config are --config.FIELD=VALUE")
-    for method in args.methods or methods.names():
+    for method in args.methods or build.names():
         for epoch in sorted(map(int, args.epochs.split(","))):
             measured(method, epoch, args.seed, flags, args.data, args.runs)
             write_table()

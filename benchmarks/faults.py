@@ -26,8 +26,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from ssl_jax import checkpoint, evaluate, main, processes, train
-from ssl_jax.log import speak_plainly
+from ssl_jax import evaluate, main, train
+from ssl_jax.runtime import processes
+from ssl_jax.workdir import checkpoint
+from ssl_jax.workdir.log import speak_plainly
 
 CONFIG = (
     "--config=configs/simclr.py:digits",

@@ -19,7 +19,8 @@ import jax
 from jax.experimental import topologies
 import step_overhead
 
-from ssl_jax import hlo, methods
+from ssl_jax.methods import build
+from ssl_jax.plan import hlo
 
 # What XLA asks of an H200 (SXM), from NVIDIA's data sheet and the CUDA programming guide for compute capability 9.0.
 TARGET = """
@@ -69,7 +70,7 @@ def main() -> None:
     print(f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, bfloat16, jax {jax.__version__}, for ", end="")
     print(f"{device.device_kind}\n\n| method | kernels | waits for the host | full, MB | bare, MB | ratio |")
     print("|" + " --- |" * 6, flush=True)
-    for method in args.methods or methods.names():
+    for method in args.methods or build.names():
         run = step_overhead.prepared(method, args.batch, args.width, [device], "bfloat16")
         full, bare = (compiled.as_text() for compiled in step_overhead.programs(run))
         moved, least = hlo.main_memory(full) / 1e6, hlo.main_memory(bare) / 1e6

@@ -32,7 +32,7 @@ from torchvision import transforms
 
 from ssl_jax import data
 from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD
-from ssl_jax.evals import knn
+from ssl_jax.metrics import knn
 
 SCHEDULE, BATCH, WIDTH = 20, 256, 16  # epochs of the cosine, images an update, channels of the first stage
 FEATURES = 8 * WIDTH

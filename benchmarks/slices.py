@@ -17,7 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import methods, plan
+from ssl_jax import plan
+from ssl_jax.methods import build
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRIES, TABLE = ROOT / "docs" / "slices.jsonl", ROOT / "docs" / "slices.md"
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("--topology", default="v5e:4x4", help="slice")
     args = parser.parse_args()
     chips = len(plan.find_devices(args.topology))
-    for method in args.methods or methods.names():
+    for method in args.methods or build.names():
         best(method, args.topology, chips)
         write_table()
 

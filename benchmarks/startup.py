@@ -19,7 +19,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import methods
+from ssl_jax.methods import build
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--data", metavar="PATH", help="CIFAR-10: folder or tar with train/CLASS and test/CLASS")
     parser.add_argument("--batch", type=int, help="images an update (default: the preset's)")
     args = parser.parse_args()
-    chosen = args.methods or methods.names()
+    chosen = args.methods or build.names()
     with tempfile.TemporaryDirectory() as folder:
         timed(*_command(chosen[0], args, folder, "untimed"))
     print("| method | batch | cold, s | warm, s | peak GiB |\n| --- | --- | --- | --- | --- |")

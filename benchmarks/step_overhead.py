@@ -7,7 +7,7 @@ moving target, optimiser, metrics, online probe) over the passes alone: every ca
 target or patch, that the method's loss makes is made on ready numbers of that shape, with the gradients of what the
 method trains. Which calls there are is read off the method's own loss. Both run in this process, in turns, and the
 ratio is that of the medians. With --count nothing runs: FLOPs and bytes accessed of both are those that the compiler
-counts for one chip of a TPU slice, and bytes of main memory those that `ssl_jax/hlo.py` reads off the programs.
+counts for one chip of a TPU slice, and bytes of main memory those that `ssl_jax/plan/hlo.py` reads off the programs.
 
 The data set is 1,024 images of noise, so that memory banks have as many rows. The preset has no multi-crop, and MAE
 keeps its small transformer, which costs less, so that the rest of the step weighs more.
@@ -31,8 +31,11 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import data, dist, feed, hlo, methods, plan, train
+from ssl_jax import data, dist, plan, train
 from ssl_jax.augment.view import render_views
+from ssl_jax.data import loader
+from ssl_jax.methods import build
+from ssl_jax.plan import hlo
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +180,7 @@ def prepared(
 def timed(run: train.Run, rounds: int) -> tuple[float, float]:
     """Median seconds of the full step and of the bare one."""
     full, (bare, shapes) = train.mapped_step(run), bare_step(run)
-    resident = feed.on_devices(run.train, run.mesh)
+    resident = loader.on_devices(run.train, run.mesh)
     ts = train.begin_epoch(run)(run.init(), resident[0], 0)
     inputs = numbers(shapes, 0)
     times: list[tuple[float, float]] = []
@@ -228,7 +231,7 @@ def main() -> None:
     kinds = ["GFLOP", "MB", "MB of main memory"] if args.count else ["s"]
     head = [cell for kind in kinds for cell in (f"full, {kind}", f"bare, {kind}", "ratio")]
     print(f"| method | {' | '.join(head)} |\n|{' --- |' * (len(head) + 1)}", flush=True)
-    for method in args.methods or methods.names():
+    for method in args.methods or build.names():
         run = prepared(method, args.batch, args.width, devices)
         pairs = counted(run) if args.count else [timed(run, args.rounds)]
         cells = [f"{full:.3f} | {bare:.3f} | {full / bare:.3f}" for full, bare in pairs]

@@ -5,13 +5,13 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
-from ssl_jax.methods.autoencoder import CROP
+from ssl_jax.augment import recipes
+from ssl_jax.methods.pretext.autoencoder import CROP
 
 VIEWS = {
-    "digits": dataclasses.replace(presets.DIGITS, jitter=0.0),
-    "fashion_mnist": dataclasses.replace(presets.FASHION, jitter=0.0),
-    "cifar10": dataclasses.replace(CROP, size=32, mean=presets.CIFAR10_MEAN, std=presets.CIFAR10_STD),
+    "digits": dataclasses.replace(recipes.DIGITS, jitter=0.0),
+    "fashion_mnist": dataclasses.replace(recipes.FASHION, jitter=0.0),
+    "cifar10": dataclasses.replace(CROP, size=32, mean=recipes.CIFAR10_MEAN, std=recipes.CIFAR10_STD),
     "cifar10_small": dataclasses.replace(CROP, size=32),
     "imagenet": CROP,
 }

@@ -9,9 +9,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from ssl_jax import methods
 from ssl_jax.augment.view import View
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.methods import build
+from ssl_jax.runtime.errors import UserError, nearest
 
 PRESETS = ("digits", "fashion_mnist", "cifar10", "cifar10_small", "imagenet")
 # Of a task that 8x8 grey pixels are too small for, and of one that needs colour.
@@ -100,7 +100,7 @@ def method_fields(name: str, **changes: Any) -> ConfigDict:
       name: of the method.
       **changes: field to another value.
     """
-    fields = {f.name: f.default for f in dataclasses.fields(methods.find(name)) if f.name != "backbone"}
+    fields = {f.name: f.default for f in dataclasses.fields(build.find(name)) if f.name != "backbone"}
     return update(ConfigDict({"name": name}), **(fields | changes))
 
 

@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.methods.context_encoder import CROP
+from ssl_jax.methods.pretext.context_encoder import CROP
 
 PRESETS = common.LARGE_PRESETS
 

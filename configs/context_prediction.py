@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from ssl_jax.augment.view import View
-from ssl_jax.methods.context_prediction import VIEW
+from ssl_jax.methods.pretext.context_prediction import VIEW
 
 PRESETS = common.LARGE_PRESETS
 replace = dataclasses.replace

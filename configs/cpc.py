@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 
 PRESETS = (*common.PRESETS, "imagenet_v1")
@@ -22,16 +22,16 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     small = common.optimizer(name="adamw", learning_rate=1e-3, scaling="none", warmup_epochs=1.0)
     if preset == "digits":
         # 3x3 patches of 4 pixels: from the top row the bottom row, and so in all four directions.
-        view = replace(presets.DIGITS, jitter=0.0, order=("affine", "crop"), **unit)
-        patch = replace(presets.DIGITS, size=4, crop="shift", pad=0, affine=0.0, order=("crop", "jitter"))
+        view = replace(recipes.DIGITS, jitter=0.0, order=("affine", "crop"), **unit)
+        patch = replace(recipes.DIGITS, size=4, crop="shift", pad=0, affine=0.0, order=("crop", "jitter"))
         common.update(config.method, view=view, patch=patch, patch_size=4, stride=2, gray=False, directions=2)
         common.update(config.method, blocks=2, hidden=64)
         config.batch_size = 64  # kNN .926 untrained, .942, .957 after 50, 100 epochs
         config.optim.default = small
     elif preset == "fashion_mnist":
         # 6x6 patches of 8 pixels, half overlapping.
-        view = replace(presets.FASHION, area=(0.6, 1.0), jitter=0.0, order=("crop", "flip"), **unit)
-        patch = replace(presets.FASHION, size=7, crop="shift", pad=0, flip=0.0, order=("crop", "jitter"))
+        view = replace(recipes.FASHION, area=(0.6, 1.0), jitter=0.0, order=("crop", "flip"), **unit)
+        patch = replace(recipes.FASHION, size=7, crop="shift", pad=0, flip=0.0, order=("crop", "jitter"))
         common.update(config.method, view=view, patch=patch, patch_size=8, stride=4, gray=False, directions=2)
         common.update(config.method, blocks=3, hidden=64)
         config.batch_size = 64  # every patch of the batch is a candidate
@@ -40,7 +40,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
         # 7x7 patches of 8 pixels, half overlapping, with v2's augmentation of each patch. Neither the authors nor
         # solo-learn have a recipe for CIFAR; no number is known.
         view = View(size=32, area=(0.6, 1.0), flip=0.5, order=("crop", "flip"), **unit)  # a border would tell a shift
-        patch = replace(presets.LIGHTLY_SIMCLR, size=7, crop="shift", pad=0, order=("crop", "flip", "jitter", "gray"))
+        patch = replace(recipes.LIGHTLY_SIMCLR, size=7, crop="shift", pad=0, order=("crop", "flip", "jitter", "gray"))
         common.update(config.method, view=view, patch=patch, patch_size=8, stride=4, gray=False)
         common.update(config.method, directions=2, blocks=3, hidden=64)
         config.batch_size = 64  # every patch of the batch is a candidate

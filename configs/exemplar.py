@@ -5,8 +5,8 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
-from ssl_jax.methods.exemplar import INCEPTION, TRANSFORMATIONS
+from ssl_jax.augment import recipes
+from ssl_jax.methods.pretext.exemplar import INCEPTION, TRANSFORMATIONS
 
 PRESETS = (*common.PRESETS, "photo_tiles")
 replace = dataclasses.replace
@@ -17,7 +17,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     config = common.get_config("exemplar", preset, PRESETS)
     # Gray images have no colour components; of HSV they have the value.
     gray = replace(TRANSFORMATIONS, pca=0.0, order=("affine", "crop", "hsv"))
-    cifar = {"mean": presets.CIFAR10_MEAN, "std": presets.CIFAR10_STD}
+    cifar = {"mean": recipes.CIFAR10_MEAN, "std": recipes.CIFAR10_STD}
     if preset == "digits":
         common.update(config.method, view=replace(gray, size=8, translate=0.15, mean=(0.3,), std=(0.37,)))
         config.batch_size = (

@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 
 PRESETS = common.LARGE_PRESETS
 
@@ -14,7 +14,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `common.LARGE_PRESETS`."""
     config = common.get_config("mae", preset, PRESETS)
     common.update(config.model, name="vit_micro", patch=4, positions="sincos", vit_init="mae")
-    small = dataclasses.replace(presets.MAE, size=32)
+    small = dataclasses.replace(recipes.MAE, size=32)
     # The authors' AdamW: tokens are decayed, biases and norms are not.
     adamw = common.optimizer(name="adamw", learning_rate=1e-3, scaling="none", b2=0.95, weight_decay=0.05, exclude="1d")
     config.optim.default = adamw
@@ -26,7 +26,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     elif preset == "cifar10":
         # No recipe of the authors: patches of 4 pixels, 64 an image where they have 196, and a narrower decoder.
         common.update(
-            config.method, view=dataclasses.replace(small, mean=presets.CIFAR10_MEAN, std=presets.CIFAR10_STD)
+            config.method, view=dataclasses.replace(small, mean=recipes.CIFAR10_MEAN, std=recipes.CIFAR10_STD)
         )
         common.update(config.method, width=128, depth=4, heads=4)
         config.epochs = 800
@@ -38,7 +38,7 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
             config.epochs = 20
             common.update(adamw, warmup_epochs=0.25)
         elif preset == "fashion_mnist":
-            view = dataclasses.replace(presets.FASHION, jitter=0.0)
+            view = dataclasses.replace(recipes.FASHION, jitter=0.0)
             common.update(config.method, view=view)
             common.update(adamw, warmup_epochs=1.0)
         elif preset == "cifar10_small":

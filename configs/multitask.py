@@ -11,8 +11,8 @@ import importlib
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax import methods
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.methods import build
+from ssl_jax.runtime.errors import UserError, nearest
 
 PRESETS = common.LARGE_PRESETS
 TASKS = ("rotation", "context_prediction")  # where none are named: they suit every preset
@@ -20,8 +20,8 @@ TASKS = ("rotation", "context_prediction")  # where none are named: they suit ev
 
 def _task(name: str, preset: str) -> ConfigDict:
     """The task's own config of the preset."""
-    if name not in methods.names():
-        raise UserError(f"There is no task '{name}' in ssl_jax/methods. {nearest(name, methods.names())}")
+    if name not in build.names():
+        raise UserError(f"There is no task '{name}' in ssl_jax/methods. {nearest(name, build.names())}")
     config = importlib.import_module(f"configs.{name}").get_config(preset)
     if name == "exemplar" and not config.method.triplet:
         common.update(config.method, copies=2, triplet=128)  # the paper's; a softmax would outweigh all other losses

@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 
 replace = dataclasses.replace
@@ -28,18 +28,18 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     if preset == "digits":
         # A ninth of an 8x8 digit shows nothing: four quarters of 4 pixels, enlarged twice, of which 3 are seen.
         config.method.grid = 2
-        affine = replace(presets.DIGITS, jitter=0.0, order=("affine", "crop"))
-        _jigsaw(config, presets.DIGITS, affine, cell=8, patch=6)
+        affine = replace(recipes.DIGITS, jitter=0.0, order=("affine", "crop"))
+        _jigsaw(config, recipes.DIGITS, affine, cell=8, patch=6)
         common.update(config.method, out=64, noise=256, temperature=0.2)
         config.batch_size = 64  # kNN .957 untrained, .982 after 40 epochs
         config.optim.default = common.optimizer(learning_rate=0.3, weight_decay=1e-4)
     elif preset == "fashion_mnist":
-        _jigsaw(config, presets.FASHION, crop, cell=9, patch=7)
+        _jigsaw(config, recipes.FASHION, crop, cell=9, patch=7)
         config.method.noise = 1024
         config.optim.default = common.optimizer(learning_rate=0.06, weight_decay=5e-4)
     elif preset in ("cifar10", "cifar10_small"):
         # Neither the authors nor solo-learn have a recipe for CIFAR: NPID's noise and SimCLR's colours. No number.
-        view = presets.LIGHTLY_SIMCLR if preset == "cifar10_small" else presets.SIMCLR_CIFAR
+        view = recipes.LIGHTLY_SIMCLR if preset == "cifar10_small" else recipes.SIMCLR_CIFAR
         _jigsaw(config, view, crop, cell=10, patch=8)
         config.method.noise = 4096
         if preset == "cifar10":

@@ -10,26 +10,26 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 
 
 def get_config(preset: str = "cifar10") -> ConfigDict:
     """Returns the config; `preset` is one of `common.PRESETS`."""
     config = common.get_config("s4l", preset)
     if preset == "digits":
-        view = dataclasses.replace(presets.DIGITS, degrees=0.0, shear=0.0)  # a turned digit has no upright
+        view = dataclasses.replace(recipes.DIGITS, degrees=0.0, shear=0.0)  # a turned digit has no upright
         common.update(config.method, view=view)
         config.optim.default = common.optimizer(learning_rate=0.1, weight_decay=5e-4)
     elif preset == "fashion_mnist":
-        common.update(config.method, view=presets.FASHION)
+        common.update(config.method, view=recipes.FASHION)
         config.optim.default = common.optimizer(learning_rate=0.1, weight_decay=5e-4)
     elif preset == "cifar10":
         # The authors have no recipe for CIFAR: the optimiser of the supervised baseline.
-        common.update(config.method, view=presets.ROTNET_CIFAR)
+        common.update(config.method, view=recipes.ROTNET_CIFAR)
         config.epochs, config.batch_size = 200, 128
         config.optim.default = common.optimizer(learning_rate=0.1, scaling="none", nesterov=True, weight_decay=5e-4)
     elif preset == "cifar10_small":
-        common.update(config.method, view=presets.ROTNET_CIFAR)
+        common.update(config.method, view=recipes.ROTNET_CIFAR)
     elif preset == "imagenet":
         # S4L-Rotation with 10 % of the labels. The authors' 200 epochs are of 128,000 labelled images, with as many
         # unlabelled ones beside them: as many updates of 512 images are 40 epochs of all. A labelled image is seen

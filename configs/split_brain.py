@@ -5,7 +5,7 @@ import dataclasses
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.methods.colorization import CROP
+from ssl_jax.methods.pretext.colorization import CROP
 
 PRESETS = common.COLOUR_PRESETS
 

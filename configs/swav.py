@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import common
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 
 PRESETS = (*common.PRESETS, "cifar10_lightly")
 
@@ -18,21 +18,21 @@ def get_config(preset: str = "cifar10") -> ConfigDict:
     optim: dict[str, Any] = {"name": "larc", "learning_rate": 0.3, "weight_decay": 1e-6}
     optim |= {"final": 0.001, "warmup_epochs": 10.0}
     frozen = 1.0  # epochs for which the prototypes do not move
-    lightly = dataclasses.replace(presets.LIGHTLY_SIMCLR, area=(0.14, 1.0))
+    lightly = dataclasses.replace(recipes.LIGHTLY_SIMCLR, area=(0.14, 1.0))
     if preset == "digits":
-        small = dataclasses.replace(presets.DIGITS, size=6, crop="torch", area=(0.5, 1.0))
-        common.update(config.method, large=presets.DIGITS, small=small, small_crops=2)
+        small = dataclasses.replace(recipes.DIGITS, size=6, crop="torch", area=(0.5, 1.0))
+        common.update(config.method, large=recipes.DIGITS, small=small, small_crops=2)
         # At the paper's epsilon of .05 the loss stays at ln K here; the authors' README says to lower it then.
         common.update(config.method, hidden=128, out=64, prototypes=64, epsilon=0.02)
         optim = {"learning_rate": 0.3, "weight_decay": 1e-4}
     elif preset == "fashion_mnist":
-        common.update(config.method, large=presets.FASHION, small_crops=0, hidden=128, prototypes=128)
+        common.update(config.method, large=recipes.FASHION, small_crops=0, hidden=128, prototypes=128)
         common.update(config.method, epsilon=0.03)
         optim = {"learning_rate": 0.12, "weight_decay": 5e-4}
     elif preset == "cifar10":
         # The authors have no CIFAR recipe; this is solo-learn's (89.2 % linear accuracy after 1000 epochs), but for its
         # stem's padding of 2 and its warm-up from 3e-5, which here are 1 and 0.
-        common.update(config.method, large=presets.SOLO_SYMMETRIC, small_crops=0, queue_length=3840, queue_start=50)
+        common.update(config.method, large=recipes.SOLO_SYMMETRIC, small_crops=0, queue_length=3840, queue_start=50)
         config.method.concat_views = False
         config.batch_size = 256
         optim |= {"learning_rate": 0.6, "trust": 0.02, "trust_clip": True, "exclude": "1d", "final": 0.0}

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.errors import UserError, nearest
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/METHOD.py:PRESET", lock_config=True)
 

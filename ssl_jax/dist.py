@@ -2,7 +2,7 @@
 
 Everything that a method needs from the other replicas goes through the few functions here. Inside a mapped
 function each replica sees its own rows of the global batch; replica r of W holds rows r*n to (r+1)*n. The mesh spans
-the devices of all processes; how those find each other is `ssl_jax.processes`.
+the devices of all processes; how those find each other is `ssl_jax.runtime.processes`.
 """
 
 from collections.abc import Callable, Sequence

@@ -21,18 +21,20 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import heap, imported, processes, programs, subject, train
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError, explained, nearest
-from ssl_jax.evals import health
+from ssl_jax import train
+from ssl_jax.evals import context, external
 from ssl_jax.evals.cache import FeatureCache, fingerprint
+from ssl_jax.evals.context import Features, Images, Network, Subject
 from ssl_jax.evals.features import spread
+from ssl_jax.evals.protocols import DEFAULT, LARGE, PROTOCOLS
 from ssl_jax.evals.table import table
-from ssl_jax.log import speak_plainly
-from ssl_jax.protocols import DEFAULT, LARGE, PROTOCOLS
-from ssl_jax.results import Results, versions
-from ssl_jax.stored_config import load as load_config
-from ssl_jax.subject import Features, Images, Network, Subject
+from ssl_jax.metrics import health
+from ssl_jax.runtime import compile_cache, malloc, processes
+from ssl_jax.runtime.errors import UserError, explained, nearest
+from ssl_jax.workdir.checkpoint import Checkpoints
+from ssl_jax.workdir.config import load as load_config
+from ssl_jax.workdir.log import speak_plainly
+from ssl_jax.workdir.results import Results, versions
 
 
 def restore(run: train.Run, workdir: str) -> train.TrainState:
@@ -62,8 +64,8 @@ def extract(run: train.Run, ts: train.TrainState, images: Images | None = None) 
     Raises:
       UserError: if the run's own images are asked for, and have no labels or no test split.
     """
-    images = subject.with_labels(subject.load_images(run)) if images is None else images
-    return subject.prepare(run, ts, images).features
+    images = context.with_labels(context.load_images(run)) if images is None else images
+    return context.prepare(run, ts, images).features
 
 
 def evaluate(
@@ -116,19 +118,19 @@ def evaluate(
         _with_settings(run.config, settings)
         source = None
     other = None if supervised is None else _yardstick(supervised, run)
-    images = subject.load_images(run, source, path)
+    images = context.load_images(run, source, path)
     counts = [len(split.images) for split in images]
     named = evals is not None
     if evals is None:
         evals = _default(backbone, images)
     name = images[0].name + (f", classes {','.join(map(str, classes))}" if classes else "")
     if classes or any("labels" in PROTOCOLS[name].needs for name in evals):
-        images = subject.with_labels(images, classes)
+        images = context.with_labels(images, classes)
     network = fingerprint(run.method.variables(ts.params, ts.state))
     results = Results(workdir, int(ts.step), name, run.train.name, network, counts)
     # All images of all stages would be twice what the last one takes, and the probe of each stage alone asks for them.
     crowded = len(images[0].images) > LARGE and "layers" not in evals
-    what = subject.prepare(
+    what = context.prepare(
         run,
         ts,
         images,
@@ -189,7 +191,7 @@ def _from_file(
     folder = epath.Path(workdir)
     if (folder / "config.json").exists():
         raise UserError(f"{workdir} is a run's own folder: choose another --workdir for the results of --backbone.")
-    network = imported.load(backbone, source, path)
+    network = external.load(backbone, source, path)
     folder.mkdir(parents=True, exist_ok=True)
     return network.run, network.ts
 
@@ -270,7 +272,7 @@ def _parser() -> argparse.ArgumentParser:
 def _default(backbone: str | None, images: Images) -> tuple[str, ...]:
     """What is measured unasked of a run, or of a backbone in a file, on some images."""
     names = [name for name in DEFAULT if backbone is None or name != "pretext"]
-    if lacking := subject.lacking(images):
+    if lacking := context.lacking(images):
         names = [name for name in names if not PROTOCOLS[name].needs & lacking]
         print(f"{images[0].name} lacks {' and '.join(sorted(lacking))}: only {', '.join(names)} can be measured.")
     count = len(images[0].images)
@@ -319,6 +321,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    heap.keep()
-    programs.keep()
+    malloc.keep()
+    compile_cache.keep()
     processes.run(lambda argv: main(argv[1:]))

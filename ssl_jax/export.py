@@ -18,10 +18,10 @@ from typing import Any
 from etils import epath
 
 from ssl_jax import weights
-from ssl_jax.errors import UserError, explained
-from ssl_jax.log import speak_plainly
 from ssl_jax.models import ResNet
-from ssl_jax.weights import card, foreign, graph
+from ssl_jax.runtime.errors import UserError, explained
+from ssl_jax.weights import card, onnx_graph, torch_import
+from ssl_jax.workdir.log import speak_plainly
 
 FORMATS = ("npz", "safetensors", "torchvision", "timm", "onnx")
 
@@ -70,7 +70,7 @@ def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
             "to build one."
         )
     if layout == "onnx":
-        _write(path, graph.model(backbone).SerializeToString())
+        _write(path, onnx_graph.model(backbone).SerializeToString())
     else:
         weights.save(path, backbone, layout if named else "ours")
     stored = folder / "results.json"
@@ -89,7 +89,7 @@ def bring_in(
       arch: name of the architecture, as in `config.model.name`.
       out: path of the file to write, .npz or .safetensors.
       view: fields of the `View` of images that are not what is usual.
-      **network: `heads` and `linear_stem`, as for `foreign.backbone`.
+      **network: `heads` and `linear_stem`, as for `torch_import.backbone`.
 
     Returns:
       the path of the file, and the keys that were left behind.
@@ -97,7 +97,7 @@ def bring_in(
     Raises:
       UserError: if the checkpoint does not hold this architecture.
     """
-    backbone, dropped = foreign.backbone(pathlib.Path(path), arch, view or {}, **network)
+    backbone, dropped = torch_import.backbone(pathlib.Path(path), arch, view or {}, **network)
     target = pathlib.Path(out)
     weights.save(target, backbone)
     _write(card_of(target), card.text(backbone, {}, target.name, target.suffix[1:]).encode())

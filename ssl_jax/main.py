@@ -21,9 +21,10 @@ import sys
 
 from absl import flags
 
-from ssl_jax import command_line, heap, processes, programs, train
-from ssl_jax.errors import UserError
-from ssl_jax.log import speak_plainly
+from ssl_jax import command_line, train
+from ssl_jax.runtime import compile_cache, malloc, processes
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.log import speak_plainly
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs and results; made if absent.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
@@ -54,6 +55,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    heap.keep()
-    programs.keep()
+    malloc.keep()
+    compile_cache.keep()
     processes.run(main)

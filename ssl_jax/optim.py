@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.errors import UserError, nearest
 
 Schedule = Callable[[jax.Array], jax.Array]
 

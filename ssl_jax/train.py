@@ -20,16 +20,19 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import optax
 
-from ssl_jax import data, dist, feed, methods, models, optim, processes, stored_config
+from ssl_jax import data, dist, models, optim
 from ssl_jax.augment.view import View, render_views
-from ssl_jax.checkpoint import Checkpoints, out_of_space
-from ssl_jax.data import stream
-from ssl_jax.data.resident import batch_indices
-from ssl_jax.errors import UserError
-from ssl_jax.evals import health, knn
+from ssl_jax.data import loader, stream
+from ssl_jax.data.samplers import batch_indices
 from ssl_jax.evals.features import extractor, spread
-from ssl_jax.log import Log
-from ssl_jax.methods import Info, Method
+from ssl_jax.methods import build
+from ssl_jax.methods.contract import Info, Method
+from ssl_jax.metrics import health, knn
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import config as stored_config
+from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
+from ssl_jax.workdir.log import Log
 
 logger = logging.getLogger("ssl_jax")
 
@@ -104,7 +107,7 @@ def prepare(
       UserError: for anything in the config that cannot be.
     """
     mesh = dist.make_mesh(devices)
-    method = methods.build(config.method, models.backbone(config.model))
+    method = build.method(config.method, models.backbone(config.model))
     train, test = splits or load_data(config)
     _check_same(train)
     method.check(*train.image_shape)
@@ -251,7 +254,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
     Returns:
       a function `(train state, images, labels, index [K, n]) -> (train state, metrics)`, where `index` are the data
       set's rows of this replica in each of K micro-batches, and metrics are means over the global batch. Images and
-      labels are the whole data set as `feed.on_devices` lays it; or those rows alone, as crops of each view, name to
+      labels are the whole data set as `loader.on_devices` lays it; or those rows alone, as crops of each view, name to
       uint8 [K, n, side, side, C], and [K, n].
     """
     method, info, config = run.method, run.info, run.config
@@ -306,7 +309,7 @@ def replica_step(run: Run) -> Callable[..., tuple[TrainState, dict[str, jax.Arra
 
     def step(ts: TrainState, images, labels, index):
         rng = jax.random.fold_in(jax.random.wrap_key_data(ts.rng), ts.step)
-        given = (images, labels) if isinstance(images, dict) else (feed.take(images, index, shape), labels[index])
+        given = (images, labels) if isinstance(images, dict) else (loader.take(images, index, shape), labels[index])
         parts = (jnp.arange(len(index)), index, *given)
         common, pulls = whole(ts, rng, parts) if config.accumulate_loss == "whole" else ({}, None)
 
@@ -425,7 +428,7 @@ def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callabl
       between: called after each block of images that is embedded; may raise, to end it early.
 
     Returns:
-      a function `(train state, images, updates done) -> train state`, images being those of `feed.Feed`.
+      a function `(train state, images, updates done) -> train state`, images being those of `loader.Feed`.
     """
     method, info, embedded = run.method, run.info, _embedder(run, between)
     shardings = dist.shardings(method.specs(), run.mesh)
@@ -456,7 +459,7 @@ def _embedder(run: Run, between: Callable[[], None] = lambda: None) -> Callable[
         def replica(params, state, images, rng, index):
             rows = index[0]
             crops = {name: x[0] for name, x in images.items()} if isinstance(images, dict) else None
-            chosen = crops or feed.take(images, rows, run.train.image_shape)
+            chosen = crops or loader.take(images, rows, run.train.image_shape)
             # The image's number stands for its position: randomness does not depend on the block.
             batch = render_views(views, rng, rows, chosen)
             batch |= {"index": rows, "position": rows, "label": jnp.full(len(rows), -1)}
@@ -469,8 +472,8 @@ def _embedder(run: Run, between: Callable[[], None] = lambda: None) -> Callable[
         # Either way the last block is filled up with images from the front.
         if run.train.streamed:
             plan = stream.Pass(np.asarray(jax.random.key_data(rng)), count, block)
-            many = feed.workers(run.config.data.workers)
-            for crops, _, index in feed.streamed(images, run.train.labels, views, plan, run.mesh, 1, many):
+            many = loader.workers(run.config.data.workers)
+            for crops, _, index in loader.streamed(images, run.train.labels, views, plan, run.mesh, 1, many):
                 yield crops, index
         else:
             for rows in np.arange(-(-count // block) * block).reshape(-1, 1, block) % count:
@@ -504,19 +507,19 @@ def _rows(run: Run, step: int) -> np.ndarray:
     return rows.reshape(run.config.accumulate, -1)
 
 
-def make_feed(run: Run, start: int) -> feed.Feed:
+def make_feed(run: Run, start: int) -> loader.Feed:
     """What gives the steps from `start` on their batches."""
     if not run.train.streamed:
 
         def index(step: int, count: int) -> jax.Array:
             return batch_index(run, step) if count == 1 else batch_indices_of(run, step, count)
 
-        return feed.Resident(run.train, run.mesh, index, start)
+        return loader.Resident(run.train, run.mesh, index, start)
     key = np.asarray(jax.random.key_data(jax.random.key(run.config.seed)))
     info = run.info
     plan = stream.Training(run.config.seed, key, info.num_examples, info.batch_size, start, info.total_steps)
-    many = feed.workers(run.config.data.workers)
-    return feed.Streamed(run.train, run.method.views(), plan, run.mesh, run.config.accumulate, many)
+    many = loader.workers(run.config.data.workers)
+    return loader.Streamed(run.train, run.method.views(), plan, run.mesh, run.config.accumulate, many)
 
 
 def train(config: Any, workdir: str) -> None:
@@ -574,7 +577,7 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
         f"{devices.size} {devices.flat[0].device_kind} device(s) of {jax.process_count()} process(es)."
     )
     if run.train.streamed:
-        many = feed.workers(run.config.data.workers)
+        many = loader.workers(run.config.data.workers)
         log.say(f"Images are streamed and decoded by {many} processes." if many else "Images are streamed.")
     log.say(
         f"{excluded} of {len(lines)} parameters are left out of weight decay and trust ratios; "
@@ -589,7 +592,7 @@ def _loop(
     run: Run,
     ts: TrainState,
     start: int,
-    source: feed.Feed,
+    source: loader.Feed,
     checkpoints: Checkpoints,
     log: Log,
     stop: processes.Stop,
@@ -720,7 +723,7 @@ class Watch:
 
     def __init__(self, run: Run, between: Callable[[], None] = lambda: None) -> None:
         self._run = run
-        workers = feed.workers(run.config.data.workers)
+        workers = loader.workers(run.config.data.workers)
         self._extract = extractor(run.method, run.eval_view, run.mesh, workers=workers, between=between)
         limit = run.config.run.eval_images
         bank, queries = run.train, run.test

@@ -14,11 +14,12 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tiny
 
-from ssl_jax import data, dist, feed, processes, subject, train
+from ssl_jax import data, dist, train
 from ssl_jax.augment.view import View, evaluation
-from ssl_jax.data import stream
-from ssl_jax.errors import UserError
-from ssl_jax.evals import cache, fine_tune
+from ssl_jax.data import loader, stream
+from ssl_jax.evals import cache, context, fine_tune
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import UserError
 
 UPDATES = 2
 
@@ -34,7 +35,7 @@ def leaves(tree):
 def updates(name):
     """The run, its data on the devices, and its state after a few updates from a fresh start."""
     run = tiny.run(name, 8)
-    images, labels = feed.on_devices(run.train, run.mesh)
+    images, labels = loader.on_devices(run.train, run.mesh)
     step, begin, ts = train.mapped_step(run), train.begin_epoch(run), run.init()
     for number in range(UPDATES):
         ts, _ = step(begin(ts, images, number), images, labels, train.batch_index(run, number))
@@ -68,8 +69,8 @@ def others(run, images, ts):
 
 def evaluated(run, ts, folder):
     """Features by way of their cache, and what fine-tuning on some images is worth."""
-    images = subject.with_labels(subject.load_images(run))
-    what = subject.prepare(run, ts, images, cache=cache.FeatureCache(folder))
+    images = context.with_labels(context.load_images(run))
+    what = context.prepare(run, ts, images, cache=cache.FeatureCache(folder))
     pixels = run.train.images
     shape = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), np.float32)
     start = fine_tune.weights(run.method, ts.params, ts.state, shape)
@@ -88,7 +89,7 @@ def streams(mesh, images):
     dataset = data.load(f"folder:{images}", "train", stream=True)
     plan = stream.Pass(np.zeros(2, np.uint32), len(dataset.images), 16)
     view = evaluation(View(size=8, mean=(0.0,) * 3, std=(1.0,) * 3), 1.0)
-    given = feed.streamed(dataset.images, dataset.labels, {"view": view}, plan, mesh, 2, 0)
+    given = loader.streamed(dataset.images, dataset.labels, {"view": view}, plan, mesh, 2, 0)
     for number, (crops, _, index) in enumerate(given):
         rows = plan[number].rows.reshape(2, 8)
         for shard, crop in zip(index.addressable_shards, crops["view"].addressable_shards, strict=True):

@@ -11,10 +11,11 @@ import pytest
 import tiny
 
 from configs import aet as config
-from ssl_jax import methods, models
+from ssl_jax import models
 from ssl_jax.augment import ops
-from ssl_jax.errors import UserError
-from ssl_jax.methods import aet
+from ssl_jax.methods import build, contract
+from ssl_jax.methods.pretext import aet
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 projective = jax.jit(ops.projective)
@@ -23,7 +24,7 @@ projective = jax.jit(ops.projective)
 @functools.cache
 def method(preset="photo_tiles"):
     c = config.get_config(preset)
-    return methods.build(c.method, models.backbone(c.model))
+    return build.method(c.method, models.backbone(c.model))
 
 
 def draws(m, count=4000):
@@ -113,7 +114,7 @@ def test_affine_maps_are_those_of_their_parameters():
 @pytest.mark.fast
 def test_chance_is_the_mean_square():
     affine = dataclasses.replace(method(), kind="affine")
-    info = methods.Info(10, 2, 5, 5)
+    info = contract.Info(10, 2, 5, 5)
     assert affine.chance(info) == pytest.approx((0.5 + 0.5 + 4 / 3) / 6, rel=0.02)
     for preset in ("photo_tiles", "imagenet"):
         m = method(preset)

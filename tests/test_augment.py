@@ -13,10 +13,10 @@ import pytest
 from scipy import stats
 
 from ssl_jax import dist
-from ssl_jax.augment import ops, presets
+from ssl_jax.augment import ops, recipes
 from ssl_jax.augment import view as augment_view
 from ssl_jax.augment.view import CROPS, STEPS, Draws, View, crop_box, evaluation, render, render_batch
-from ssl_jax.errors import UserError
+from ssl_jax.runtime.errors import UserError
 
 DRAWS = 20_000
 # A view that leaves an 8x8 image as it is.
@@ -215,7 +215,7 @@ def test_crops_are_a_level_from_those_of_another_order_of_axes():
 def test_a_view_of_pillow_has_whole_levels():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     every = dataclasses.replace(
-        presets.PIRL, size=8, **dict.fromkeys(("blur", "pca", "hsv", "affine"), 0.5), degrees=20.0, taps=5,
+        recipes.PIRL, size=8, **dict.fromkeys(("blur", "pca", "hsv", "affine"), 0.5), degrees=20.0, taps=5,
         order=("affine", "crop", "jitter", "hsv", "pca", "photometric", "gray", "blur", "flip"),
         mean=(0.0,), std=(1.0,),
     )  # fmt: skip
@@ -704,14 +704,14 @@ def test_output_is_normalised_float32_of_the_views_size():
 
 
 def test_a_strong_recipe_stays_in_range():
-    view = dataclasses.replace(presets.SIMCLR_CIFAR, size=8, blur=0.5, taps=5, solarize=0.5)
+    view = dataclasses.replace(recipes.SIMCLR_CIFAR, size=8, blur=0.5, taps=5, solarize=0.5)
     out = draw(view, photo(), 500)
     assert out.min() == 0 and out.max() == 1
 
 
 @pytest.mark.fast
 def test_evaluation_draws_nothing():
-    view = evaluation(presets.BYOL[1], 0.875)
+    view = evaluation(recipes.BYOL[1], 0.875)
     image = jnp.asarray(photo(40, 48))
     out = [render(view, jax.random.key(seed), image) for seed in (0, 1)]
     np.testing.assert_array_equal(*out)
@@ -725,7 +725,7 @@ def test_evaluation_draws_nothing():
 @pytest.mark.fast
 @pytest.mark.parametrize("name", ["LIGHTLY_SIMCLR", "WMSE_CIFAR", "ROTNET_CIFAR"])
 def test_evaluation_of_a_whole_image_only_normalises(name):
-    trained = getattr(presets, name)
+    trained = getattr(recipes, name)
     image = photo(32, 32)
     out = render(evaluation(trained, 1.0), jax.random.key(0), jnp.asarray(image))
     np.testing.assert_allclose(out, (image - np.float32(trained.mean)) / np.float32(trained.std), atol=1e-5)
@@ -779,7 +779,7 @@ def test_check_accepts_what_has_a_meaning():
 
 RECIPES = {
     f"{name}{i or ''}": view
-    for name, value in vars(presets).items()
+    for name, value in vars(recipes).items()
     if name.isupper() and not name.startswith(("_", "CIFAR10_"))
     for i, view in enumerate(value if isinstance(value, tuple) else (value,))
 }
@@ -870,9 +870,9 @@ def test_recipes_of_the_tensorflow_and_jax_codes_differ_in_their_ops():
         assert view.crop == (expected or "torch"), name
         assert view.photometric == (0.66 if name == "PIRL" else 0), name
         assert view.pillow == (not google and name not in OURS), name
-    assert presets.SIMCLR.taps == presets.BYOL[0].taps == 23
-    assert presets.SOLO_SYMMETRIC.taps == 13
-    assert (presets.ROTNET_CIFAR.pad, presets.ROTNET_CIFAR.flip, presets.ROTNET_CIFAR.jitter) == (4, 0.5, 0)
+    assert recipes.SIMCLR.taps == recipes.BYOL[0].taps == 23
+    assert recipes.SOLO_SYMMETRIC.taps == 13
+    assert (recipes.ROTNET_CIFAR.pad, recipes.ROTNET_CIFAR.flip, recipes.ROTNET_CIFAR.jitter) == (4, 0.5, 0)
 
 
 def image_for(view):

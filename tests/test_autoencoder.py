@@ -10,10 +10,11 @@ import pytest
 import tiny
 
 from configs import denoising_autoencoder as config
-from ssl_jax import methods, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods.autoencoder import squared_error
-from ssl_jax.methods.denoising_autoencoder import corrupt
+from ssl_jax import models
+from ssl_jax.methods import build
+from ssl_jax.methods.pretext.autoencoder import squared_error
+from ssl_jax.methods.pretext.denoising_autoencoder import corrupt
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -72,7 +73,7 @@ def test_pictures():
 @pytest.mark.fast
 def test_noise_without_meaning_is_refused():
     c = config.get_config("digits")
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     method.check(8, 8, 1)
     with pytest.raises(UserError, match="salt_and_pepper"):
         dataclasses.replace(method, noise="salt").check(8, 8, 1)

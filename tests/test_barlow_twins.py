@@ -12,8 +12,9 @@ import pytest
 import tiny
 from tiny import generator
 
-from ssl_jax import dist, methods, models
-from ssl_jax.methods.barlow_twins import barlow_twins_loss, cross_correlation, standardize
+from ssl_jax import dist, models
+from ssl_jax.methods import build
+from ssl_jax.methods.joint.barlow_twins import barlow_twins_loss, cross_correlation, standardize
 
 
 def pairs(n=6, d=5, seed=0):
@@ -147,7 +148,7 @@ def test_replicas_have_the_loss_and_exact_gradient_of_the_whole_batch(devices, m
 @pytest.mark.fast
 def test_projector_and_groups_are_the_authors():
     config = importlib.import_module("configs.barlow_twins").get_config("imagenet")
-    method = methods.build(config.method, models.backbone(config.model))
+    method = build.method(config.method, models.backbone(config.model))
     head = jax.eval_shape(lambda: method._head().init(jax.random.key(0), jnp.zeros((2, 2048)), train=True))["params"]
     assert sum(x.size for x in jax.tree.leaves(head)) == 151_027_712
     labels = method.groups({"backbone": {}, "projector": head})["projector"]

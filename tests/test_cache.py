@@ -4,8 +4,8 @@ import os
 import numpy as np
 import pytest
 
-from ssl_jax.errors import UserError
 from ssl_jax.evals.cache import FeatureCache, fingerprint
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.fast
 

@@ -17,10 +17,13 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import checkpoint, evaluate, processes, report, stored_config, train
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import TryAgain, UserError, explained
-from ssl_jax.log import Log
+from ssl_jax import evaluate, report, train
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import TryAgain, UserError, explained
+from ssl_jax.workdir import checkpoint
+from ssl_jax.workdir import config as stored_config
+from ssl_jax.workdir.checkpoint import Checkpoints
+from ssl_jax.workdir.log import Log
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ("--config.epochs=4", "--config.batch_size=128", "--config.model.width=4", "--config.run.save_epochs=1")

@@ -8,8 +8,8 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.metrics import confusion_matrix, normalized_mutual_info_score
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import cluster
+from ssl_jax.metrics import cluster
+from ssl_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,11 @@ import pytest
 import tiny
 
 from configs import colorization as config
-from ssl_jax import methods, models
+from ssl_jax import models
 from ssl_jax.augment import lab
-from ssl_jax.errors import UserError
-from ssl_jax.methods import colorization
+from ssl_jax.methods import build, contract
+from ssl_jax.methods.pretext import colorization
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -187,7 +188,7 @@ def test_pictures():
 @pytest.mark.fast
 def test_gray_data_are_refused():
     c = config.get_config("cifar10")
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     with pytest.raises(UserError, match="1 channel"):
         method.check(32, 32, 1)
 
@@ -196,9 +197,9 @@ def test_gray_data_are_refused():
 def test_imagenet_sizes():
     """Targets of 44x44 for views of 176, as the authors have them, from a ResNet's map of 6x6."""
     c = config.get_config("imagenet")
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     batch = {"view": jnp.zeros((1, 176, 176, 3))}
-    params, state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, methods.Info(10, 2, 5, 5)))
+    params, state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(10, 2, 5, 5)))
     assert params["backbone"]["stem"]["kernel"].shape[2] == 1
     logits = jax.eval_shape(lambda p, s: method._predict(p, s["stats"], batch["view"], False)[2], params, state)
     assert logits.shape == (1, 44, 44, 313)

@@ -12,11 +12,12 @@ import pytest
 import tiny
 
 from configs import context_prediction as config
-from ssl_jax import data, methods, models, train
+from ssl_jax import data, models, train
 from ssl_jax.augment import ops
 from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
-from ssl_jax.errors import UserError
-from ssl_jax.methods import context_prediction as cp
+from ssl_jax.methods import build
+from ssl_jax.methods.pretext import context_prediction as cp
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @functools.cache
 def method(preset="photo_tiles", **changes):
     c = config.get_config(preset)
-    return dataclasses.replace(methods.build(c.method, models.backbone(c.model)), **changes)
+    return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
 
 
 def keys(n):

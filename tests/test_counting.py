@@ -12,9 +12,10 @@ import tiny
 from tiny import generator
 
 from configs import counting as config
-from ssl_jax import methods, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods import counting
+from ssl_jax import models
+from ssl_jax.methods import build
+from ssl_jax.methods.pretext import counting
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 relu = functools.partial(np.maximum, 0)
@@ -82,7 +83,7 @@ def test_a_single_image_of_its_kind_is_refused():
 @functools.cache
 def method():
     c = config.get_config("photo_tiles")
-    return methods.build(c.method, models.backbone(c.model))
+    return build.method(c.method, models.backbone(c.model))
 
 
 @pytest.mark.fast

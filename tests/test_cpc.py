@@ -12,10 +12,11 @@ import pytest
 import tiny
 
 from configs import cpc as config
-from ssl_jax import dist, methods, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods import cpc
+from ssl_jax import dist, models
+from ssl_jax.methods import build
+from ssl_jax.methods.joint import cpc
 from ssl_jax.models.pixelcnn import PixelCNN
+from ssl_jax.runtime.errors import UserError
 
 
 @functools.cache
@@ -131,7 +132,7 @@ def test_directions_turn_the_grid():
 def built(preset, **changes):
     c = config.get_config(preset)
     c.update_from_flattened_dict(changes)
-    return methods.build(c.method, models.backbone(c.model))
+    return build.method(c.method, models.backbone(c.model))
 
 
 @pytest.mark.fast

@@ -18,7 +18,7 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.data import builtin, folder
-from ssl_jax.errors import TryAgain, UserError
+from ssl_jax.runtime.errors import TryAgain, UserError
 
 Layout = dict[str, bytes]
 

@@ -12,10 +12,10 @@ import tiny
 from tiny import Pixels
 
 from ssl_jax import dist, losses
-from ssl_jax.methods import Info
-from ssl_jax.methods import dcl as dcl_module
-from ssl_jax.methods.dcl import DCL, decoupled_contrast, positive_weights
-from ssl_jax.methods.simclr import SimCLR, nt_xent
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint import dcl as dcl_module
+from ssl_jax.methods.joint.dcl import DCL, decoupled_contrast, positive_weights
+from ssl_jax.methods.joint.simclr import SimCLR, nt_xent
 from ssl_jax.models.heads import MLP
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])

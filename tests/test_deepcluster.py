@@ -12,10 +12,11 @@ import pytest
 import tiny
 from tiny import Pixels
 
-from ssl_jax import dist, multicrop
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info
-from ssl_jax.methods.deepcluster import BLOCK, UNASSIGNED, DeepCluster, clustering_loss, spherical_kmeans
+from ssl_jax import dist
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint.deepcluster import BLOCK, UNASSIGNED, DeepCluster, clustering_loss, spherical_kmeans
+from ssl_jax.methods.shared import multicrop
+from ssl_jax.runtime.errors import UserError
 
 
 def unit(x):

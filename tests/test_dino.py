@@ -14,12 +14,12 @@ from tiny import generator
 
 from configs import dino as configs
 from ssl_jax import dist, models, optim
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info
-from ssl_jax.methods.byol import target_decay
-from ssl_jax.methods.dino import DINO, distillation_loss, moved_centre, teacher_temperature
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint.byol import target_decay
+from ssl_jax.methods.joint.dino import DINO, distillation_loss, moved_centre, teacher_temperature
 from ssl_jax.models.heads import DINOHead
 from ssl_jax.models.vit import ViT
+from ssl_jax.runtime.errors import UserError
 
 KEY = jax.random.key(0)
 

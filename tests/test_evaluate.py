@@ -10,11 +10,11 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import data, evaluate, protocols, subject, train, weights
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError
-from ssl_jax.evals import cache, features, pretext
+from ssl_jax import data, evaluate, train, weights
+from ssl_jax.evals import cache, context, features, pretext, protocols
 from ssl_jax.evals.table import split
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -92,7 +92,7 @@ def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkey
     def never(*args, **kwargs):
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr(subject, "stage_extractor", lambda *args, **options: never)
+    monkeypatch.setattr(context, "stage_extractor", lambda *args, **options: never)
     assert evaluate.main([f"--workdir={copied}", "--evals=label_curve"]) == 0
     stored = results(copied)
     assert stored["knn/top1"] == evaluated["knn/top1"]
@@ -181,9 +181,9 @@ def test_a_backbone_in_a_file_is_worth_what_its_run_is(workdir, evaluated, tmp_p
 def test_images_are_copied_only_where_some_are_left_out():
     images, labels = np.zeros((6, 2, 2, 1), np.uint8), np.array([0, 1, 2, 0, 1, 2], np.int32)
     split = data.Dataset("some", images, labels, ("a", "b", "c"))
-    found, _ = subject.with_labels((split, split))
+    found, _ = context.with_labels((split, split))
     assert found.images is images and found.labels.tolist() == labels.tolist()
-    found, _ = subject.with_labels((split, split), (2, 1))
+    found, _ = context.with_labels((split, split), (2, 1))
     assert len(found.images) == 4 and found.labels.tolist() == [1, 0, 1, 0] and found.classes == ("c", "b")
 
 
@@ -191,7 +191,7 @@ def test_gray_and_colour_meet():
     images = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), np.uint8)
 
     def recoloured(images, channels):
-        return subject._recoloured(data.Dataset("some", images, np.zeros(3, np.int32), ()), channels).images
+        return context._recoloured(data.Dataset("some", images, np.zeros(3, np.int32), ()), channels).images
 
     gray = recoloured(images, 1)
     wanted = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])[..., None]
@@ -224,8 +224,8 @@ def test_garbage_test_labels_choose_nothing(workdir):
     """Whatever is chosen on the way (rates, penalties) is the same when the test labels are wrong."""
     run = tiny.run("rotation", **{"eval.linear_epochs": 2})
     ts, _ = tiny.steps("rotation", 4)
-    train_split, test_split = subject.with_labels(subject.load_images(run))
-    right = subject.prepare(run, jax.device_put(ts), (train_split, test_split))
+    train_split, test_split = context.with_labels(context.load_images(run))
+    right = context.prepare(run, jax.device_put(ts), (train_split, test_split))
     labels = (right.features.labels[0], (right.features.labels[1] + 1) % 10)
     wrong = dataclasses.replace(right, features=dataclasses.replace(right.features, labels=labels))
     for measure in (protocols.linear_probe, protocols.logistic_probe, protocols.layers):
@@ -261,7 +261,7 @@ def test_settings_may_differ_from_those_of_the_run(copied):
     one = evaluate.evaluate(str(copied), ("knn",), settings={"knn_k": "1", "knn_temperature": "0.5"})
     assert (one["config"]["eval"]["knn_k"], one["config"]["eval"]["knn_temperature"]) == (1, 0.5)
     run = train.prepare(evaluate.load_config(str(copied)))
-    what = subject.prepare(run, evaluate.restore(run, str(copied)), subject.with_labels(subject.load_images(run)))
+    what = context.prepare(run, evaluate.restore(run, str(copied)), context.with_labels(context.load_images(run)))
     (bank, queries), labels = what.features.pretrained, what.features.labels
     bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries))
     nearest = labels[0][np.argmax(queries @ bank.T, 1)]
@@ -299,7 +299,7 @@ def test_of_much_data_the_earlier_stages_are_kept_of_the_images_that_health_uses
 
 
 def test_too_many_pixels_are_no_representation(copied, monkeypatch, capsys):
-    monkeypatch.setattr(subject, "MOST_PIXELS", 1797 * 64 - 1)
+    monkeypatch.setattr(context, "MOST_PIXELS", 1797 * 64 - 1)
     (copied / "results.json").unlink(missing_ok=True)
     found = evaluate.evaluate(str(copied), ("knn", "few_label"), settings={"draws": "1"})
     assert "knn/top1" in found and "few_label/all/untrained" in found
@@ -384,7 +384,7 @@ def test_streamed_images_without_a_test_split_have_the_features_of_resident_ones
             options[f"method.view.{name}"] = value
         run = tiny.run("rotation", batch_size=4, **options)
         assert run.train.streamed == (stream == "always") and run.test is None
-        what = subject.prepare(run, run.init(), subject.load_images(run), cache=cache.FeatureCache(tmp_path / stream))
+        what = context.prepare(run, run.init(), context.load_images(run), cache=cache.FeatureCache(tmp_path / stream))
         found[stream] = what.features
     assert [(x.shape, y.shape) for x, y in found["always"].stages[""]] == [((12, d), (0, d)) for d in (4, 8, 16)]
     for x, y in zip(found["always"].stages[""], found["never"].stages[""], strict=True):
@@ -411,16 +411,16 @@ def test_pretext_is_the_loss_of_the_test_images():
 
 def test_pretext_with_labels_is_about_the_labels_of_the_run(capsys):
     run = tiny.run("supervised")
-    network = subject.Network(run, tiny.fresh(run))
-    own = subject.load_images(run)
+    network = context.Network(run, tiny.fresh(run))
+    own = context.load_images(run)
     others = [
-        subject.with_labels(own, (3, 5, 7)),
+        context.with_labels(own, (3, 5, 7)),
         tuple(data.Dataset("others", d.images, 90 + d.labels, d.classes) for d in own),
     ]
     for images in others:
-        assert protocols.own_task(subject.Subject({"": network}, images, None)) == {}
+        assert protocols.own_task(context.Subject({"": network}, images, None)) == {}
         assert "pretext: skipped, supervised answers with the labels of digits" in capsys.readouterr().out
-    found = protocols.own_task(subject.Subject({"": network, "_untrained": network}, subject.with_labels(own), None))
+    found = protocols.own_task(context.Subject({"": network, "_untrained": network}, context.with_labels(own), None))
     assert "pretext/supervised_top1" in found and np.isfinite(list(found.values())).all()
 
 

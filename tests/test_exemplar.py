@@ -11,11 +11,12 @@ import tiny
 from tiny import generator
 
 from configs import exemplar as config
-from ssl_jax import dist, methods, models
+from ssl_jax import dist, models
 from ssl_jax.augment import ops
 from ssl_jax.augment.view import View, render_batch
-from ssl_jax.errors import UserError
-from ssl_jax.methods import exemplar
+from ssl_jax.methods import build, contract
+from ssl_jax.methods.pretext import exemplar
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -182,9 +183,9 @@ def test_triplets_are_those_of_the_global_batch(devices):
 @pytest.mark.fast
 def test_every_image_is_a_class():
     c = config.get_config("cifar10")
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     batch = {name: jnp.zeros((1, 32, 32, 3)) for name in method.views()}
-    params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, methods.Info(1000, 2, 5, 5)))
+    params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(1000, 2, 5, 5)))
     assert params["hidden"]["out"]["kernel"].shape == (512, 512)  # sec. 3.1: 512 units
     assert params["classifier"]["out"]["kernel"].shape == (512, 1000)
 
@@ -194,7 +195,7 @@ def test_triplets_without_a_pair_are_refused():
     c = config.get_config("imagenet")
     c.method.copies = 1
     with pytest.raises(UserError, match="copies"):
-        methods.build(c.method, models.backbone(c.model)).check(256, 256, 3)
+        build.method(c.method, models.backbone(c.model)).check(256, 256, 3)
 
 
 def test_dropout_belongs_to_the_example():

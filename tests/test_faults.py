@@ -17,9 +17,11 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import dist, evaluate, log, report, stored_config, train
-from ssl_jax.checkpoint import Checkpoints, out_of_space
-from ssl_jax.errors import UserError
+from ssl_jax import dist, evaluate, report, train
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import config as stored_config
+from ssl_jax.workdir import log
+from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -6,9 +6,9 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import few_label as module
-from ssl_jax.evals.few_label import few_label, pca, table
+from ssl_jax.metrics import few_label as module
+from ssl_jax.metrics.few_label import few_label, pca, table
+from ssl_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

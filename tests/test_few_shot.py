@@ -3,8 +3,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import few_shot
+from ssl_jax.metrics import few_shot
+from ssl_jax.runtime.errors import UserError
 
 
 def unit(x):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 from ssl_jax.evals import fine_tune
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.vit import ViT
@@ -99,7 +99,7 @@ def test_few_images_fill_a_batch_and_many_are_seen_equally():
 @pytest.mark.fast
 def test_augmentation_moves_images_and_leaves_colours_alone():
     run, _, _ = case()
-    method = run.method.__class__(run.method.backbone, presets.SIMCLR)
+    method = run.method.__class__(run.method.backbone, recipes.SIMCLR)
     view = fine_tune.augmentation(method, run.eval_view)
     assert (view.crop, view.area, view.flip) == ("tf", (0.08, 1.0), 0.5)
     assert view.jitter == view.gray == view.blur == 0

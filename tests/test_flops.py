@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import methods, plan, train
+from ssl_jax import plan, train
+from ssl_jax.methods import build
 from ssl_jax.models import conv
 
 RECORD = pathlib.Path(__file__).with_name("flops.json")
@@ -21,7 +22,7 @@ VERSION = ".".join(jax.__version__.split(".")[:2])
 
 # A backbone that no preset of the suite has: its bottlenecks, and BatchNorm as a part of their kernels.
 DEEP = {"simclr of a ResNet-50": ("simclr", {"model.name": "resnet50", "model.stem": "imagenet"})}
-STEPS = {name: (name, {}) for name in methods.names()} | DEEP
+STEPS = {name: (name, {}) for name in build.names()} | DEEP
 
 
 def lowered(name: str, **changes):

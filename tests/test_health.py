@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from tiny import generator
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import health
+from ssl_jax.metrics import health
+from ssl_jax.runtime.errors import UserError
 
 
 def gaussian(n, d, seed=0):

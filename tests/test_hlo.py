@@ -9,7 +9,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
 
-from ssl_jax import dist, hlo
+from ssl_jax import dist
+from ssl_jax.plan import hlo
 
 GATHERED = """
 %fused (p: f32[64,64]) -> f32[256,64] {

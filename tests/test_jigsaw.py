@@ -11,10 +11,11 @@ import pytest
 import tiny
 
 from configs import jigsaw as config
-from ssl_jax import methods, models
+from ssl_jax import models
 from ssl_jax.augment.patches import cut
-from ssl_jax.errors import UserError
-from ssl_jax.methods import jigsaw
+from ssl_jax.methods import build
+from ssl_jax.methods.pretext import jigsaw
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @functools.cache
 def method(preset="photo_tiles"):
     c = config.get_config(preset)
-    return methods.build(c.method, models.backbone(c.model))
+    return build.method(c.method, models.backbone(c.model))
 
 
 def keys(n):

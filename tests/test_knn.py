@@ -3,8 +3,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 from tiny import generator
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import knn
+from ssl_jax.metrics import knn
+from ssl_jax.runtime.errors import UserError
 
 
 def example(seed=0, n=300, m=50, d=16, classes=7):

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import few_label, label_curve
+from ssl_jax.metrics import few_label, label_curve
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.fast
 

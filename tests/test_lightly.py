@@ -22,8 +22,8 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import dist, methods, optim
-from ssl_jax.methods import Info
+from ssl_jax import dist, optim
+from ssl_jax.methods.contract import Info
 from ssl_jax.models.resnet import DEPTHS, ResNet
 
 torch = pytest.importorskip("torch", reason="needs lightly, to compare with")
@@ -288,7 +288,7 @@ def compare(name: str, build: Callable[[], Model], fields: dict[str, Any], shift
     common.update(config.method, **fields)
     groups = GROUPS if config.model.bn_groups > 1 else 1
     net = ResNet("resnet10", FEATURES // 8, config.model.stem, bn_groups=groups, dtype=jnp.float64)
-    method = methods.build(config.method, net)
+    method = build.method(config.method, net)
     first_view, second_view = method.views()
     model = build()
     start = snapshot(model)

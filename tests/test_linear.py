@@ -6,8 +6,8 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import linear
+from ssl_jax.metrics import linear
+from ssl_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

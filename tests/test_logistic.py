@@ -6,9 +6,9 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals import logistic
-from ssl_jax.evals.linear import held_out_part
+from ssl_jax.metrics import logistic
+from ssl_jax.metrics.linear import held_out_part
+from ssl_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from tiny import generator
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.byol import regression_loss
-from ssl_jax.methods.simclr import nt_xent
+from ssl_jax.methods.joint.byol import regression_loss
+from ssl_jax.methods.joint.simclr import nt_xent
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
 

@@ -10,10 +10,11 @@ import pytest
 import tiny
 
 from configs import mae as config
-from ssl_jax import methods, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods import mae
+from ssl_jax import models
+from ssl_jax.methods import build
+from ssl_jax.methods.masked import mae
 from ssl_jax.models.vit import patches, unpatched
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 KEYS = jax.random.split(jax.random.key(0), 5)
@@ -125,7 +126,7 @@ def test_pictures():
 def test_the_authors_sizes():
     """ViT-B encodes 49 of 196 patches; the decoder is 512 wide, of 8 blocks, with a mask token and no positions."""
     c = config.get_config("imagenet")
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     batch = {"view": jnp.zeros((1, 224, 224, 3))}
     method.check(256, 256, 3)
     assert method._visible() == 49
@@ -141,7 +142,7 @@ def test_the_authors_sizes():
 @pytest.mark.fast
 def test_what_is_refused():
     c = config.get_config("cifar10_small")
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     for wrong, word in (
         (dict(mask_ratio=0.999), "mask_ratio"),
         (dict(mask_ratio=0.0), "mask_ratio"),
@@ -151,4 +152,4 @@ def test_what_is_refused():
             dataclasses.replace(method, **wrong).check(32, 32, 3)
     c.model.name = "resnet18"
     with pytest.raises(UserError, match=r"config\.model\.name"):
-        methods.build(c.method, models.backbone(c.model)).check(32, 32, 3)
+        build.method(c.method, models.backbone(c.model)).check(32, 32, 3)

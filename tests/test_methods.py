@@ -11,10 +11,12 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import feed, methods, models, train
-from ssl_jax.checkpoint import Checkpoints
+from ssl_jax import models, train
+from ssl_jax.data import loader
+from ssl_jax.methods import build
+from ssl_jax.workdir.checkpoint import Checkpoints
 
-every_method = pytest.mark.parametrize("name", methods.names())
+every_method = pytest.mark.parametrize("name", build.names())
 
 
 @every_method
@@ -55,7 +57,7 @@ def test_resume_is_bitwise(name, tmp_path):
 
 @every_method
 def test_labels_change_nothing(name):
-    if methods.find(name).uses_labels:
+    if build.find(name).uses_labels:
         pytest.skip("uses labels")
     run, _, _ = tiny.compiled(name)
     true, _ = tiny.steps(name, 2)
@@ -85,7 +87,7 @@ def test_state_gets_no_gradient(name):
 
 def begun(run: train.Run) -> train.TrainState:
     """A fresh state at the beginning of the first epoch."""
-    return train.begin_epoch(run)(tiny.fresh(run), feed.on_devices(run.train, run.mesh)[0], 0)
+    return train.begin_epoch(run)(tiny.fresh(run), loader.on_devices(run.train, run.mesh)[0], 0)
 
 
 def _floats(tree):
@@ -160,7 +162,7 @@ def test_step_is_compiled_once_and_stays_on_the_device(name):
 
 
 def _presets():
-    for name in methods.names():
+    for name in build.names():
         module = importlib.import_module(f"configs.{name}")
         yield from ((name, preset) for preset in getattr(module, "PRESETS", common.PRESETS))
 
@@ -170,7 +172,7 @@ def _presets():
 def test_presets(name, preset):
     """Every preset makes a method whose views fit its data; fields of the config are the method's own."""
     config = importlib.import_module(f"configs.{name}").get_config(preset)
-    method = methods.build(config.method, backbone=models.backbone(config.model))
+    method = build.method(config.method, backbone=models.backbone(config.model))
     size = config.data.size or {"digits": 8, "fashion_mnist": 28, "imagenet": 256}.get(preset, 32)
     channels = 1 if preset in ("digits", "fashion_mnist") else 3
     method.check(size, size, channels)

@@ -14,11 +14,12 @@ import tiny
 from tiny import Pixels, generator
 
 from ssl_jax import dist, losses
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info, mocov1
-from ssl_jax.methods.mocov1 import Head, MoCoV1, enqueue, info_nce, new_queue
-from ssl_jax.methods.mocov2 import MoCoV2
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint import mocov1
+from ssl_jax.methods.joint.mocov1 import Head, MoCoV1, enqueue, info_nce, new_queue
+from ssl_jax.methods.joint.mocov2 import MoCoV2
 from ssl_jax.models.norm import BatchNorm
+from ssl_jax.runtime.errors import UserError
 
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
 N, OUT, K = 32, 32, 64

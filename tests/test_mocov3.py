@@ -13,9 +13,10 @@ from tiny import generator
 
 from configs import mocov3 as configs
 from ssl_jax import dist, losses, models
-from ssl_jax.methods import Info, mocov3
-from ssl_jax.methods.byol import target_decay
-from ssl_jax.methods.mocov3 import MoCoV3, contrast
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint import mocov3
+from ssl_jax.methods.joint.byol import target_decay
+from ssl_jax.methods.joint.mocov3 import MoCoV3, contrast
 from ssl_jax.models.heads import MLP
 
 KEY = jax.random.key(0)

@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 
 from ssl_jax import dist, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info
-from ssl_jax.methods.byol import BYOL
-from ssl_jax.methods.simclr import SimCLR
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint.byol import BYOL
+from ssl_jax.methods.joint.simclr import SimCLR
 from ssl_jax.models import conv
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product, normalise_by_batch
 from ssl_jax.models.resnet import DEPTHS, Block, ResNet
 from ssl_jax.models.vit import ViT
+from ssl_jax.runtime.errors import UserError
 
 KEY = jax.random.key(0)
 

@@ -10,10 +10,13 @@ import pytest
 import tiny
 
 from configs import multitask as config
-from ssl_jax import data, feed, methods, models, stored_config, train
-from ssl_jax.errors import UserError
+from ssl_jax import data, models, train
+from ssl_jax.data import loader
 from ssl_jax.evals import pretext
-from ssl_jax.methods import multitask
+from ssl_jax.methods import build, contract
+from ssl_jax.methods.combine import multitask
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import config as stored_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -21,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @functools.cache
 def method(preset="photo_tiles", **changes):
     c = config.get_config(preset)
-    return dataclasses.replace(methods.build(c.method, models.backbone(c.model)), **changes)
+    return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
 
 
 @pytest.mark.fast
@@ -111,13 +114,13 @@ def test_evaluation_follows_the_lead_and_every_task_has_its_pictures():
 @pytest.mark.parametrize("preset", ["photo_tiles", "cifar10_small", "imagenet"])
 def test_tasks_are_named_on_the_command_line(preset, tasks):
     c = config.get_config(f"{preset}+{tasks}")
-    m = methods.build(c.method, models.backbone(c.model))
+    m = build.method(c.method, models.backbone(c.model))
     side = {"imagenet": 292}.get(preset, 32)
     m.check(side, side, 3)
     assert set(m.tasks) == set(tasks.split("+")) and m.lead == tasks.split("+")[0]
     assert {name.split("/")[0] for name in m.views()} == set(m.tasks)
     assert set(c.optim) == {"default"}
-    info = methods.Info(100, 10, 10, 100)
+    info = contract.Info(100, 10, 10, 100)
     assert m.chance(info) == pytest.approx(sum(m.weights[k] * t.chance(info) for k, t in m.tasks.items()))
 
 
@@ -126,7 +129,7 @@ def test_tasks_are_named_on_the_command_line(preset, tasks):
 def test_colours_are_dropped_where_inputs_keep_them(harmonise):
     c = config.get_config("cifar10_small+rotation+context_prediction")
     c.method.harmonise = harmonise
-    tasks = methods.build(c.method, models.backbone(c.model))._tasks()
+    tasks = build.method(c.method, models.backbone(c.model))._tasks()
     assert tasks["context_prediction"].drop_colours is not harmonise
     assert (type(tasks["rotation"].backbone) is multitask.Harmonised) is harmonise
 
@@ -136,8 +139,8 @@ def test_colours_are_dropped_where_inputs_keep_them(harmonise):
 def test_exemplar_among_others_has_triplets(preset):
     """As the paper's; the loss of a softmax over all images would outweigh all others."""
     c = config.get_config(f"{preset}+rotation+exemplar")
-    method = methods.build(c.method, models.backbone(c.model))
-    assert method.tasks["exemplar"].chance(methods.Info(10**6, 8, 8, 8)) < 1
+    method = build.method(c.method, models.backbone(c.model))
+    assert method.tasks["exemplar"].chance(contract.Info(10**6, 8, 8, 8)) < 1
 
 
 @pytest.mark.fast
@@ -145,7 +148,7 @@ def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
     m = method()
     params = {"backbone": {}, "rotation": {}, "context_prediction": {}}
     state = {"rotation": {"stats": {}}, "context_prediction": {"stats": {}}}
-    info = methods.Info(10, 2, 5, 5)
+    info = contract.Info(10, 2, 5, 5)
     args = {"rng": jax.random.key(0), "step": 0, "info": info, "embed": lambda fn: None}
     assert m.on_epoch(params, state, **args) is state
     seen = []
@@ -185,7 +188,7 @@ def test_targets_banks_and_optimisers_of_tasks_are_kept_over_replicas():
     for devices in (1, 2):
         run = run_of("byol+npid+context_encoder", "fashion_mnist", devices)
         assert set(run.config.optim) == {"default", "discriminator"}
-        resident = feed.on_devices(run.train, run.mesh)
+        resident = loader.on_devices(run.train, run.mesh)
         ts, step = train.begin_epoch(run)(run.init(), resident[0], 0), train.mapped_step(run)
         start = jax.device_get(ts)
         for number in range(2):
@@ -248,6 +251,6 @@ def test_mistakes_are_explained():
     ):
         with pytest.raises(UserError, match=words):
             dataclasses.replace(method(), **changes).check(32, 32, 3)
-    labels = {"supervised": methods.build({"name": "supervised"}, method().backbone)}
+    labels = {"supervised": build.method({"name": "supervised"}, method().backbone)}
     with pytest.raises(UserError, match="uses labels"):
         dataclasses.replace(method(), tasks=labels, weights={"supervised": 1.0}, lead="supervised").check(32, 32, 3)

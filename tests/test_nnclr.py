@@ -12,9 +12,10 @@ import tiny
 from tiny import Pixels, generator
 
 from ssl_jax import dist, losses
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info, nnclr
-from ssl_jax.methods.nnclr import NNCLR, nearest_neighbour, neighbour_contrast
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint import nnclr
+from ssl_jax.methods.joint.nnclr import NNCLR, nearest_neighbour, neighbour_contrast
+from ssl_jax.runtime.errors import UserError
 
 N, OUT, K = 16, 24, 32
 INFO = Info(num_examples=64, batch_size=N, steps_per_epoch=4, total_steps=8)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import dist, memory_bank
-from ssl_jax.methods import npid
+from ssl_jax import dist
+from ssl_jax.methods.joint import npid
+from ssl_jax.methods.shared import memory_bank
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -8,11 +8,11 @@ import pytest
 
 from configs import byol, common, simclr
 from ssl_jax import optim
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info
-from ssl_jax.methods.byol import BYOL, target_decay
-from ssl_jax.methods.simclr import SimCLR
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint.byol import BYOL, target_decay
+from ssl_jax.methods.joint.simclr import SimCLR
 from ssl_jax.models.resnet import ResNet
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

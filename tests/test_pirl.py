@@ -11,15 +11,17 @@ import pytest
 import tiny
 
 from configs import pirl as config
-from ssl_jax import dist, methods, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods import pirl
+from ssl_jax import dist, models
+from ssl_jax.methods import build, contract
+from ssl_jax.methods.joint import pirl
+from ssl_jax.models import parts
+from ssl_jax.runtime.errors import UserError
 
 
 @functools.cache
 def imagenet():
     c = config.get_config("imagenet")
-    return methods.build(c.method, models.backbone(c.model))
+    return build.method(c.method, models.backbone(c.model))
 
 
 @pytest.mark.fast
@@ -42,7 +44,7 @@ def test_heads_have_the_papers_sizes():
     """2048 to 128 for the image and for each patch, 9 x 128 to 128 for all of them."""
     method = imagenet()
     batch = {name: jnp.zeros((1, v.size, v.size, 3)) for name, v in method.views().items()}
-    params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, methods.Info(10, 2, 5, 5)))
+    params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(10, 2, 5, 5)))
     sizes = {k: sum(x.size for x in jax.tree.leaves(params[k])) for k in params if k != "backbone"}
     assert sizes == {"image": 2048 * 128 + 128, "patch": 2048 * 128 + 128, "jigsaw": 1152 * 128 + 128}
 
@@ -51,7 +53,7 @@ def test_heads_have_the_papers_sizes():
 def test_a_patch_larger_than_its_cell_is_refused():
     c = config.get_config("cifar10")
     c.method.patch.size = 11
-    method = methods.build(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.backbone(c.model))
     with pytest.raises(UserError, match=r"patch\.size"):
         method.check(32, 32, 3)
     with pytest.raises(UserError, match="grid"):
@@ -78,8 +80,8 @@ def test_each_term_has_its_branch_and_only_the_image_moves_the_bank():
     method = run.method
 
     def embed(x):
-        h, _ = methods.apply(method.backbone, "backbone", ts.params, ts.state["stats"], x, train=True)
-        return methods.apply(method._heads()["image"], "image", ts.params, {}, h, train=True)[0]
+        h, _ = parts.apply(method.backbone, "backbone", ts.params, ts.state["stats"], x, train=True)
+        return parts.apply(method._heads()["image"], "image", ts.params, {}, h, train=True)[0]
 
     rows = P(dist.AXIS)
     v = np.asarray(dist.map_replicas(embed, dist.make_mesh(jax.devices()[:1]), (rows,), rows)(batch["view"]))
@@ -113,7 +115,7 @@ def test_the_image_drawn_as_its_own_noise_is_no_negative():
         assert not np.any(np.asarray(grad)[itself])
     method = dataclasses.replace(imagenet(), criterion="cross_entropy")
     scores = jnp.asarray(drawn, jnp.float32)
-    found = method._term(scores, jnp.asarray(itself), jnp.ones(()), methods.Info(10, 2, 5, 5))
+    found = method._term(scores, jnp.asarray(itself), jnp.ones(()), contract.Info(10, 2, 5, 5))
     np.testing.assert_allclose(found, wanted(np.asarray(scores, np.float64)), rtol=1e-5)
 
 

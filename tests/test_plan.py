@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import hlo, plan, train
-from ssl_jax.errors import UserError
+from ssl_jax import plan, train
+from ssl_jax.plan import hlo
+from ssl_jax.runtime.errors import UserError
 
 EXAMPLE = plan.Plan(
     topology="v5e:4x4",
@@ -231,7 +232,7 @@ PIECES = """
 import jax, jax.numpy as jnp
 from ssl_jax import dist, plan
 from ssl_jax.augment import patches
-from ssl_jax.methods.colorization import Colorization
+from ssl_jax.methods.pretext.colorization import Colorization
 place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
 
 def moved(function, *shapes):

@@ -19,8 +19,8 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import processes
-from ssl_jax.errors import UserError
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 METHODS = ("simclr", "byol", "mocov2", "swav", "barlow_twins", "deepcluster")  # the last has a bank in shares

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ssl_jax import programs
+from ssl_jax.runtime import compile_cache
 
 CODE = """
 import jax, jax.numpy as jnp
@@ -24,7 +24,7 @@ def test_programs_are_kept_where_the_user_or_the_cache_says(tmp_path, monkeypatc
     if chosen:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120)
-    place = tmp_path / "own" if chosen else tmp_path / "cache" / "programs" / programs._machine()
+    place = tmp_path / "own" if chosen else tmp_path / "cache" / "programs" / compile_cache._machine()
     assert done.stdout.strip() == str(place)
     assert any(place.iterdir())
     assert not done.stderr

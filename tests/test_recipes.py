@@ -14,7 +14,8 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from configs import common
-from ssl_jax import methods, optim
+from ssl_jax import optim
+from ssl_jax.methods import build
 
 RECORD = pathlib.Path(__file__).with_name("recipes.json")
 RATE = ("learning_rate", "scaling", "schedule", "per_epoch", "final", "milestones", "factor", "warmup_epochs")
@@ -74,7 +75,7 @@ def test_defaults_are_those_on_record():
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", build.names())
 def test_recipes_are_those_on_record(name):
     recorded = json.loads(RECORD.read_text())
     if name not in recorded:
@@ -93,7 +94,7 @@ def test_recipes_are_those_on_record(name):
 if __name__ == "__main__":
     # A line a preset, which is what a reader of a change wants to see.
     blocks = [f' "defaults": {json.dumps(defaults())}']
-    for name in methods.names():
+    for name in build.names():
         lines = ",\n".join(f'  "{preset}": {json.dumps(recipe(name, preset))}' for preset in presets(name))
         blocks.append(f' "{name}": {{\n{lines}\n }}')
     RECORD.write_text("{\n" + ",\n".join(blocks) + "\n}\n")

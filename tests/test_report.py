@@ -11,13 +11,14 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import methods, report
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Method, Picture
-from ssl_jax.methods.rotation import Rotation
+from ssl_jax import report
+from ssl_jax.methods import build
+from ssl_jax.methods.contract import Method, Picture
+from ssl_jax.methods.pretext.rotation import Rotation
 from ssl_jax.models import SIZES, ViT
 from ssl_jax.report import curves, network, page, runs, tables
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -271,7 +272,7 @@ def test_maps_of_a_transformer_leave_its_token_out(monkeypatch):
 
 
 def _painters():
-    return [name for name in methods.names() if methods.find(name).pictures is not Method.pictures]
+    return [name for name in build.names() if build.find(name).pictures is not Method.pictures]
 
 
 @pytest.mark.parametrize("name", _painters())

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from ssl_jax import processes
-from ssl_jax.results import Results
+from ssl_jax.runtime import processes
+from ssl_jax.workdir.results import Results
 
 pytestmark = pytest.mark.fast
 

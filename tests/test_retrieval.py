@@ -3,8 +3,8 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
-from ssl_jax.errors import UserError
-from ssl_jax.evals.retrieval import retrieval
+from ssl_jax.metrics.retrieval import retrieval
+from ssl_jax.runtime.errors import UserError
 
 
 def random_features(n=60, classes=7, seed=0):

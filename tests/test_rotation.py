@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax.methods import rotation
+from ssl_jax.methods.pretext import rotation
 
 
 @pytest.mark.fast

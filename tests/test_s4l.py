@@ -11,11 +11,12 @@ import tiny
 from tiny import generator
 
 from configs import s4l as config
-from ssl_jax import dist, methods, models
-from ssl_jax.errors import UserError
-from ssl_jax.methods import s4l
-from ssl_jax.methods.rotation import rotations
-from ssl_jax.methods.supervised import Supervised
+from ssl_jax import dist, models
+from ssl_jax.methods import build, contract
+from ssl_jax.methods.combine.supervised import Supervised
+from ssl_jax.methods.pretext.rotation import rotations
+from ssl_jax.methods.semi import s4l
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -127,7 +128,7 @@ def test_a_batch_without_labels_learns_the_task_alone():
 @functools.cache
 def method(**changes):
     c = config.get_config("digits")
-    return dataclasses.replace(methods.build(c.method, models.backbone(c.model)), **changes)
+    return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
 
 
 def test_exemplar_averages_over_copies():
@@ -139,7 +140,7 @@ def test_exemplar_averages_over_copies():
     assert np.isfinite(loss) and 0 <= float(metrics["exemplar_top1"]) <= 1
     swapped = {**batch, "view1": batch["view3"], "view3": batch["view1"]}
     np.testing.assert_allclose(jax.jit(tiny.loss_function(run))(ts.params, ts.state, swapped)[0], loss, rtol=1e-5)
-    info = methods.Info(10, 2, 5, 5, 10)
+    info = contract.Info(10, 2, 5, 5, 10)
     assert run.method.chance(info) == pytest.approx(np.log(10) + np.log(2))
     assert run.method.best(info) == pytest.approx(np.log1p(np.exp(-(2**0.5))))
 
@@ -163,4 +164,4 @@ def test_what_has_no_meaning_is_refused():
             method(**changes).check(8, 8, 1)
     batch = {"view1": jnp.zeros((2, 8, 8, 1))}
     with pytest.raises(UserError, match="needs labels"):
-        jax.eval_shape(lambda: method().init(jax.random.key(0), batch, methods.Info(10, 2, 5, 5, 0)))
+        jax.eval_shape(lambda: method().init(jax.random.key(0), batch, contract.Info(10, 2, 5, 5, 0)))

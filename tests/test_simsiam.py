@@ -12,9 +12,10 @@ from tiny import Pixels, generator
 
 from configs import simsiam as config
 from ssl_jax import dist, losses, optim
-from ssl_jax.methods import Info, simsiam
-from ssl_jax.methods.byol import regression_loss
-from ssl_jax.methods.simsiam import SimSiam, negative_cosine
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint import simsiam
+from ssl_jax.methods.joint.byol import regression_loss
+from ssl_jax.methods.joint.simsiam import SimSiam, negative_cosine
 
 INFO = Info(num_examples=64, batch_size=32, steps_per_epoch=2, total_steps=4)
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])

@@ -20,15 +20,15 @@ from test_data import tiny_tfds  # noqa: F401
 import tiny
 
 from configs import rotation, simclr
-from ssl_jax import data, dist, feed, train
-from ssl_jax.augment import presets
+from ssl_jax import data, dist, train
+from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, evaluation, render_views
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.data import folder, stream
+from ssl_jax.data import folder, loader, stream
 from ssl_jax.data.crop import Crop
 from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
-from ssl_jax.errors import TryAgain, UserError
 from ssl_jax.evals.features import extractor
+from ssl_jax.runtime.errors import TryAgain, UserError
+from ssl_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -133,8 +133,8 @@ def test_a_block_is_a_function_of_its_step(mixed):
         View(size=16, crop="tf", area=(0.3, 0.9)),
         View(size=26, crop="shift", pad=3, flip=0.5),
         View(size=16, crop="centre", centre=0.875),
-        dataclasses.replace(presets.SIMCLR, size=16, taps=3),
-        dataclasses.replace(presets.MOCO_V2, size=16, taps=3),
+        dataclasses.replace(recipes.SIMCLR, size=16, taps=3),
+        dataclasses.replace(recipes.MOCO_V2, size=16, taps=3),
     ],
 )
 def test_views_are_those_of_the_device(even, view):
@@ -179,7 +179,7 @@ def test_processes_make_the_parts_of_one_batch(mixed):
 def test_batches_lie_on_the_devices_as_indices_do(mixed):
     dataset, mesh = listed(mixed), dist.make_mesh(jax.devices()[:4])
     plan = Training(0, KEY, 32, 16, 0, 1)
-    ((crops, labels, index),) = feed.streamed(dataset.images, dataset.labels, VIEWS, plan, mesh, 2, 0)
+    ((crops, labels, index),) = loader.streamed(dataset.images, dataset.labels, VIEWS, plan, mesh, 2, 0)
     assert crops["a"].shape == (2, 8, 16, 16, 3) and crops["a"].dtype == jnp.uint8
     assert crops["a"].sharding.spec == jax.P(None, "data")
     np.testing.assert_array_equal(index, plan[0].rows.reshape(2, 8))
@@ -345,9 +345,9 @@ def test_what_cannot_be_streamed_is_explained(tmp_path):
     with pytest.raises(UserError, match="digits is small"):
         data.load("digits", "train", stream=True)
     with pytest.raises(UserError, match=r"config\.method\.v\.order has 'jitter' before 'crop'"):
-        stream.check({"v": dataclasses.replace(presets.WMSE_CIFAR)}, 32)
+        stream.check({"v": dataclasses.replace(recipes.WMSE_CIFAR)}, 32)
     with pytest.raises(UserError, match=r"set --config\.data\.size"):  # a crop without a scale
-        stream.check({"v": dataclasses.replace(presets.ROTNET_CIFAR, order=("crop",))}, None)
+        stream.check({"v": dataclasses.replace(recipes.ROTNET_CIFAR, order=("crop",))}, None)
     place = write(tmp_path / "small", dict(zip("ab", cuttings(2, (20, 20), "png"), strict=True)))
     (place / "a").rename(place / "a.png")
     with pytest.raises(UserError, match="None of 1 images"):  # 20 + 2 x 4 pixels hold no crop of 32

@@ -11,8 +11,8 @@ import pytest
 import tiny
 
 from ssl_jax import dist
-from ssl_jax.errors import UserError
-from ssl_jax.methods.supervised import known_cross_entropy
+from ssl_jax.methods.combine.supervised import known_cross_entropy
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -12,11 +12,13 @@ import tiny
 from tiny import Pixels
 
 from configs import swav as config
-from ssl_jax import dist, multicrop, optim
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Info, apply
-from ssl_jax.methods.swav import SwAV, sinkhorn, swapped_prediction
+from ssl_jax import dist, optim
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint.swav import SwAV, sinkhorn, swapped_prediction
+from ssl_jax.methods.shared import multicrop
 from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.parts import apply
+from ssl_jax.runtime.errors import UserError
 
 
 def generator(n, d, s):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ssl_jax.augment import threefry
-from ssl_jax.errors import UserError
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

@@ -11,10 +11,12 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import dist, feed, losses, stored_config, train
-from ssl_jax.data.resident import batch_indices
-from ssl_jax.errors import UserError
-from ssl_jax.methods import byol, simclr
+from ssl_jax import dist, losses, train
+from ssl_jax.data import loader
+from ssl_jax.data.samplers import batch_indices
+from ssl_jax.methods.joint import byol, simclr
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import config as stored_config
 
 
 @pytest.mark.fast
@@ -33,7 +35,7 @@ def test_accumulation_equals_the_whole_batch():
     states = []
     for run in (whole, parts):
         step = train.mapped_step(run)
-        images, labels = feed.on_devices(run.train, run.mesh)
+        images, labels = loader.on_devices(run.train, run.mesh)
         ts, _ = step(run.init(), images, labels, train.batch_index(run, 0))
         # The online probe standardises each micro-batch by itself, as BatchNorm does.
         states.append(dataclasses.replace(jax.device_get(ts), probe={}))
@@ -47,7 +49,7 @@ def test_embeddings_of_all_micro_batches_are_compared(name, mapping):
     for changes in ({"model.bn_groups": 4}, {"accumulate": 4, "accumulate_loss": "whole"}, {"accumulate": 4}):
         run = tiny.run(name, 2, mapping, batch_size=32, **changes)
         step = train.mapped_step(run)
-        images, labels = feed.on_devices(run.train, run.mesh)
+        images, labels = loader.on_devices(run.train, run.mesh)
         ts, metrics = step(run.init(), images, labels, train.batch_index(run, 0))
         params.append(jax.device_get(ts.params))
         found.append({key: float(value) for key, value in metrics.items() if key != "probe_top1"})
@@ -61,7 +63,7 @@ def test_accumulation_moves_state_once_a_micro_batch_and_the_target_once_an_upda
     run = tiny.run("byol", accumulate=2)
     before = jax.device_get(run.init())
     step = train.mapped_step(run)
-    images, labels = feed.on_devices(run.train, run.mesh)
+    images, labels = loader.on_devices(run.train, run.mesh)
     after, _ = step(run.init(), images, labels, train.batch_index(run, 0))
     after = jax.device_get(after)
     # Four forward passes (two micro-batches of two views) at momentum 0.9 leave 0.9^4 of the initial variance 1.
@@ -82,7 +84,7 @@ def test_byol_target_before_the_forward_pass():
     run = tiny.run("byol", **{"method.update_target": "before", "method.copy_target": True})
     before = jax.device_get(run.init())
     step = train.mapped_step(run)
-    images, labels = feed.on_devices(run.train, run.mesh)
+    images, labels = loader.on_devices(run.train, run.mesh)
     after, _ = step(run.init(), images, labels, train.batch_index(run, 0))
     tiny.assert_close(jax.device_get(after).state["target"]["params"], before.state["target"]["params"], 1e-6)
     assert not np.array_equal(after.params["projector"]["out"]["kernel"], before.params["projector"]["out"]["kernel"])
@@ -117,7 +119,7 @@ def _rendered(run, views):
 
     specs = (P(), P(), P(), P(None, dist.AXIS))
     mapped = jax.jit(jax.shard_map(replica, mesh=run.mesh, in_specs=specs, out_specs=P(), check_vma=False))
-    images, labels = feed.on_devices(run.train, run.mesh)
+    images, labels = loader.on_devices(run.train, run.mesh)
     return jax.device_get(mapped(run.init(), images, labels, train.batch_index(run, 0)))
 
 
@@ -128,7 +130,7 @@ def test_local_negatives_are_caught(monkeypatch):
     metrics = []
     for devices in (1, 2):
         run = tiny.run("simclr", devices)
-        images, labels = feed.on_devices(run.train, run.mesh)
+        images, labels = loader.on_devices(run.train, run.mesh)
         _, m = train.mapped_step(run)(run.init(), images, labels, train.batch_index(run, 0))
         metrics.append(float(m["loss"]))
     assert metrics[1] < metrics[0] - 0.3  # ln(2N - 1) falls with N
@@ -137,7 +139,7 @@ def test_local_negatives_are_caught(monkeypatch):
 @pytest.mark.parametrize("name", ["byol", "npid"])  # with a target; with a bank that is spread over the devices
 def test_several_updates_a_call_on_several_devices(name):
     run = tiny.run(name, 4)
-    images, labels = feed.on_devices(run.train, run.mesh)
+    images, labels = loader.on_devices(run.train, run.mesh)
     step, singles, ts = train.mapped_step(run), [], tiny.fresh(run)
     for number in range(2):
         ts, metrics = step(ts, images, labels, train.batch_index(run, number))
@@ -153,7 +155,7 @@ def test_several_updates_a_call_on_several_devices(name):
 def last_metrics(run, updates):
     """The metrics of the last of so many updates from a fresh start."""
     step = train.mapped_step(run)
-    images, labels = feed.on_devices(run.train, run.mesh)
+    images, labels = loader.on_devices(run.train, run.mesh)
     ts = run.init()
     for number in range(updates):
         ts, metrics = step(ts, images, labels, train.batch_index(run, number))
@@ -186,7 +188,7 @@ def test_byol_without_stop_gradient_and_predictor_collapses(monkeypatch):
 
 
 def test_rotation_with_shuffled_answers_learns_nothing(monkeypatch):
-    from ssl_jax.methods import rotation
+    from ssl_jax.methods.pretext import rotation
 
     right = rotation.rotations
 

@@ -11,8 +11,9 @@ import pytest
 import tiny
 from tiny import generator
 
-from ssl_jax import dist, methods, models
-from ssl_jax.methods.vicreg import vicreg_loss
+from ssl_jax import dist, models
+from ssl_jax.methods import build
+from ssl_jax.methods.joint.vicreg import vicreg_loss
 
 
 def pairs(n=6, d=5, seed=0):
@@ -136,7 +137,7 @@ def test_replicas_have_the_loss_and_exact_gradient_of_the_whole_batch(devices, m
 @pytest.mark.fast
 def test_expander_is_the_authors():
     config = importlib.import_module("configs.vicreg").get_config("imagenet")
-    method = methods.build(config.method, models.backbone(config.model))
+    method = build.method(config.method, models.backbone(config.model))
     head = jax.eval_shape(lambda: method._head().init(jax.random.key(0), jnp.zeros((2, 2048)), train=True))["params"]
     assert sum(x.size for x in jax.tree.leaves(head)) == 151_044_096
     assert set(head["dense1"]) == {"kernel", "bias"} and set(head["out"]) == {"kernel"}

@@ -11,10 +11,11 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import feed, models, train
-from ssl_jax.errors import UserError
+from ssl_jax import models, train
+from ssl_jax.data import loader
 from ssl_jax.models import vit
 from ssl_jax.models.vit import INITS, Block, ViT
+from ssl_jax.runtime.errors import UserError
 
 KEY = jax.random.key(0)
 
@@ -326,7 +327,7 @@ def test_a_joint_embedding_method_trains_it():
     changes = {"model.name": "vit_tiny", "model.patch": 4, "model.fixed_patch": True}
     run = train.prepare(tiny.config("simclr", **changes), jax.devices()[:2])
     step = train.mapped_step(run)
-    data = feed.on_devices(run.train, run.mesh)
+    data = loader.on_devices(run.train, run.mesh)
     ts = run.init()
     before = jax.device_get(ts.params["backbone"])
     for number in range(2):

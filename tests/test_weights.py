@@ -13,15 +13,16 @@ import pytest
 import tiny
 
 import ssl_jax
-from ssl_jax import export, methods, models, train, weights
-from ssl_jax import imported as imported_module
+from ssl_jax import export, models, train, weights
 from ssl_jax.augment.view import View, render_batch
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError
+from ssl_jax.evals import external as imported_module
 from ssl_jax.evals.features import extractor
-from ssl_jax.methods import Method
+from ssl_jax.methods import build
+from ssl_jax.methods.contract import Method
 from ssl_jax.models import ConvNet, ResNet, ViT
-from ssl_jax.weights import foreign, graph, naming
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.weights import onnx_graph, torch_import, torch_names
+from ssl_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -53,7 +54,7 @@ def imported(tmp_path, name, prefix="", **beside):
     state, _, _ = stored(name)
     np.savez(tmp_path / "theirs.npz", **{prefix + k: v for k, v in state.items()}, **beside)
     arch, size = TORCH[name]
-    return foreign.backbone(tmp_path / "theirs.npz", arch, {"size": size})
+    return torch_import.backbone(tmp_path / "theirs.npz", arch, {"size": size})
 
 
 def features(backbone, images):
@@ -84,7 +85,7 @@ def test_torchs_weights_give_torchs_features_here_and_in_onnx(tmp_path, name):
     backbone, dropped = imported(tmp_path, name)
     assert not [k for k in dropped if not k.endswith("num_batches_tracked")]
     close(features(backbone, images), wanted)
-    session = onnxruntime.InferenceSession(graph.model(backbone).SerializeToString())
+    session = onnxruntime.InferenceSession(onnx_graph.model(backbone).SerializeToString())
     for count in (2, 1):  # the batch axis is free
         (found,) = session.run(None, {"images": images[:count].transpose(0, 3, 1, 2)})
         close(found, wanted[:count])
@@ -95,7 +96,7 @@ def test_a_state_dict_comes_out_as_it_went_in(tmp_path, name):
     state, _, _ = stored(name)
     backbone, _ = imported(tmp_path, name)
     names = name.split("_")[0]
-    found = naming.to_torch(backbone.params, backbone.stats, backbone.module, names, TORCH[name][1])
+    found = torch_names.to_torch(backbone.params, backbone.stats, backbone.module, names, TORCH[name][1])
     assert found.keys() == state.keys()
     for key, value in state.items():
         assert found[key].dtype == value.dtype
@@ -171,21 +172,21 @@ def test_what_does_not_fit_is_named(tmp_path, how, arch, words):
     state = changed(stored("torchvision_resnet18")[0], how)
     np.savez(tmp_path / "theirs.npz", **state)
     with pytest.raises(UserError, match=words):
-        foreign.backbone(tmp_path / "theirs.npz", arch, {})
+        torch_import.backbone(tmp_path / "theirs.npz", arch, {})
 
 
 def test_pickled_checkpoints_need_torch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UserError, match="needs PyTorch"):
-        foreign.backbone(tmp_path / "r50.pth", "resnet50", {})
+        torch_import.backbone(tmp_path / "r50.pth", "resnet50", {})
 
 
 def test_moco_v3s_small_transformer_has_twelve_heads(monkeypatch, tmp_path):
     monkeypatch.setitem(models.SIZES, "vit_small", (24, 2, 6))
-    state = naming.to_torch(fresh(ViT("vit_small", 4)).params, {}, ViT("vit_small", 4), "timm", 8)
+    state = torch_names.to_torch(fresh(ViT("vit_small", 4)).params, {}, ViT("vit_small", 4), "timm", 8)
     for prefix, heads in (("module.base_encoder.", 12), ("backbone.", 6)):
         np.savez(tmp_path / "theirs.npz", **{prefix + k: v for k, v in state.items()})
-        assert foreign.backbone(tmp_path / "theirs.npz", "vit_small", {})[0].module.heads == heads
+        assert torch_import.backbone(tmp_path / "theirs.npz", "vit_small", {})[0].module.heads == heads
 
 
 MODULES = {
@@ -204,11 +205,11 @@ def test_every_format_keeps_the_features_or_refuses(tmp_path, kind, layout):
     foreign_names = layout in ("torchvision", "timm")
     if (kind == "group norm" and layout not in ("npz", "safetensors")) or (kind == "convnet" and foreign_names):
         with pytest.raises(UserError, match="use the format npz"):
-            graph.model(backbone) if layout == "onnx" else weights.save(tmp_path / "b.npz", backbone, layout)
+            onnx_graph.model(backbone) if layout == "onnx" else weights.save(tmp_path / "b.npz", backbone, layout)
         return
     if layout == "onnx":
         onnxruntime = pytest.importorskip("onnxruntime")
-        session = onnxruntime.InferenceSession(graph.model(backbone).SerializeToString())
+        session = onnxruntime.InferenceSession(onnx_graph.model(backbone).SerializeToString())
         (found,) = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
     else:
         path = tmp_path / ("b.npz" if layout == "npz" else "b.safetensors")
@@ -252,7 +253,7 @@ def test_a_run_gives_what_evaluation_sees(workdir, tmp_path):
 def _changing():
     """Methods whose features are not just those of their network, or not of the network that they train."""
     base = Method.features, Method.variables
-    return [name for name in methods.names() if (methods.find(name).features, methods.find(name).variables) != base]
+    return [name for name in build.names() if (build.find(name).features, build.find(name).variables) != base]
 
 
 @pytest.mark.parametrize("name", _changing())
@@ -305,7 +306,7 @@ def test_of_a_transformer_that_learned_by_its_map_the_mean_is_taken(tmp_path, na
     weights.save(tmp_path / "b.npz", backbone)
     close(weights.load(tmp_path / "b.npz")(images), wanted)
     onnxruntime = pytest.importorskip("onnxruntime")
-    session = onnxruntime.InferenceSession(graph.model(backbone).SerializeToString())
+    session = onnxruntime.InferenceSession(onnx_graph.model(backbone).SerializeToString())
     x = np.asarray(render_batch(backbone.view, jax.random.split(jax.random.key(0), 4), jnp.asarray(images)))
     (found,) = session.run(None, {"images": x.transpose(0, 3, 1, 2)})
     close(found, wanted)
@@ -398,4 +399,4 @@ def test_every_array_of_a_resnet_has_a_name(arch):
     module = ResNet(arch)
     made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), jnp.zeros((1, 32, 32, 3)))
     ours = flax.traverse_util.flatten_dict({"params": made["params"], "stats": made["batch_stats"]}, sep="/")
-    assert sorted(p.ours for p in naming.pairs(module, "timm")) == sorted(ours)
+    assert sorted(p.ours for p in torch_names.pairs(module, "timm")) == sorted(ours)

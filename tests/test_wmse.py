@@ -12,9 +12,9 @@ import pytest
 import tiny
 
 from ssl_jax import dist
-from ssl_jax.errors import UserError
-from ssl_jax.methods import wmse
-from ssl_jax.methods.wmse import whiten, wmse_loss
+from ssl_jax.methods.joint import wmse
+from ssl_jax.methods.joint.wmse import whiten, wmse_loss
+from ssl_jax.runtime.errors import UserError
 
 KEY = 7  # seed of the partition into sub-batches
 

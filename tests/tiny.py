@@ -14,8 +14,10 @@ import optax
 import pytest
 
 from configs import common
-from ssl_jax import dist, feed, methods, train
+from ssl_jax import dist, train
 from ssl_jax.augment.view import render_views
+from ssl_jax.data import loader
+from ssl_jax.methods import contract
 
 BATCH = 16
 
@@ -63,7 +65,7 @@ def traces(name: str) -> list[str]:
 @functools.lru_cache(maxsize=8)  # those of one method, and some more: programs are large
 def _compiled(name: str, devices: int, mapping: str):
     r = run(name, devices, mapping)
-    data = feed.on_devices(r.train, r.mesh)
+    data = loader.on_devices(r.train, r.mesh)
     with pytest.MonkeyPatch.context() as patch:
         traced = count_traces(patch)
         step = train.mapped_step(r)
@@ -96,7 +98,7 @@ def batch_of(run: train.Run, count: int, *, seed: int = 0) -> dict[str, jax.Arra
     return batch | {"index": position, "position": position, "label": jnp.asarray(run.train.labels[:count])}
 
 
-def loss_function(run: train.Run, method: methods.Method | None = None):
+def loss_function(run: train.Run, method: contract.Method | None = None):
     """`(params, state, batch, step=0) -> (loss, (state, metrics))` on a mesh of one device."""
     method = method or run.method
 
@@ -110,7 +112,7 @@ def loss_function(run: train.Run, method: methods.Method | None = None):
     return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
 
 
-def overfit(run: train.Run, steps: int, method: methods.Method | None = None, until=None):
+def overfit(run: train.Run, steps: int, method: contract.Method | None = None, until=None):
     """Trains on 32 images that are always seen in the same views, without augmentation in the step.
 
     Args:
@@ -125,7 +127,7 @@ def overfit(run: train.Run, steps: int, method: methods.Method | None = None, un
     method = method or run.method
     loss, batch = loss_function(run, method), batch_of(run, 32)
     run = dataclasses.replace(run, method=method)
-    ts = train.begin_epoch(run)(run.init(), feed.on_devices(run.train, run.mesh)[0], 0)
+    ts = train.begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)[0], 0)
 
     @jax.jit
     def update(params, state, opt_state, step):
@@ -164,7 +166,7 @@ def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return traced
 
 
-def assert_picture(picture: methods.Picture) -> None:
+def assert_picture(picture: contract.Picture) -> None:
     """A well-formed picture: at most 8 rows, every column named, images from 0 to 1 in grey or colour."""
     rows, columns, *_, channels = picture.images.shape
     assert picture.title and picture.images.ndim == 5 and channels in (1, 3)

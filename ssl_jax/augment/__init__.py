@@ -1,1 +1,1 @@
-"""Augmentation on the device: ops in `ops.py`, what is drawn in `view.py`, the papers' recipes in `presets.py`."""
+"""Augmentation on the device: ops in `ops.py`, what is drawn in `view.py`, the papers' recipes in `recipes.py`."""

@@ -7,7 +7,7 @@ Bit for bit what JAX's default generator gives (Threefry-2x32 with 20 rounds, Sa
 import jax
 import numpy as np
 
-from ssl_jax.errors import UserError
+from ssl_jax.runtime.errors import UserError
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment import ops
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.errors import UserError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STEPS = ("affine", "crop", "flip", "photometric", "jitter", "gray", "blur", "solarize", "pca", "hsv")
@@ -22,7 +22,7 @@ CROPS = ("torch", "byol", "tf", "shift", "centre")
 class View:
     """One way to look at an image. Probabilities are per image; a zero switches the op off.
 
-    The recipes of the papers are values of this class, in `presets.py`.
+    The recipes of the papers are values of this class, in `recipes.py`.
     """
 
     size: int = 224  # side of the square output, pixels

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.errors import UserError, nearest
+from ssl_jax.runtime.errors import UserError, nearest
 
 SOURCES = ("cifar10", "digits", "fashion_mnist", "folder", "photo_tiles", "tfds")
 STREAMED = ("cifar10", "folder", "tfds")  # those whose images lie in files of their own

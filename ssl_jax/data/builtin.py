@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.data import Dataset, Request, folder, tfds
-from ssl_jax.errors import UserError
+from ssl_jax.runtime.errors import UserError
 
 # Where the Debian and Ubuntu package dataset-fashion-mnist puts its files.
 FASHION_PACKAGE = pathlib.Path("/usr/share/datasets/fashion-mnist")

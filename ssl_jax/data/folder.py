@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 import tqdm
 
 from ssl_jax.data import Dataset, DoesNotFit, Request
-from ssl_jax.errors import TryAgain, UserError
+from ssl_jax.runtime.errors import TryAgain, UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ARCHIVES = (".tar", ".tar.gz", ".tgz")

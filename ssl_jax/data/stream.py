@@ -25,8 +25,8 @@ from ssl_jax.augment import threefry
 from ssl_jax.augment.view import Draws, View, crop_box
 from ssl_jax.data import STREAMED, Dataset, Request, folder
 from ssl_jax.data.crop import Crop, cut
-from ssl_jax.data.resident import batch_indices
-from ssl_jax.errors import UserError
+from ssl_jax.data.samplers import batch_indices
+from ssl_jax.runtime.errors import UserError
 
 MOST_SKIPPED = 1000  # damaged images one after the other: so many are no accident
 PIECE = 16  # images that a worker hands over at once: few enough to share a batch among many, enough to pay for it

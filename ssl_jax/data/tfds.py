@@ -14,7 +14,7 @@ import tqdm
 
 from ssl_jax.data import Dataset, Request
 from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class, is_address, remembered
-from ssl_jax.errors import UserError
+from ssl_jax.runtime.errors import UserError
 
 
 def load(name: str, request: Request, path: str | None = None) -> Dataset:

@@ -10,8 +10,8 @@ from etils import epath
 import jax
 import numpy as np
 
-from ssl_jax import processes
-from ssl_jax.errors import UserError
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
 

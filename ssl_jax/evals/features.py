@@ -11,9 +11,9 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.view import View, render_batch
+from ssl_jax.data.loader import streamed
 from ssl_jax.data.stream import Images, Pass
-from ssl_jax.feed import streamed
-from ssl_jax.methods import Method
+from ssl_jax.methods.contract import Method
 
 
 def spread(rows: np.ndarray, limit: int) -> np.ndarray:

@@ -15,7 +15,7 @@ import optax
 
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View, render_batch
-from ssl_jax.methods import Method
+from ssl_jax.methods.contract import Method
 
 # Passes over the labelled images, by their percentage. SimCLR has 60 epochs of 1 % and 30 of 10 and of 100 %
 # (appendix B.5); these fit a minute or two of two CPU cores for ten thousand small images, and more do better.

@@ -10,9 +10,9 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.view import render_views
-from ssl_jax.errors import UserError
 from ssl_jax.evals.features import spread
-from ssl_jax.methods import Info, Method
+from ssl_jax.methods.contract import Info, Method
+from ssl_jax.runtime.errors import UserError
 
 MAX_IMAGES = 2048  # in two views and two networks each, as BYOL has it, some twenty seconds of two CPU cores
 

@@ -5,12 +5,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ssl_jax.errors import UserError, nearest
 from ssl_jax.models.conv import INITS
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.resnet import DEPTHS, ResNet
 from ssl_jax.models.vit import INITS as VIT_INITS
 from ssl_jax.models.vit import SIZES, ViT
+from ssl_jax.runtime.errors import UserError, nearest
 
 
 def backbone(config: Any) -> nn.Module:

@@ -11,8 +11,8 @@ from jax import lax
 import jax.numpy as jnp
 
 from ssl_jax import dist
-from ssl_jax.errors import UserError
 from ssl_jax.models.conv import conv2d
+from ssl_jax.runtime.errors import UserError
 
 
 class BatchNorm(nn.Module):

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.errors import UserError
 from ssl_jax.models.heads import torch_uniform
+from ssl_jax.runtime.errors import UserError
 
 # Width, blocks and heads. MoCo v3 gives vit_small twice the heads.
 SIZES = {

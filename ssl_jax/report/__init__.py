@@ -12,10 +12,10 @@ import html
 
 from etils import epath
 
-from ssl_jax.errors import UserError, explained
-from ssl_jax.log import speak_plainly
 from ssl_jax.report import curves, neighbours, network, page, runs, tables
 from ssl_jax.report.page import Empty
+from ssl_jax.runtime.errors import UserError, explained
+from ssl_jax.workdir.log import speak_plainly
 
 
 def report(*workdirs: str, image: int = 0) -> epath.Path:

@@ -2,9 +2,9 @@
 
 import sys
 
-from ssl_jax import programs
 from ssl_jax.report import main
+from ssl_jax.runtime import compile_cache
 
 if __name__ == "__main__":
-    programs.keep()
+    compile_cache.keep()
     sys.exit(main())

@@ -14,8 +14,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
-from ssl_jax.evals import knn
 from ssl_jax.evals.features import spread
+from ssl_jax.metrics import knn
 from ssl_jax.report import page
 from ssl_jax.report.network import Network
 from ssl_jax.report.page import Cell, Empty

@@ -11,10 +11,10 @@ import numpy as np
 
 from ssl_jax import train
 from ssl_jax.augment.view import render_batch, render_views
-from ssl_jax.data.resident import batch_indices
+from ssl_jax.data.samplers import batch_indices
 from ssl_jax.evals.features import extractor
 from ssl_jax.evaluate import restore
-from ssl_jax.methods import Method
+from ssl_jax.methods.contract import Method
 from ssl_jax.models import ViT
 from ssl_jax.report import page
 from ssl_jax.report.page import Cell, Empty

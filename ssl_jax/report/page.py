@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
-from ssl_jax.errors import UserError
+from ssl_jax.runtime.errors import UserError
 
 # The Okabe-Ito colours, which colour-blind readers can tell apart, without those that vanish on white or on black.
 COLOURS = ("#2f8fd0", "#e08a00", "#1fa37c", "#d4583a", "#c06ba0", "#8a8a8a")

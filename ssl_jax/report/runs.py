@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from ssl_jax.errors import UserError
 from ssl_jax.evaluate import load_config
+from ssl_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import methods, models
+from ssl_jax import models
 from ssl_jax.augment.view import View, render_batch
-from ssl_jax.checkpoint import Checkpoints
-from ssl_jax.errors import UserError
-from ssl_jax.methods import Method
-from ssl_jax.weights import naming
+from ssl_jax.methods import build
+from ssl_jax.methods.contract import Method
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.weights import torch_names
+from ssl_jax.workdir.checkpoint import Checkpoints
 
 _KEY = "ssl_jax"  # of the JSON in a file
 _LARGEST = 256  # images at a time
@@ -163,7 +164,7 @@ def _of_run(folder: epath.Path) -> Backbone:
     from ssl_jax.evaluate import load_config  # here, since evaluation itself loads backbones
 
     config = load_config(str(folder))
-    method = methods.build(config.method, models.backbone(config.model))
+    method = build.method(config.method, models.backbone(config.model))
     checkpoints = Checkpoints(folder)
     try:
         shapes = checkpoints.shapes()
@@ -190,14 +191,14 @@ def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
     module = _module(meta["network"])
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["view"].items()}
     view = View(**fields)
-    method = methods.build(meta["method"], module) if meta["method"] else Method(module)
+    method = build.method(meta["method"], module) if meta["method"] else Method(module)
     if meta["names"] == "ours":
         nested = flax.traverse_util.unflatten_dict(arrays, sep="/")
         return Backbone(method, nested["params"], nested.get("stats", {}), view, meta["origin"])
     if isinstance(module, models.ViT):
         module = module.clone(positions="learned")  # a state dict holds fixed positions too
         method = dataclasses.replace(method, backbone=module)
-    params, stats = naming.from_torch(arrays, module)
+    params, stats = torch_names.from_torch(arrays, module)
     return Backbone(method, params, stats, view, meta["origin"])
 
 
@@ -219,7 +220,7 @@ def save(path: str | epath.Path, backbone: Backbone, names: str = "ours") -> Non
     elif backbone.halves:
         raise UserError(f"{names} has no network of two halves, as this one: use the format npz or safetensors.")
     else:
-        arrays = naming.to_torch(backbone.params, backbone.stats, backbone.module, names, backbone.view.size)
+        arrays = torch_names.to_torch(backbone.params, backbone.stats, backbone.module, names, backbone.view.size)
     meta = {
         "names": names,
         "network": _description(backbone.module),

@@ -1,0 +1,255 @@
+"""What an evaluation is about: networks, images, and the features that are extracted once for all protocols."""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from ssl_jax import data, train
+from ssl_jax.augment.view import View
+from ssl_jax.data import loader
+from ssl_jax.evals.cache import FeatureCache, fingerprint
+from ssl_jax.evals.features import spread, stage_extractor
+from ssl_jax.runtime.errors import UserError
+
+Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
+Images = tuple[data.Dataset, data.Dataset]  # training and test split
+
+# Bytes of images that are a representation of their own; in float32, scaled and copied they take up to twelve times as
+# many.
+MOST_PIXELS = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Frozen features of one data set, (training [N, D], test [M, D]) by representation, with labels."""
+
+    pretrained: Pair
+    untrained: Pair
+    pixels: Pair | None  # None for streamed images, which are no vectors of one length, and for too many
+    labels: Pair
+    classes: int
+    supervised: Pair | None = None
+    # By suffix, after each stage; `prepare` may have kept a few training images alone of all but the last.
+    stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)
+
+    def backbones(self) -> dict[str, Pair]:
+        """Suffix to the features of each backbone."""
+        found = {"": self.pretrained, "_untrained": self.untrained}
+        return found if self.supervised is None else found | {"_supervised": self.supervised}
+
+    def with_pixels(self) -> dict[str, Pair]:
+        """`backbones`, and raw pixels where there are such."""
+        return self.backbones() if self.pixels is None else self.backbones() | {"_pixels": self.pixels}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A backbone that is evaluated, with the run it comes from."""
+
+    run: train.Run
+    ts: train.TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What the protocols measure."""
+
+    networks: Mapping[str, Network]  # by suffix; '' is the pretrained one
+    images: Images  # those with a label, if any protocol needs labels
+    features: Features
+    tune_epochs: int | None = None  # of fine-tuning; None: `fine_tune.EPOCHS`
+    frozen: tuple[int, ...] = ()  # stages that fine-tuning copies, once frozen and once not
+
+    @property
+    def config(self) -> Any:
+        """The config of the pretrained run."""
+        return self.networks[""].run.config
+
+    @property
+    def view(self) -> View:
+        """How evaluation sees an image."""
+        return self.networks[""].run.eval_view
+
+
+def load_images(run: train.Run, source: str | None = None, path: str | None = None) -> Images:
+    """The images that a run is evaluated on: its own, or another source's in the size of its views.
+
+    Args:
+      run: from `train.prepare`.
+      source: as `config.data.source`; None for the run's own data.
+      path: as `config.data.path`, for the source.
+
+    Returns:
+      training and test split with the run's number of channels; a split that the source lacks has no images.
+
+    Raises:
+      UserError: if the source cannot be loaded.
+    """
+    found, test = run.train, run.test
+    if source is not None:
+        config = run.config.copy_and_resolve_references()
+        size = run.eval_side
+        with config.ignore_type(), config.unlocked():
+            config.data.update({"source": source, "path": path, "size": size, "per_class": None})
+        found, test = train.load_data(config)
+    if test is None:
+        test = dataclasses.replace(found, images=found.images[:0], labels=found.labels[:0])
+    channels = run.train.image_shape[-1]
+    found, test = (_recoloured(d, channels) for d in (found, test))
+    return found, test
+
+
+def _recoloured(d: data.Dataset, channels: int) -> data.Dataset:
+    """A data set with so many channels: grey is repeated, colour becomes its luma (ITU-R 601)."""
+    if d.image_shape[-1] == channels:
+        return d
+    if d.streamed:
+        raise UserError(
+            f"The run saw grey images, and {d.name} is streamed in colour: make it fit in memory with "
+            "--config.data.max_gib, or evaluate a run of colour images on it."
+        )
+    if channels == 3:
+        return dataclasses.replace(d, images=np.repeat(d.images, 3, axis=-1))
+    luma = np.round(d.images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
+    return dataclasses.replace(d, images=luma)
+
+
+def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, H, W, C] and labels [n] for what wants them as arrays.
+
+    Args:
+      d: one split; if it is held in memory, all of it is returned.
+      limit: most images of a streamed one, evenly spaced.
+      side: of the centre squares that its images become.
+    """
+    if not d.streamed:
+        return d.images, d.labels
+    rows = spread(np.arange(len(d.images)), limit)
+    return d.pictures(rows, side), d.labels[rows]
+
+
+def lacking(images: Images) -> set[str]:
+    """Which of 'labels', of some images of each split, and 'test images' there are none of."""
+    labels = images[0].classes and all((d.labels >= 0).any() for d in images if len(d.images))
+    return {name for name, there in (("labels", labels), ("test images", len(images[1].images))) if not there}
+
+
+def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
+    """The images that have a label, or one of some classes, which are then counted from 0.
+
+    Args:
+      images: training and test split.
+      classes: labels to keep; (): all.
+
+    Raises:
+      UserError: if a split has none, or there is no such class.
+    """
+    names = images[0].classes
+    if not names or not len(images[1].images):
+        raise UserError(
+            f"Evaluation needs labels and a test split, which {images[0].name} lacks: add class folders under train/ "
+            "and test/, or ask for --evals=health alone."
+        )
+    if unknown := [c for c in classes if not 0 <= c < len(names)]:
+        raise UserError(
+            f"--classes has {unknown[0]}, but the classes of {images[0].name} are 0 to {len(names) - 1}: name some."
+        )
+    kept = tuple(classes) or tuple(range(len(names)))
+    found = []
+    for split in images:
+        rows = np.isin(split.labels, kept)
+        if not rows.any():
+            raise UserError(f"Evaluation needs labelled images in both train and test of {split.name}.")
+        places = np.zeros(len(names), np.int32)
+        places[list(kept)] = np.arange(len(kept))
+        if not rows.all():  # a copy, of what may be most of the memory
+            split = dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows])
+        found.append(dataclasses.replace(split, labels=places[split.labels], classes=tuple(names[c] for c in kept)))
+    return found[0], found[1]
+
+
+def prepare(
+    run: train.Run,
+    ts: train.TrainState,
+    images: Images,
+    *,
+    cache: FeatureCache | None = None,
+    few: int | None = None,
+    supervised: Network | None = None,
+    tune_epochs: int | None = None,
+    frozen: Sequence[int] = (),
+) -> Subject:
+    """Extracts the features of a run's network, of the same one untrained, and of a supervised one.
+
+    Args:
+      run: from `train.prepare`.
+      ts: its state.
+      images: what to extract them of.
+      cache: where features are kept; None extracts them anew.
+      few: what is kept of the stages before the last, where memory is short: so many evenly spaced training images and
+        no test image; None: all.
+      supervised: a run of the method supervised, as another representation.
+      tune_epochs: as `Subject` has it.
+      frozen: likewise.
+    """
+    networks = {"": Network(run, ts), "_untrained": Network(run, run.init())}
+    if supervised is not None:
+        networks["_supervised"] = supervised
+    seen = "" if cache is None else fingerprint([fingerprint(_contents(d)) for d in images])
+    stages = {suffix: _stages(network, images, suffix, cache, seen, few) for suffix, network in networks.items()}
+    features = Features(
+        pretrained=stages[""][-1],
+        untrained=stages["_untrained"][-1],
+        supervised=stages["_supervised"][-1] if supervised is not None else None,
+        pixels=_pixels(images),
+        labels=_pair(d.labels for d in images),
+        classes=len(images[0].classes),
+        stages=stages,
+    )
+    return Subject(networks, images, features, tune_epochs, tuple(frozen))
+
+
+def _pixels(images: Images) -> Pair | None:
+    if any(d.streamed for d in images):
+        return None
+    if (size := sum(d.images.nbytes for d in images)) > MOST_PIXELS:
+        print(f"Raw pixels are not measured beside the features: {size / 2**30:.1f} GiB of images are too many.")
+        return None
+    return _pair(d.images.reshape(len(d.images), math.prod(d.images.shape[1:])) for d in images)
+
+
+def _pair(arrays: Iterable[np.ndarray]) -> Pair:
+    train_part, test_part = arrays
+    return train_part, test_part
+
+
+def _stages(
+    network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str, few: int | None
+) -> list[Pair]:
+    """Features after each stage, of training and test images; `seen` tells these images from others."""
+    run, ts = network.run, network.ts
+    extract = stage_extractor(run.method, run.eval_view, run.mesh, workers=loader.workers(run.config.data.workers))
+
+    def make() -> list[np.ndarray]:
+        most = (few, None if few is None else 0)
+        return [x for d, m in zip(images, most, strict=True) for x in extract(ts.params, ts.state, d.images, most=m)]
+
+    count = run.method.backbone.stages
+    if cache is None:
+        arrays = make()
+    else:
+        contents = [fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view)]
+        if few is not None:
+            contents.append(f"{few} training images of the earlier stages")
+        arrays = cache.get(
+            suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), 2 * count, make
+        )
+    return list(zip(arrays[:count], arrays[count:], strict=True))
+
+
+def _contents(d: data.Dataset) -> Any:
+    """What tells one split's images from others: their pixels, or where streamed ones lie."""
+    return [d.name, d.images.content, d.images.rows, str(d.images.size)] if d.streamed else d.images

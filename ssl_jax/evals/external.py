@@ -1,0 +1,95 @@
+"""Evaluates a backbone that comes without its run: a file of `ssl_jax.export`, or weights of others brought in."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import optax
+
+from configs import common
+from ssl_jax import dist, train, weights
+from ssl_jax.augment import recipes
+from ssl_jax.augment.view import View
+from ssl_jax.evals.context import Network
+from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.models.parts import initialise
+from ssl_jax.runtime.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported(Method):
+    """A network that is only looked at; it has no task of its own."""
+
+    features_of: Any = None  # the method whose features these are
+    seen: View = recipes.MOCO_V2  # by evaluation
+    view: View = recipes.MOCO_V2  # in which health compares an image with itself, and whose crop fine-tuning takes
+
+    def eval_view(self, centre: float) -> View:
+        return self.seen
+
+    def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        method = self.features_of
+        if type(method) is Method:
+            params, stats = initialise({"backbone": self.backbone}, rng, batch["view"])
+            return params, {"stats": stats}
+        return method.holding(method.variables(*method.init(rng, batch, info)))
+
+    def variables(self, params: Any, state: Any) -> dict[str, Any]:
+        return self.features_of.variables(params, state)
+
+    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+        return self.features_of.features(params, state, images, stage)
+
+
+def load(path: str, source: str, where: str | None) -> Network:
+    """A backbone in a file, as evaluation takes that of a run.
+
+    Args:
+      path: of the file, as for `weights.load`.
+      source: data set to evaluate on, as `config.data.source`.
+      where: where to look for it, as `config.data.path`.
+
+    Raises:
+      UserError: if there is no such backbone or data set, or they do not fit each other.
+    """
+    found = weights.load(path)
+    config = _config(found, source, where)
+    mesh = dist.make_mesh()
+    images, test = train.load_data(config)
+    channels = images.image_shape[-1]
+    if channels != found.takes:
+        raise UserError(
+            f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.takes}: "
+            "choose another --data."
+        )
+    recipe = recipes.MOCO_V2 if channels == 3 else recipes.ROTNET  # gray has no colours to change
+    view = dataclasses.replace(recipe, size=found.view.size, mean=found.view.mean, std=found.view.std)
+    method = Imported(found.module, features_of=found.method, seen=found.view, view=view)
+    info = Info(len(images.images), config.batch_size, 1, 1, len(images.classes))
+
+    def init() -> train.TrainState:
+        """The network untrained."""
+        views = {"view": view} | found.method.views()
+        batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in views.items()}
+        params, state = jax.jit(lambda: method.init(jax.random.key(config.seed), batch, info))()
+        return _state(params, state)
+
+    run = train.Run(config, images, test, method, mesh, info, optax.identity(), {}, init)
+    return Network(run, _state(*found.state))
+
+
+def _state(params: Any, state: Any) -> train.TrainState:
+    return train.TrainState(jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.uint32), params, state, (), {})
+
+
+def _config(found: weights.Backbone, source: str, where: str | None) -> ConfigDict:
+    """The evaluation's part of a config; that of the run where the file came from one."""
+    config = common.get_config("supervised", "cifar10")
+    config.method = ConfigDict({"name": "imported"})
+    with config.ignore_type(), config.unlocked():
+        config.eval.update(found.origin.get("config", {}).get("eval", {}))
+        size = round(found.view.size / found.view.centre)
+        config.data.update({"source": source, "path": where, "size": size, "eval_centre": found.view.centre})
+    return config

@@ -1,0 +1,202 @@
+"""The contract of a method. One file a method, in the folder of its family; a name is a path.
+
+`config.method.name = 'byol'` is `ssl_jax/methods/joint/byol.py`, which defines one subclass of `Method`. Nothing else
+has to know it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+
+from ssl_jax.augment.view import View, evaluation
+from ssl_jax.runtime.errors import UserError
+
+Batch = dict[str, jax.Array]
+Embed = Callable[[Callable[[Any, Any, Batch], jax.Array]], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Info:
+    """What a method may know of the run: banks are sized and schedules computed from it."""
+
+    num_examples: int  # training images
+    batch_size: int  # global batch of images (views not counted) that one update sees
+    steps_per_epoch: int  # updates
+    total_steps: int  # updates
+    num_classes: int = 0  # of the training labels; 0: none are known
+
+
+class Picture(NamedTuple):
+    """What a method's network sees and answers, for the report: a grid of images with a line of text under each."""
+
+    title: str  # a sentence
+    columns: tuple[str, ...]  # what each column shows
+    images: np.ndarray  # [rows, columns, H, W, 1 or 3], 0 to 1
+    captions: tuple[tuple[str, ...], ...] = ()  # one a row and column, or none
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A self-supervised method; its fields are the hyper-parameters, with the paper's values as defaults.
+
+    `params` are what the optimiser moves and `state` is everything else that changes (running statistics, targets,
+    queues). `params['backbone']` holds the backbone and nothing else. `loss` runs on each replica's share of the
+    batch; what it needs of the others goes through `ssl_jax.dist`.
+    """
+
+    backbone: nn.Module
+
+    uses_labels = False
+    uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
+    fine_tunes = True  # whether evaluation may train the backbone further: it is one network that sees whole images
+    uses_map = False  # the network's use is its map: features are the map's mean, not a ViT's class token
+    uses_colour = False  # images are taken apart into lightness and colours, which gray ones lack
+
+    def views(self) -> dict[str, View]:
+        """View name to recipe; by default every field that is a `View`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, View)}
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        """Refuses, with a `UserError`, images on which the method has no meaning."""
+        if self.uses_colour and channels != 3:
+            name = type(self).__module__.rpartition(".")[2]
+            raise UserError(
+                f"config.method.name is '{name}', which predicts colours, but the images of config.data.source have "
+                f"{channels} channel(s): use colour images, or another method."
+            )
+        for name, view in self.views().items():
+            view.check(name, height, width, channels)
+
+    def held_out(self) -> "Method | None":
+        """The method whose loss has a meaning for images that were not trained on, on the same parameters and state.
+
+        Returns:
+          by default this method, or None where `uses_index`.
+        """
+        return None if self.uses_index else self
+
+    def eval_view(self, centre: float) -> View:
+        """How evaluation sees an image: centre crop of that share of the short side, normalised as in training."""
+        return evaluation(next(iter(self.views().values())), centre)
+
+    def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
+        """Returns fresh `(params, state)` for a batch of views."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        params: Any,
+        state: Any,
+        batch: Batch,
+        *,
+        rng: jax.Array,
+        step: jax.Array,
+        info: Info,
+        train: bool = True,
+    ) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+        """The loss on this replica's rows.
+
+        Args:
+          params: what is differentiated.
+          state: everything else.
+          batch: `{view name: [B, H, W, C], 'index': [B], 'label': [B] (-1 unknown), 'position': [B]}`.
+          rng: the step's key, the same on all replicas; for randomness of an example use `dist.example_keys`.
+          step: updates done so far.
+          info: of the run.
+          train: use the batch's statistics.
+
+        Returns:
+          `(loss, (state, aux))`: the mean over this replica's rows; aux has 'metrics' (means over the rows) and
+          'features' (the stopped backbone output [B, D] of one view, for the online probe). A pretext task's own
+          measure comes as a pair of metrics: `x`, and `x_baseline`, which an answer that knows nothing would have.
+        """
+        embeddings, (state, aux) = self.embed(params, state, batch, rng=rng, step=step, info=info, train=train)
+        loss, metrics = self.compare(embeddings)
+        return loss, (state, {**aux, "metrics": metrics})
+
+    def embed(self, params, state, batch, *, rng, step, info, train=True):  # type: ignore[no-untyped-def]
+        """The part of a loss that sees images, for a method whose loss compares embeddings; arguments as of `loss`.
+
+        A method that has `embed` and `compare` instead of `loss` can compare the embeddings of a whole batch although
+        it only ever sees a micro-batch of images (`config.accumulate_loss`).
+
+        Returns:
+          `(embeddings, (state, aux))`: a tree of arrays [B, ...], and aux without 'metrics'.
+        """
+        raise NotImplementedError
+
+    def compare(self, embeddings: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The loss of this replica's embeddings among those of all, and metrics."""
+        raise NotImplementedError
+
+    def variables(self, params: Any, state: Any) -> dict[str, Any]:
+        """The backbone that is evaluated and taken away: its 'params', and 'batch_stats' where it has any."""
+        return {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
+
+    def holding(self, variables: dict[str, Any]) -> tuple[Any, Any]:
+        """Params and state with nothing but the backbone that `variables` gave, enough for it and for `features`."""
+        return {"backbone": variables["params"]}, {"stats": {"backbone": variables["batch_stats"]}}
+
+    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+        """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""
+        variables = self.variables(params, state)
+        features: Any = self.backbone.apply(variables, images, train=False, stage=stage, pool=not self.uses_map)
+        return (features.mean((1, 2)) if self.uses_map else features).astype(jnp.float32)
+
+    def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
+        """What the network sees and answers on a few rows; `batch` is as for `loss`. Not compiled, on one device."""
+        del params, state, batch, rng
+        return []
+
+    def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
+        """`(params, state)` after the optimiser moved the parameters; `step` counts the updates before it."""
+        del step, info
+        return params, state
+
+    def on_epoch(self, params: Any, state: Any, *, rng: jax.Array, step: int, info: Info, embed: Embed) -> Any:
+        """The state with which an epoch begins; called outside the mapped step, before the epoch's first update.
+
+        A run that is resumed at that update calls it again, so it must depend on its arguments alone.
+
+        Args:
+          params: incoming parameters.
+          state: incoming state.
+          rng: the epoch's key.
+          step: updates done so far.
+          info: of the run.
+          embed: `embed(fn)` maps `fn(params, state, batch) -> [n, ...]`, a function of one replica's rows like
+            `loss`, over every training image once, in fresh training views, and returns the rows of all images,
+            [num_examples, ...], in the order of the data set.
+        """
+        del params, rng, step, info, embed
+        return state
+
+    def groups(self, params: Any) -> Any:
+        """A tree of labels like `params`; `config.optim.<label>` is the optimiser of each group.
+
+        The label 'frozen' needs no entry there: such parameters never move. A backbone names its own in `frozen`.
+        """
+        labels = jax.tree.map(lambda _: "default", params)
+        for name in getattr(self.backbone, "frozen", ()):
+            labels["backbone"][name] = jax.tree.map(lambda _: "frozen", params["backbone"][name])
+        return labels
+
+    def specs(self) -> Any:
+        """How `state` lies over the devices: a pytree prefix of `PartitionSpec`; by default each has all of it."""
+        return P()
+
+    def chance(self, info: Info) -> float:
+        """The loss of an answer that knows nothing."""
+        raise NotImplementedError
+
+    def best(self, info: Info) -> float:
+        """The loss of a perfect answer."""
+        del info
+        return 0.0

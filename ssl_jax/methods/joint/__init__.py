@@ -1,0 +1,1 @@
+"""Joint embeddings: views of one image are brought together."""

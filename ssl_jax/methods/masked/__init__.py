@@ -1,0 +1,1 @@
+"""Masked images: what is hidden is predicted."""

@@ -1,0 +1,1 @@
+"""Pretext tasks: labels that the images themselves give."""

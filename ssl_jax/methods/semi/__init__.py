@@ -1,0 +1,1 @@
+"""Semi-supervised learning: some images have labels."""

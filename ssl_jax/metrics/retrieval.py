@@ -1,0 +1,67 @@
+"""Retrieval: how many of an image's neighbours are of its class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ssl_jax.evals.features import spread
+from ssl_jax.runtime.errors import UserError
+
+MAX_QUERIES = 2000  # every one ranks the whole gallery
+_BLOCK = 256
+
+
+def retrieval(
+    x: ArrayLike, labels: ArrayLike, *, ks: Sequence[int] = (1, 5, 10), max_queries: int = MAX_QUERIES
+) -> dict[str, float]:
+    """Ranks all other images by cosine similarity to each query.
+
+    Precision and recall as metric learning has them (Musgrave et al. 2020): recall@k is the share of queries with at
+    least one image of their class among the first k. The mean average precision is the mean over queries of the mean
+    over the images of their class of the precision at each one's rank (not the trapezoidal area of the Oxford and
+    Paris landmarks). Equal similarities rank by position.
+
+    Args:
+      x: [N, D] features, both queries and gallery; a query is not in its own gallery.
+      labels: [N] integers; images labelled -1 take no part.
+      ks: ranks at which recall and precision are read, those below the number of images.
+      max_queries: most queries, evenly spaced over the images; the gallery is all of them.
+
+    Returns:
+      'map', and 'recall@k' and 'precision@k' for each k, in [0, 1]; means over the queries whose class has another
+      image.
+
+    Raises:
+      UserError: shapes do not fit, a feature is not finite, or no class has two images.
+    """
+    x, labels = np.asarray(x, np.float32), np.asarray(labels)
+    if x.ndim != 2 or labels.shape != x.shape[:1] or not np.isfinite(x).all():
+        raise UserError(
+            f"Retrieval needs finite features [N, D] and labels [N], but got shapes {x.shape} and {labels.shape}."
+        )
+    known = labels >= 0
+    unit = x[known] / np.maximum(np.linalg.norm(x[known], axis=1, keepdims=True), 1e-12)
+    labels = labels[known]
+    _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    queries = spread(np.flatnonzero(sizes[inverse] > 1), max_queries)
+    if not len(queries):
+        raise UserError("Retrieval needs a class of two labelled images; label more.")
+    ks = [k for k in ks if k < len(unit)]
+    found = [_scores(unit, labels, queries[i : i + _BLOCK], ks) for i in range(0, len(queries), _BLOCK)]
+    names = ("map", *(f"recall@{k}" for k in ks), *(f"precision@{k}" for k in ks))
+    return dict(zip(names, map(float, np.concatenate(found).mean(0)), strict=True))
+
+
+def _scores(x: np.ndarray, labels: np.ndarray, queries: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """[queries, 1 + 2 len(ks)]: average precision, recall at each k, precision at each k."""
+    similarity = x[queries] @ x.T
+    similarity[np.arange(len(queries)), queries] = -np.inf  # the query itself comes last
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :-1]
+    hits = labels[order] == labels[queries, None]
+    count = np.cumsum(hits, axis=1)
+    precision = count / np.arange(1, hits.shape[1] + 1)
+    average = (precision * hits).sum(1) / count[:, -1]
+    recalls = [count[:, k - 1] > 0 for k in ks]
+    precisions = [precision[:, k - 1] for k in ks]
+    return np.stack([average, *recalls, *precisions], 1)

@@ -1,0 +1,51 @@
+"""Initialises and applies the parts of a network, with their running statistics."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+
+def apply(
+    module: nn.Module, name: str, params: Any, stats: Any, x: jax.Array, *, train: bool, **options: Any
+) -> tuple[jax.Array, Any]:
+    """Runs one part of a network and moves its running statistics.
+
+    Args:
+      module: the part.
+      name: its place in `params` and `stats`.
+      params: parameters of all parts, by name.
+      stats: running statistics of all parts, by name.
+      x: input.
+      train: use the statistics of the batch.
+      **options: further arguments of the part.
+
+    Returns:
+      output, and `stats` with this part's entry moved on.
+    """
+    variables = {"params": params[name], "batch_stats": stats.get(name, {})}
+    out: Any
+    if not train:
+        out = module.apply(variables, x, train=False, **options)
+        return out, stats
+    out, moved = module.apply(variables, x, train=True, mutable=["batch_stats"], **options)
+    return out, {**stats, name: moved.get("batch_stats", {})}
+
+
+def initialise(parts: dict[str, nn.Module], rng: jax.Array, x: jax.Array, **options: Any) -> tuple[Any, Any]:
+    """Initialises a chain of parts, each fed with the output of the one before.
+
+    Args:
+      parts: name to module, in order; the first takes `x`.
+      rng: a key.
+      x: input of the first part.
+      **options: further arguments of the first part.
+
+    Returns:
+      parameters and running statistics, each a dict by part name.
+    """
+    params, stats = {}, {}
+    for i, (name, module) in enumerate(parts.items()):
+        x, variables = module.init_with_output(jax.random.fold_in(rng, i), x, train=True, **({} if i else options))
+        params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
+    return params, stats

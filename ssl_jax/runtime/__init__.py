@@ -1,0 +1,1 @@
+"""The process around a run: errors, processes, compile cache, memory allocator."""

@@ -1,0 +1,143 @@
+"""Checkpoints of other projects: finds the backbone among their keys and takes it over.
+
+MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE name the same torchvision ResNet or timm transformer, behind prefixes
+that tell the network from its target and from what wraps it, and beside heads.
+"""
+
+import argparse
+import dataclasses
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from ssl_jax.augment.view import View
+from ssl_jax.methods.contract import Method
+from ssl_jax.models import DEPTHS, SIZES, ResNet, ViT
+from ssl_jax.runtime.errors import UserError, nearest
+from ssl_jax.weights import Backbone, read, torch_names
+
+# What tells the beginning of a backbone: torchvision's ResNet, timm's transformer, torchvision's.
+_ANCHORS = ("conv1.weight", "patch_embed.proj.weight", "conv_proj.weight")
+# Where a checkpoint holds two networks, the one that its authors evaluate: MoCo, MoCo v3, DINO.
+_EVALUATED = ("encoder_q", "base_encoder", "teacher")
+# What lies beside a backbone without a prefix of its own.
+_HEADS = (
+    *("fc", "head", "heads", "projection_head", "prototypes", "projector", "predictor", "mask_token"),
+    *("decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred"),
+)
+
+
+def backbone(
+    path: pathlib.Path, arch: str, view: dict[str, Any], *, heads: int = 0, linear_stem: bool = False
+) -> tuple[Backbone, list[str]]:
+    """Takes over the backbone of a checkpoint.
+
+    Args:
+      path: a .safetensors, .npz, .pth, .pt or .tar file.
+      arch: a key of `DEPTHS` or `SIZES`; width, stem, patch and channels follow from the arrays.
+      view: fields of the view of images that are not those of `usual_view`.
+      heads: attention heads of a transformer; 0 for the size's own. No array tells them.
+      linear_stem: whether a 3x3 stem has no ReLU (lightly's CIFAR benchmark). No array tells it.
+
+    Returns:
+      the backbone, and the names of what was left behind.
+
+    Raises:
+      UserError: if the file cannot be read, or does not hold this architecture; names the key.
+    """
+    if arch not in (*DEPTHS, *SIZES):
+        raise UserError(f"--arch is '{arch}', which is not known. {nearest(arch, (*DEPTHS, *SIZES))}")
+    arrays = arrays_of(path)
+    root = find_root(arrays)
+    inside = {k.removeprefix(root): v for k, v in arrays.items() if k.startswith(root)}
+    state = {k: v for k, v in inside.items() if k.split(".")[0] not in _HEADS}
+    dropped = [k for k in arrays if not k.startswith(root) or k.removeprefix(root) not in state]
+    if arch == "vit_small" and not heads and set(root.split(".")) & {"base_encoder", "momentum_encoder"}:
+        heads = 12  # MoCo v3's ViT-S has twice the usual heads (sec. 5)
+    module = _network(state, arch, heads, linear_stem)
+    params, stats = torch_names.from_torch(state, module)
+    origin = {"imported from": path.name, "architecture": arch, "prefix": root}
+    seen = dataclasses.replace(usual_view(module, params), **view)
+    seen.check("view", seen.size, seen.size, len(seen.mean))
+    return Backbone(Method(module), params, stats, seen, origin), dropped
+
+
+def arrays_of(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint; names of nested dicts are joined by dots."""
+    if path.suffix not in (".pth", ".pt", ".tar"):
+        if not path.is_file():
+            raise UserError(f"There is no file {path}: give --import the path of a checkpoint.")
+        return {k.replace("/", "."): v for k, v in read(path)[0].items()}
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"Reading {path.name} needs PyTorch, which is not installed: pip install torch, or convert it where torch "
+            "is, with safetensors.torch.save_file, to a .safetensors file."
+        ) from error
+    try:
+        # Weights only, since a pickle may run anything; some authors store their command line beside them.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a missing, damaged or refused file makes torch raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read by torch ({type(error).__name__}: {reason}).") from error
+    return _flat(found, "")
+
+
+def _flat(found: Any, prefix: str) -> dict[str, np.ndarray]:
+    if isinstance(found, dict):
+        parts = [_flat(v, f"{prefix}.{k}" if prefix else str(k)) for k, v in found.items()]
+        return {k: v for part in parts for k, v in part.items()}
+    if not hasattr(found, "detach"):
+        return {}  # numbers, names and command lines beside the weights
+    return {prefix: found.detach().float().numpy()}
+
+
+def find_root(names: Any) -> str:
+    """The prefix behind which the backbone's keys lie, such as 'module.encoder_q.'.
+
+    Raises:
+      UserError: if there is no backbone, or several and none that the authors evaluate.
+    """
+    anchors = [(name, a) for name in names for a in _ANCHORS if name == a or name.endswith("." + a)]
+    # A residual block has a conv1 as well.
+    roots = sorted({name.removesuffix(a) for name, a in anchors if not _in_block(name.removesuffix(a))})
+    evaluated = [r for r in roots if set(r.split(".")) & set(_EVALUATED)]
+    chosen = roots if len(roots) == 1 else evaluated
+    if len(chosen) != 1:
+        keys = ", ".join(sorted(names)[:3])
+        found = f"several ({', '.join(roots)})" if roots else f"none (no {' or '.join(_ANCHORS)}, but {keys} ...)"
+        raise UserError(f"A checkpoint should hold one backbone; this one has {found}: store the one you mean alone.")
+    return chosen[0]
+
+
+def _in_block(prefix: str) -> bool:
+    return any(part.isdigit() for part in prefix.split(".")[-2:])
+
+
+def _network(state: dict[str, np.ndarray], arch: str, heads: int, linear_stem: bool) -> nn.Module:
+    if arch in SIZES:
+        kernel = next((state[k] for k in _ANCHORS[1:] if k in state), None)
+        if kernel is None or kernel.ndim != 4:
+            raise UserError(f"The weights lack {_ANCHORS[1]}, so they are not those of a {arch}: give another --arch.")
+        return ViT(arch, kernel.shape[-1], heads or SIZES[arch][2])
+    kernel = state.get(_ANCHORS[0])
+    if kernel is None or kernel.ndim != 4 or kernel.shape[-1] not in (3, 7):
+        shape = "no" if kernel is None else f"a {kernel.shape}"
+        raise UserError(f"A {arch} begins with a 3x3 or 7x7 convolution, but the weights have {shape} conv1.weight.")
+    small = "small_linear" if linear_stem else "small"
+    return ResNet(arch, kernel.shape[0], "imagenet" if kernel.shape[-1] == 7 else small)
+
+
+def usual_view(module: nn.Module, params: Any) -> View:
+    """ImageNet's usual centre crop at the size that a network was made for; all of the image for 32-pixel stems."""
+    if isinstance(module, ViT):
+        side = round((jnp.shape(params["positions"])[1] - 1) ** 0.5) * module.patch
+        return View(size=side, crop="centre", centre=0.875, interpolation="bicubic", order=("crop",))
+    if isinstance(module, ResNet) and module.stem != "imagenet":
+        return View(size=32, crop="centre", order=("crop",))
+    return View(size=224, crop="centre", centre=0.875, order=("crop",))

@@ -1,0 +1,125 @@
+"""The config of a run as its workdir holds it: `config.json`."""
+
+from collections.abc import Iterator
+import importlib
+import json
+import logging
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from ssl_jax.runtime.errors import UserError
+
+logger = logging.getLogger("ssl_jax")
+
+# Parts that may differ between the starts of one run: they change neither the weights nor the images.
+_FREE = ("run", "mapping", "eval", "data.workers")
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The config as JSON gives it back."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def load(workdir: str) -> ConfigDict:
+    """Reads the config of a run; fields that an earlier version did not have yet take the preset's value, with a note.
+
+    Raises:
+      UserError: if the workdir holds none.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"There is no run in {workdir} (no {path}): pretrain with ssl_jax.main --workdir={workdir}.")
+    stored = json.loads(path.read_text())
+    added = _complete(stored)
+    if added:
+        logger.warning("%s is of an earlier version; new fields take their defaults: %s.", path, ", ".join(added))
+    return ConfigDict(stored)
+
+
+def check(workdir: str, config: Any) -> None:
+    """Makes sure that a workdir is new or holds a run with this config, or a run that never made an update.
+
+    Raises:
+      UserError: if the workdir holds a run with another config; names the fields.
+    """
+    if not (epath.Path(workdir) / "config.json").exists():
+        return
+    changed = _differences(plain(load(workdir)), plain(config))
+    changed = [c for c in changed if not f"{c.split(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))]
+    if changed and not _has_trained(epath.Path(workdir)):
+        (epath.Path(workdir) / "metrics.jsonl").unlink(missing_ok=True)  # of the network before training
+    elif changed:
+        raise UserError(
+            f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
+            "repeat the command of that run to resume it."
+        )
+
+
+def _has_trained(folder: epath.Path) -> bool:
+    """Whether a run has left more than its start."""
+    checkpoints, curve = folder / "checkpoints", folder / "metrics.jsonl"
+    if checkpoints.exists() and any(checkpoints.iterdir()):
+        return True
+    # A line that is cut off was being written by a run.
+    return curve.exists() and not all('"step": 0,' in line for line in curve.read_text().splitlines())
+
+
+def store(workdir: str, config: Any) -> None:
+    """Writes the config, and makes the workdir if there is none.
+
+    Raises:
+      UserError: if it cannot be written.
+    """
+    folder = epath.Path(workdir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "config.json.new"
+        temporary.write_text(json.dumps(plain(config), indent=2) + "\n")
+        temporary.replace(folder / "config.json")
+    except OSError as error:
+        raise UserError(f"The workdir {workdir} cannot be written ({error.strerror}): choose another.") from error
+
+
+def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted(set(found) | set(wanted))
+        parts = [_differences(found.get(k), wanted.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
+        return [d for part in parts for d in part]
+    return [] if found == wanted else [f"{prefix}: {found} there, {wanted} now"]
+
+
+# What a run of an earlier version, which did not have the field, did; elsewhere presets did not change with the field.
+_BEFORE = {"pillow": False}
+
+
+def _complete(stored: dict[str, Any]) -> list[str]:
+    """Adds the fields that are missing, as the nearest preset of the method has them; returns their names."""
+    nearest = min(_presets(stored["method"]), key=lambda preset: len(_differences(stored, preset)))
+    # Which groups of parameters have an optimiser of their own is the run's choice.
+    nearest["optim"] = {label: nearest["optim"].get(label, nearest["optim"]["default"]) for label in stored["optim"]}
+    return _fill(stored, nearest)
+
+
+def _presets(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The presets of a run's method, for the tasks of a run that has any."""
+    module = importlib.import_module(f"configs.{method['name']}")
+    common = importlib.import_module("configs.common")
+    tasks = "".join(f"+{name}" for name in method.get("tasks", {}))
+    for preset in getattr(module, "PRESETS", common.PRESETS):
+        try:
+            yield plain(module.get_config(preset + tasks))
+        except UserError:
+            continue  # not every task has every preset
+
+
+def _fill(stored: dict[str, Any], reference: dict[str, Any], prefix: str = "") -> list[str]:
+    added = []
+    for name, value in reference.items():
+        if name not in stored:
+            stored[name] = _BEFORE.get(name, value)
+            added.append(f"config.{prefix}{name} = {stored[name]}")
+        elif isinstance(value, dict) and isinstance(stored[name], dict):
+            added += _fill(stored[name], value, f"{prefix}{name}.")
+    return added

@@ -1,0 +1,196 @@
+"""What a run tells: a progress bar on a terminal, plain lines elsewhere, JSON lines and TensorBoard in the workdir."""
+
+import datetime
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+from ssl_jax.runtime import processes
+from ssl_jax.workdir.checkpoint import out_of_space
+
+_REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
+
+
+def speak_plainly() -> None:
+    """Sets up logging for a command line: our own messages as they are, libraries only when something is wrong."""
+    logging.basicConfig(format="%(message)s")
+    absl = logging.getLogger("absl")
+    absl.setLevel(logging.ERROR)
+    # A full disk is told once, by the loop, and not by each thread that meets it.
+    absl.addFilter(lambda record: not _told(record.exc_info and record.exc_info[1]))
+    threading.excepthook = lambda args: None if _told(args.exc_value) else threading.__excepthook__(args)
+    sys.excepthook = lambda kind, error, trace: None if _told(error) else sys.__excepthook__(kind, error, trace)
+
+
+def _told(error: Any) -> bool:
+    """Whether an error in a thread of Orbax or TensorBoard comes of a full disk."""
+    # The last is how TensorStore's writes end after Orbax has given up waiting for them.
+    return isinstance(error, BaseException) and (out_of_space(error) or str(error) == "Event loop is closed")
+
+
+class _Lines:
+    """Appends lines to a file. Objects in a bucket cannot be appended to: there the file is written anew now and then.
+
+    Args:
+      path: of the file.
+      kept: lines to begin with.
+    """
+
+    def __init__(self, path: epath.Path, kept: list[str]) -> None:
+        self._path, self._remote = path, "://" in os.fspath(path)
+        self._lines, self._written = kept, time.monotonic()
+        new = path.with_name(f"{path.name}.new")  # a kill must not find it half written
+        new.write_text("".join(kept))
+        new.replace(path)
+        self._file = None if self._remote else path.open("a")
+
+    def append(self, line: str) -> None:
+        if self._file is not None:
+            self._file.write(line)
+            self._file.flush()
+            return
+        self._lines.append(line)
+        if time.monotonic() - self._written > _REWRITE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._remote:
+            self._path.write_text("".join(self._lines))
+            self._written = time.monotonic()
+
+    def close(self) -> None:
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+
+class Log:
+    """The log of one run; only its first process writes or prints.
+
+    Args:
+      workdir: folder of the run.
+      start: updates done before this start; later entries of an earlier start are dropped.
+      total: updates of the run.
+      batch_size: images an update.
+      steps_per_epoch: updates an epoch.
+    """
+
+    def __init__(self, workdir: str, start: int, total: int, batch_size: int, steps_per_epoch: int) -> None:
+        folder = epath.Path(workdir)
+        self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
+        self._first = processes.first()
+        self._terminal = self._first and sys.stderr.isatty()
+        self._kept: list[dict[str, Any]] = []
+        if self._first:
+            self._kept = _entries_until(folder / "metrics.jsonl", start)
+            self._file = _Lines(folder / "metrics.jsonl", [json.dumps(entry) + "\n" for entry in self._kept])
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        self._bar = tqdm(
+            total=total * batch_size,
+            initial=start * batch_size,
+            unit="img",
+            unit_scale=True,
+            disable=not self._terminal,
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._last = (time.time(), start)
+        self._waited = 0.0
+        self._shown: dict[str, str] = {}
+        self._pace = ""
+
+    def has(self, step: int, name: str) -> bool:
+        """Whether an earlier start recorded a value after `step` updates; only the first process knows."""
+        return any(entry["step"] == step and name in entry for entry in self._kept)
+
+    def advance(self, step: int, loss: float) -> None:
+        """Moves the progress bar to `step` updates done."""
+        self._shown["loss"] = f"{loss:.4f}"
+        if self._terminal:
+            self._bar.set_postfix(self._shown, refresh=False)
+            self._bar.update(step * self._batch - self._bar.n)
+
+    def write(self, step: int, values: dict[str, float], *, show: dict[str, str] | None = None) -> None:
+        """Records values after `step` updates.
+
+        Args:
+          step: updates done.
+          values: name to number.
+          show: further things for people, such as the kNN accuracy, kept on the progress bar.
+        """
+        self._shown.update(show or {})
+        if "images_per_second" in values:
+            seconds = (self._total - step) * self._batch / values["images_per_second"]
+            left = datetime.timedelta(seconds=round(seconds))
+            wait = f"  {values['input_wait']:.0%} waiting for input" if values["input_wait"] >= 0.01 else ""
+            self._pace = f"  {values['images_per_second']:.0f} img/s{wait}  {left} left"
+        entry: dict[str, Any] = {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
+        if not self._first:
+            return
+        self._file.append(json.dumps(entry) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if not self._terminal:
+            self._line(step)
+
+    def flush(self) -> None:
+        """Makes sure that what was recorded is where it belongs, before a checkpoint of it counts."""
+        if self._first:
+            self._file.flush()
+
+    def waited(self, seconds: float) -> None:
+        """Adds up how long the loop had to wait for its input."""
+        self._waited += seconds
+
+    def pace(self, step: int) -> dict[str, float]:
+        """Since the last call: images a second, and the share of the time in which the loop waited for input."""
+        now = time.time()
+        then, before = self._last
+        passed, waited = max(now - then, 1e-9), self._waited
+        self._last, self._waited = (now, step), 0.0
+        return {"images_per_second": (step - before) * self._batch / passed, "input_wait": waited / passed}
+
+    def skip_time(self, seconds: float) -> None:
+        """Leaves the time of an evaluation or a checkpoint out of the rate."""
+        self._last = (self._last[0] + seconds, self._last[1])
+
+    def _line(self, step: int) -> None:
+        shown = "  ".join(f"{k} {v}" for k, v in self._shown.items())
+        print(
+            f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}{self._pace}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def say(self, text: str) -> None:
+        """Prints a line without breaking the progress bar."""
+        if self._first:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Closes all files."""
+        self._bar.close()
+        if self._first:
+            self._board.close()
+            self._file.close()
+
+
+def _entries_until(path: epath.Path, start: int) -> list[dict[str, Any]]:
+    """The entries up to the step that is resumed from, without a line that a kill cut short."""
+    kept = []
+    for line in path.read_text().splitlines() if start and path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["step"] <= start:
+            kept.append(entry)
+    return kept

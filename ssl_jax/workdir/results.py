@@ -1,0 +1,90 @@
+"""results.json: what evaluations of one network on one data set found, under flat names."""
+
+from collections.abc import Sequence
+import importlib.metadata
+import json
+import platform
+import re
+from typing import Any
+
+from etils import epath
+
+import ssl_jax
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import UserError
+
+_PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
+
+
+class Results:
+    """The results file of a workdir.
+
+    What it holds of the same network and data set is added to; what it holds of another is set aside first, as
+    results-STEP-DATA.json or, where that is taken, with a number behind. Coming back to a network and data set whose
+    results were set aside finds them again. The first process alone reads and writes.
+
+    Args:
+      workdir: of the run.
+      step: of the checkpoint.
+      data: name of the data set that the run is evaluated on.
+      own: name of the run's own data set, which files without a name are about.
+      network: fingerprint of the weights; backbones in files have no step of their own.
+      images: numbers of training and test images; two data sets may have one name. Files of versions that stored
+        neither this nor the fingerprint count as being about the same.
+
+    Raises:
+      UserError: if the workdir cannot be written.
+    """
+
+    def __init__(self, workdir: str, step: int, data: str, own: str, network: str, images: Sequence[int]) -> None:
+        self.path = epath.Path(workdir) / "results.json"
+        self.values: dict[str, Any] = {}
+        self._same = {"step": step, "data": data, "network": network, "images": list(images)}
+        if not processes.first():
+            return
+        stored = _read(self.path)
+        if stored is not None and self._about_the_same(stored, own):
+            self.values = stored
+            return
+        if stored is not None:
+            self.path.replace(self._free_name(stored.get("step"), stored.get("data", own)))
+        for aside in sorted(self.path.parent.glob("results-*.json")):
+            stored = _read(aside)
+            if stored is not None and self._about_the_same(stored, own):
+                aside.replace(self.path)
+                self.values = stored
+                return
+
+    def _about_the_same(self, stored: dict[str, Any], own: str) -> bool:
+        known = {"step": None, "data": own} | stored
+        return all(known.get(name, value) == value for name, value in self._same.items())
+
+    def _free_name(self, step: Any, data: Any) -> epath.Path:
+        slug = re.sub(r"\W+", "_", str(data)).strip("_")
+        number, path = 1, self.path.with_name(f"results-{step}-{slug}.json")
+        while path.exists():
+            number += 1
+            path = self.path.with_name(f"results-{step}-{slug}-{number}.json")
+        return path
+
+    def add(self, values: dict[str, Any]) -> None:
+        """Stores more values; an evaluation that is interrupted keeps what it has found."""
+        self.values |= values | self._same
+        if not processes.first():
+            return
+        temporary = self.path.with_suffix(".new")
+        try:
+            temporary.write_text(json.dumps(self.values, indent=2) + "\n")
+            temporary.replace(self.path)
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written ({error.strerror}): make the workdir writable.") from error
+
+
+def _read(path: epath.Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python and of what the numbers depend on."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {"ssl_jax": ssl_jax.__version__, "python": platform.python_version(), **found}
