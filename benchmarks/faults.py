@@ -27,6 +27,8 @@ import jax
 import numpy as np
 
 from ssl_jax import evaluate, main, train
+from ssl_jax.monitor import Monitor
+from ssl_jax.run import prepare
 from ssl_jax.runtime import processes
 from ssl_jax.workdir import checkpoint
 from ssl_jax.workdir.log import speak_plainly
@@ -83,7 +85,7 @@ def at_checkpoint(update: int) -> None:
 
 def at_evaluation(update: int) -> None:
     """SIGTERM after the first block of an evaluation."""
-    right = train.Watch.__call__
+    right = Monitor.__call__
 
     def watch(self, ts, done, log):
         if done == update:
@@ -91,7 +93,7 @@ def at_evaluation(update: int) -> None:
             self._extract = lambda *arguments: (_stop_self(), extract(*arguments))[1]
         return right(self, ts, done, log)
 
-    train.Watch.__call__ = watch
+    Monitor.__call__ = watch
 
 
 def full_disk(update: int) -> None:
@@ -150,7 +152,7 @@ def finish(workdir: pathlib.Path, told: str) -> int:
 
 def weights(workdir: pathlib.Path) -> list[np.ndarray]:
     """The whole state at the end of a run, on the host."""
-    run = train.prepare(evaluate.load_config(str(workdir)), jax.devices()[:1])
+    run = prepare(evaluate.load_config(str(workdir)), jax.devices()[:1])
     return [np.asarray(x) for x in jax.tree.leaves(evaluate.restore(run, str(workdir)))]
 
 

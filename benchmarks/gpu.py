@@ -27,7 +27,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from configs import simclr
-from ssl_jax import data, train
+from ssl_jax import data
+from ssl_jax.batch import make_loader
+from ssl_jax.run import prepare
+from ssl_jax.step import mapped_step, mapped_steps
 
 IMAGES, EPOCHS = 50_000, 200  # of CIFAR-10, and of lightly's benchmark
 LOG_RATIO = math.log(4 / 3)  # of a crop's sides at most
@@ -38,9 +41,9 @@ def ssl_jax_updates(images: np.ndarray, batch: int, width: int, updates: int, in
     config = simclr.get_config("cifar10_lightly")
     config.batch_size, config.model.width, config.model.dtype = batch, width, "bfloat16"
     noise = data.Dataset("noise", images, np.zeros(len(images), np.int32), tuple("0123456789"))
-    run = train.prepare(config, jax.devices()[:1], (noise, None))
-    step = train.mapped_steps(run) if in_one_call else train.mapped_step(run)
-    source, state = train.make_feed(run, 0), run.init()
+    run = prepare(config, jax.devices()[:1], (noise, None))
+    step = mapped_steps(run) if in_one_call else mapped_step(run)
+    source, state = make_loader(run, 0), run.init()
 
     def several() -> None:
         nonlocal state

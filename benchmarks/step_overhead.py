@@ -31,11 +31,15 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import data, dist, plan, train
+from ssl_jax import data, dist, plan
 from ssl_jax.augment.view import render_views
+from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
+from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import build
 from ssl_jax.plan import hlo
+from ssl_jax.run import Run, prepare
+from ssl_jax.step import mapped_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Pass:
     trained: tuple[int, ...]  # which parameters these are, if the loss differentiates by them; else empty
 
 
-def passes(run: train.Run) -> list[Pass]:
+def passes(run: Run) -> list[Pass]:
     """The calls that a method's loss makes of its networks."""
     found: list[Pass] = []
     inside: list[str] = []  # what one module calls of another is part of its own call
@@ -110,7 +114,7 @@ def _reached(call: Pass, x: Any) -> bool:
     return bool(call.trained) and jnp.issubdtype(x.dtype, jnp.floating) and not image
 
 
-def bare_step(run: train.Run) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def bare_step(run: Run) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Gradients of all passes of the method on ready numbers, and the shapes of what that takes.
 
     Returns:
@@ -167,25 +171,25 @@ def numbers(shapes: Any, seed: int) -> Any:
 
 def prepared(
     method: str, batch: int, width: int, devices: list[jax.Device] | None = None, dtype: str = "float32"
-) -> train.Run:
+) -> Run:
     """The method's `cifar10_small` at full width, on noise in the shape of CIFAR-10: speed does not depend on it."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1024, 32, 32, 3), np.uint8)
     noise = data.Dataset("noise", images, rng.integers(0, 10, 1024, np.int32), tuple("0123456789"))
     config = importlib.import_module(f"configs.{method}").get_config("cifar10_small")
     config.batch_size, config.model.width, config.model.dtype = batch, width, dtype
-    return train.prepare(config, devices, (noise, None))
+    return prepare(config, devices, (noise, None))
 
 
-def timed(run: train.Run, rounds: int) -> tuple[float, float]:
+def timed(run: Run, rounds: int) -> tuple[float, float]:
     """Median seconds of the full step and of the bare one."""
-    full, (bare, shapes) = train.mapped_step(run), bare_step(run)
+    full, (bare, shapes) = mapped_step(run), bare_step(run)
     resident = loader.on_devices(run.train, run.mesh)
-    ts = train.begin_epoch(run)(run.init(), resident[0], 0)
+    ts = begin_epoch(run)(run.init(), resident["image"], 0)
     inputs = numbers(shapes, 0)
     times: list[tuple[float, float]] = []
     for number in range(rounds + 1):
-        index = train.batch_index(run, number)
+        index = batch_index(run, number)
         began = time.perf_counter()
         ts, metrics = full(ts, *resident, index)
         jax.block_until_ready((ts, metrics))
@@ -197,16 +201,16 @@ def timed(run: train.Run, rounds: int) -> tuple[float, float]:
     return statistics.median(full_times), statistics.median(bare_times)
 
 
-def programs(run: train.Run) -> tuple[Any, Any]:
+def programs(run: Run) -> tuple[Any, Any]:
     """The full step and the bare one, compiled for the run's devices, which need not exist."""
-    step: Any = train.mapped_step(run)
+    step: Any = mapped_step(run)
     bare: Any
     bare, shapes = bare_step(run)
     full = step.trace(*plan.arguments(run)).lower().compile()
     return full, bare.trace(*dist.shapes(shapes, P(), run.mesh)).lower().compile()
 
 
-def counted(run: train.Run) -> list[tuple[float, float]]:
+def counted(run: Run) -> list[tuple[float, float]]:
     """10^9 FLOPs, 10^6 bytes accessed and of main memory, each of the full step and of the bare one."""
     found = []
     for compiled in programs(run):

@@ -21,7 +21,6 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax import train
 from ssl_jax.evals import context, external
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.context import Features, Images, Network, Subject
@@ -29,15 +28,17 @@ from ssl_jax.evals.features import spread
 from ssl_jax.evals.protocols import DEFAULT, LARGE, PROTOCOLS
 from ssl_jax.evals.table import table
 from ssl_jax.metrics import health
+from ssl_jax.run import Run, prepare
 from ssl_jax.runtime import compile_cache, malloc, processes
 from ssl_jax.runtime.errors import UserError, explained, nearest
+from ssl_jax.state import TrainState
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
 from ssl_jax.workdir.log import speak_plainly
 from ssl_jax.workdir.results import Results, versions
 
 
-def restore(run: train.Run, workdir: str) -> train.TrainState:
+def restore(run: Run, workdir: str) -> TrainState:
     """Restores the newest checkpoint of a run, leaving its files as they are.
 
     Raises:
@@ -53,11 +54,11 @@ def restore(run: train.Run, workdir: str) -> train.TrainState:
     return found[1]
 
 
-def extract(run: train.Run, ts: train.TrainState, images: Images | None = None) -> Features:
+def extract(run: Run, ts: TrainState, images: Images | None = None) -> Features:
     """Extracts all representations of training and test images, without a cache.
 
     Args:
-      run: from `train.prepare`.
+      run: from `run.prepare`.
       ts: its state.
       images: what to extract them of; None for the run's own labelled images.
 
@@ -111,7 +112,7 @@ def evaluate(
         config = load_config(workdir)
         if path is not None and source is None:
             config.data.path = path
-        run = train.prepare(_with_settings(config, settings))
+        run = prepare(_with_settings(config, settings))
         ts = restore(run, workdir)
     else:
         run, ts = _from_file(backbone, workdir, evals or (), source, path)
@@ -180,7 +181,7 @@ def _with_settings(config: ConfigDict, settings: Mapping[str, str]) -> ConfigDic
 
 def _from_file(
     backbone: str, workdir: str, evals: Sequence[str], source: str | None, path: str | None
-) -> tuple[train.Run, train.TrainState]:
+) -> tuple[Run, TrainState]:
     """A backbone without its run, and a folder for what is found out about it."""
     if source is None:
         raise UserError("--backbone needs the data set to evaluate on: add --data.")
@@ -196,14 +197,14 @@ def _from_file(
     return network.run, network.ts
 
 
-def _yardstick(workdir: str, run: train.Run) -> Network:
+def _yardstick(workdir: str, run: Run) -> Network:
     """The supervised run to compare with."""
     config = load_config(workdir)
     if config.method.name != "supervised":
         raise UserError(
             f"--supervised names {workdir}, a run of {config.method.name}: give it a run of the method supervised."
         )
-    other = train.prepare(config)
+    other = prepare(config)
     channels = [r.train.image_shape[-1] for r in (run, other)]
     if channels[0] != channels[1]:
         raise UserError(
@@ -216,7 +217,7 @@ def _yardstick(workdir: str, run: train.Run) -> Network:
     return Network(other, ts)
 
 
-def _circumstances(run: train.Run, ts: train.TrainState) -> dict[str, Any]:
+def _circumstances(run: Run, ts: TrainState) -> dict[str, Any]:
     return {
         "epoch": int(ts.step) / run.info.steps_per_epoch,
         "seed": run.config.seed,
@@ -236,7 +237,7 @@ def _measure(name: str, what: Subject, results: Results) -> None:
         print(table(protocol.title, values, protocol.percent), end="\n\n")
 
 
-def _conclude(run: train.Run, results: Results) -> None:
+def _conclude(run: Run, results: Results) -> None:
     """Says what is wrong with the run, if anything is."""
     values = results.values
     if "pretext/loss" in values:

@@ -14,12 +14,17 @@ from jax.experimental import multihost_utils
 import numpy as np
 import tiny
 
-from ssl_jax import data, dist, train
+from ssl_jax import data, dist, epoch
 from ssl_jax.augment.view import View, evaluation
+from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader, stream
+from ssl_jax.epoch import begin_epoch
 from ssl_jax.evals import cache, context, fine_tune
+from ssl_jax.monitor import Monitor
+from ssl_jax.run import prepare
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step
 
 UPDATES = 2
 
@@ -35,11 +40,11 @@ def leaves(tree):
 def updates(name):
     """The run, its data on the devices, and its state after a few updates from a fresh start."""
     run = tiny.run(name, 8)
-    images, labels = loader.on_devices(run.train, run.mesh)
-    step, begin, ts = train.mapped_step(run), train.begin_epoch(run), run.init()
+    data = loader.on_devices(run.train, run.mesh)
+    step, begin, ts = mapped_step(run), begin_epoch(run), run.init()
     for number in range(UPDATES):
-        ts, _ = step(begin(ts, images, number), images, labels, train.batch_index(run, number))
-    return run, images, ts
+        ts, _ = step(begin(ts, data["image"], number), data, batch_index(run, number))
+    return run, data["image"], ts
 
 
 class Silent:
@@ -54,8 +59,8 @@ class Silent:
 def others(run, images, ts):
     """What else looks at all devices: the online evaluation, the pass over the data set, the comparison of states."""
     processes.check_equal(ts, "After some updates")
-    values = train.Watch(run)(ts, UPDATES, Silent())
-    embed = train._embedder(run, lambda: None)
+    values = Monitor(run)(ts, UPDATES, Silent())
+    embed = epoch.embedder(run, lambda: None)
     rows = embed(lambda params, state, batch: batch["index"], ts, images, jax.random.key(0))
     values["rows"] = float(jax.device_get(abs(rows - np.arange(len(run.train.images))).max()))
     assert (
@@ -114,7 +119,7 @@ def strangers(run):
     one = run.train.images.copy()
     one[3, 2, 2] += jax.process_index()
     try:
-        train.prepare(run.config, splits=(dataclasses.replace(run.train, images=one), run.test))
+        prepare(run.config, splits=(dataclasses.replace(run.train, images=one), run.test))
     except UserError as error:
         return str(error)
     return ""

@@ -18,6 +18,7 @@ import pytest
 import tiny
 
 from ssl_jax import evaluate, report, train
+from ssl_jax.run import prepare
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.errors import TryAgain, UserError, explained
 from ssl_jax.workdir import checkpoint
@@ -48,7 +49,7 @@ def call(workdir, environment, *arguments, config="configs/simclr.py:digits"):
 
 def final_state(workdir):
     config = evaluate.load_config(str(workdir))
-    run = train.prepare(config, jax.devices()[:1])
+    run = prepare(config, jax.devices()[:1])
     checkpoints = Checkpoints(workdir)
     step, ts = checkpoints.restore(run.init())
     checkpoints.close()

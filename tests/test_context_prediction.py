@@ -12,11 +12,12 @@ import pytest
 import tiny
 
 from configs import context_prediction as config
-from ssl_jax import data, models, train
+from ssl_jax import data, models
 from ssl_jax.augment import ops
 from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import context_prediction as cp
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -183,7 +184,7 @@ def test_batchnorm_of_few_images_is_refused(name):
     for groups, norm, fits in ((1, "batch", True), (2, "batch", True), (4, "batch", False), (16, "group", True)):
         c = module.get_config("photo_tiles")
         c.model.bn_groups, c.model.norm, c.batch_size = groups, norm, 16
-        make = lambda c=c: jax.eval_shape(train.prepare(c, jax.devices()[:1], splits()).init)  # noqa: E731
+        make = lambda c=c: jax.eval_shape(prepare(c, jax.devices()[:1], splits()).init)  # noqa: E731
         if fits:
             make()
         else:

@@ -13,6 +13,7 @@ import tiny
 from ssl_jax import data, evaluate, train, weights
 from ssl_jax.evals import cache, context, features, pretext, protocols
 from ssl_jax.evals.table import split
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.checkpoint import Checkpoints
 
@@ -78,7 +79,7 @@ def test_names_of_the_results(evaluated):
 def test_the_number_of_devices_does_not_matter(evaluated, copied, monkeypatch):
     shutil.rmtree(copied / "features")
     (copied / "results.json").unlink()
-    right = train.prepare
+    right = prepare
     monkeypatch.setattr(train, "prepare", lambda config: right(config, jax.devices()[:1]))
     # What the other protocols are given are these features, and nothing of the devices.
     other = evaluate.evaluate(str(copied), ("health", "pretext", "knn", "linear_lbfgs"))
@@ -260,7 +261,7 @@ def test_mistakes_are_explained(workdir, capsys, arguments, words):
 def test_settings_may_differ_from_those_of_the_run(copied):
     one = evaluate.evaluate(str(copied), ("knn",), settings={"knn_k": "1", "knn_temperature": "0.5"})
     assert (one["config"]["eval"]["knn_k"], one["config"]["eval"]["knn_temperature"]) == (1, 0.5)
-    run = train.prepare(evaluate.load_config(str(copied)))
+    run = prepare(evaluate.load_config(str(copied)))
     what = context.prepare(run, evaluate.restore(run, str(copied)), context.with_labels(context.load_images(run)))
     (bank, queries), labels = what.features.pretrained, what.features.labels
     bank, queries = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, queries))

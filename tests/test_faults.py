@@ -18,7 +18,11 @@ import tiny
 
 from configs import common
 from ssl_jax import dist, evaluate, report, train
+from ssl_jax.monitor import Monitor
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.state import specs as state_specs
+from ssl_jax.step import replica_step
 from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import log
 from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
@@ -46,7 +50,7 @@ def entries(workdir):
 
 
 def final(workdir):
-    run = train.prepare(stored_config.load(str(workdir)))
+    run = prepare(stored_config.load(str(workdir)))
     return jax.device_get(evaluate.restore(run, str(workdir)))
 
 
@@ -94,7 +98,7 @@ def test_several_updates_a_call_are_the_same_updates(undisturbed, tmp_path, monk
 @pytest.mark.parametrize("updates", [1, 3])
 def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch, updates):
     """Checkpoints are far between here, so that it is the loss that tells."""
-    make = train.replica_step
+    make = replica_step
 
     def spoiled(run):
         step = make(run)
@@ -105,7 +109,7 @@ def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch, update
 
         return replica
 
-    monkeypatch.setattr(train, "replica_step", spoiled)
+    monkeypatch.setattr("ssl_jax.step.replica_step", spoiled)
     with pytest.raises(train.NotFinite, match="The loss of update 5 became NaN"):
         train.train(
             config(**{"run.eval_epochs": 0.0, "run.save_epochs": 9.0, "run.steps_per_call": updates}), str(tmp_path)
@@ -148,14 +152,14 @@ def at_first_evaluation(monkeypatch):
 
 
 def at_third_evaluation(monkeypatch):
-    watch = train.Watch.__call__
+    watch = Monitor.__call__
 
     def stopping(self, ts, done, *args):
         if done == 4:
             stop_self()
         return watch(self, ts, done, *args)
 
-    monkeypatch.setattr(train.Watch, "__call__", stopping)
+    monkeypatch.setattr(Monitor, "__call__", stopping)
 
 
 def at_checkpoint(monkeypatch):
@@ -169,8 +173,8 @@ def at_checkpoint(monkeypatch):
 
 
 def at_start(monkeypatch):
-    prepare = train.prepare
-    monkeypatch.setattr(train, "prepare", lambda *args: (stop_self(), prepare(*args))[1])
+    right = train.prepare
+    monkeypatch.setattr(train, "prepare", lambda *args: (stop_self(), right(*args))[1])
 
 
 @pytest.mark.parametrize(
@@ -236,7 +240,7 @@ def test_a_checkpoint_of_eight_devices_is_restored_on_fewer(tmp_path, name):
     checkpoints.close()
     for devices in (1, 2, 4, 8):
         mesh = jax.make_mesh((devices,), (dist.AXIS,), devices=jax.devices()[:devices])
-        shardings = dist.shardings(train.state_specs(tiny.compiled(name, 8)[0].method), mesh)
+        shardings = dist.shardings(state_specs(tiny.compiled(name, 8)[0].method), mesh)
         like = jax.device_put(jax.tree.map(np.zeros_like, wanted), shardings)
         reader = Checkpoints(tmp_path)
         step, found = reader.restore(like)

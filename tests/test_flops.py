@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import plan, train
+from ssl_jax import plan
 from ssl_jax.methods import build
 from ssl_jax.models import conv
+from ssl_jax.step import mapped_step
 
 RECORD = pathlib.Path(__file__).with_name("flops.json")
 VERSION = ".".join(jax.__version__.split(".")[:2])
@@ -31,7 +32,7 @@ def lowered(name: str, **changes):
     with pytest.MonkeyPatch.context() as patch:
         # Of a loop the compiler counts one turn, whatever the number: the weight gradient's has but one here.
         patch.setattr(conv, "_block_size", lambda n, size: n)
-        traced = train.mapped_step(run).trace(*plan.arguments(run))
+        traced = mapped_step(run).trace(*plan.arguments(run))
         return traced.lower(), traced.lower(lowering_platforms=("cuda",))
 
 

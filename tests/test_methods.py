@@ -11,9 +11,13 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import models, train
+from ssl_jax import models
+from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
+from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import build
+from ssl_jax.run import Run
+from ssl_jax.state import TrainState
 from ssl_jax.workdir.checkpoint import Checkpoints
 
 every_method = pytest.mark.parametrize("name", build.names())
@@ -85,9 +89,9 @@ def test_state_gets_no_gradient(name):
     assert any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(params_grads["backbone"]))
 
 
-def begun(run: train.Run) -> train.TrainState:
+def begun(run: Run) -> TrainState:
     """A fresh state at the beginning of the first epoch."""
-    return train.begin_epoch(run)(tiny.fresh(run), loader.on_devices(run.train, run.mesh)[0], 0)
+    return begin_epoch(run)(tiny.fresh(run), loader.on_devices(run.train, run.mesh)["image"], 0)
 
 
 def _floats(tree):
@@ -152,11 +156,11 @@ def test_structure(name):
 @every_method
 def test_step_is_compiled_once_and_stays_on_the_device(name):
     """One program for a fresh state, for what it gives, and for all that the tests before called it with."""
-    run, step, (images, labels) = tiny.compiled(name)
+    run, step, data = tiny.compiled(name)
     ts = begun(run)
     with jax.transfer_guard("disallow"):
         for number in range(3):
-            ts, _ = step(ts, images, labels, train.batch_index(run, number))
+            ts, _ = step(ts, data, batch_index(run, number))
         jax.block_until_ready(ts)
     assert tiny.traces(name) == [name] and step._cache_size() == 1
 

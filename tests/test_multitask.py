@@ -10,12 +10,16 @@ import pytest
 import tiny
 
 from configs import multitask as config
-from ssl_jax import data, models, train
+from ssl_jax import data, models
+from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
+from ssl_jax.epoch import begin_epoch
 from ssl_jax.evals import pretext
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.combine import multitask
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step
 from ssl_jax.workdir import config as stored_config
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -173,7 +177,7 @@ def run_of(tasks, preset="photo_tiles", devices=1, **changes):
     c.batch_size, c.epochs, c.model.width, c.model.name = tiny.BATCH, 2, 4, "convnet"
     c.method.update(changes)
     splits = None if preset == "photo_tiles" else (noise(), None)
-    return train.prepare(c, jax.devices()[:devices], splits)
+    return prepare(c, jax.devices()[:devices], splits)
 
 
 def noise():
@@ -189,10 +193,10 @@ def test_targets_banks_and_optimisers_of_tasks_are_kept_over_replicas():
         run = run_of("byol+npid+context_encoder", "fashion_mnist", devices)
         assert set(run.config.optim) == {"default", "discriminator"}
         resident = loader.on_devices(run.train, run.mesh)
-        ts, step = train.begin_epoch(run)(run.init(), resident[0], 0), train.mapped_step(run)
+        ts, step = begin_epoch(run)(run.init(), resident["image"], 0), mapped_step(run)
         start = jax.device_get(ts)
         for number in range(2):
-            ts, metrics = step(ts, *resident, train.batch_index(run, number))
+            ts, metrics = step(ts, resident, batch_index(run, number))
         ends.append(jax.device_get((ts, metrics)))
     tiny.assert_close(ends[1][1], ends[0][1], 1e-3)
     end = ends[0][0]

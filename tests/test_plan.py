@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import plan, train
+from ssl_jax import plan
+from ssl_jax.batch import index as batch_index
 from ssl_jax.plan import hlo
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step
 
 EXAMPLE = plan.Plan(
     topology="v5e:4x4",
@@ -97,8 +100,8 @@ def local():
 def test_local_plan_is_that_of_the_step_that_runs(local):
     """Shapes alone give the same program as the arrays that training feeds in."""
     assert local.fits and local.chips == 8 and local.views == 2 * tiny.BATCH
-    run, step, (images, labels) = tiny.compiled("simclr", 8)
-    compiled = step.lower(tiny.fresh(run), images, labels, train.batch_index(run, 0)).compile()
+    run, step, data = tiny.compiled("simclr", 8)
+    compiled = step.lower(tiny.fresh(run), data, batch_index(run, 0)).compile()
     assert local.flops == compiled.cost_analysis()["flops"]
     assert local.collectives == hlo.collectives(compiled.as_text())
     # Two views are gathered forwards and scattered back; their sizes are those of the embeddings.
@@ -109,11 +112,11 @@ def test_local_plan_is_that_of_the_step_that_runs(local):
 def test_streamed_images_come_as_crops():
     config = importlib.import_module("configs.simclr").get_config("cifar10_small")
     config.batch_size, config.model.name, config.data.stream = 16, "convnet", "always"
-    run = train.prepare(config, splits=plan.stand_in(config, None))
+    run = prepare(config, splits=plan.stand_in(config, None))
     _, crops, labels, index = plan.arguments(run)
     assert {name: x.shape for name, x in crops.items()} == dict.fromkeys(("view1", "view2"), (1, 16, 32, 32, 3))
     assert labels.shape == index.shape == (1, 16)
-    train.mapped_step(run).trace(*plan.arguments(run))
+    mapped_step(run).trace(*plan.arguments(run))
 
 
 def test_micro_batches_are_counted(local):
@@ -211,7 +214,7 @@ import functools, importlib
 import jax
 from ssl_jax import feed, plan, train
 config = importlib.import_module("configs.simclr").get_config("cifar10")
-run = train.prepare(config, plan.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
+run = prepare(config, plan.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
 _, images, _, index = plan.arguments(run)
 take = functools.partial(feed.take, shape=run.train.image_shape)
 program = jax.jit(lambda images, index: take(images, index).mean((-3, -2))).trace(images, index).lower().compile()

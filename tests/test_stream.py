@@ -20,14 +20,17 @@ from test_data import tiny_tfds  # noqa: F401
 import tiny
 
 from configs import rotation, simclr
-from ssl_jax import data, dist, train
+from ssl_jax import data, dist, epoch, train
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, evaluation, render_views
 from ssl_jax.data import folder, loader, stream
 from ssl_jax.data.crop import Crop
+from ssl_jax.data.samplers import Shuffled
 from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
 from ssl_jax.evals.features import extractor
+from ssl_jax.run import load_data, prepare
 from ssl_jax.runtime.errors import TryAgain, UserError
+from ssl_jax.state import TrainState
 from ssl_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -101,6 +104,10 @@ def made(images: Images, workers: int = 0, plan=None, own=None, views=VIEWS) -> 
     return list(blocks(Cutter(images, views, plan, np.arange(plan.size) if own is None else own), workers))
 
 
+def training(count: int, size: int, start: int, stop: int, seed: int = 0) -> Training:
+    return Training(Shuffled(count, size), "", None, seed, KEY, start, stop)
+
+
 def same(left: list, right: list) -> None:
     for a, b in zip(left, right, strict=True):
         jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -111,7 +118,7 @@ def same(left: list, right: list) -> None:
 
 def test_batches_do_not_depend_on_who_decodes_them(mixed):
     images = listed(mixed).images
-    plan = Training(5, KEY, len(images), 20, start=1, stop=4)  # over the end of an epoch of one batch
+    plan = training(len(images), 20, 1, 4, seed=5)  # over the end of an epoch of one batch
     alone = made(images, 0, plan)
     assert [rows.tolist() for _, rows, _ in alone] == [plan[i].rows.tolist() for i in range(3)]
     for workers in (1, 2):
@@ -120,8 +127,8 @@ def test_batches_do_not_depend_on_who_decodes_them(mixed):
 
 def test_a_block_is_a_function_of_its_step(mixed):
     images = listed(mixed).images
-    whole = made(images, plan=Training(5, KEY, len(images), 12, start=0, stop=5))
-    same(made(images, plan=Training(5, KEY, len(images), 12, start=3, stop=5)), whole[3:])
+    whole = made(images, plan=training(len(images), 12, 0, 5, seed=5))
+    same(made(images, plan=training(len(images), 12, 3, 5, seed=5)), whole[3:])
     assert not np.array_equal(whole[0][0]["a"], whole[2][0]["a"])
 
 
@@ -167,7 +174,7 @@ def test_shares_are_disjoint_and_cover_the_batch(processes):
 
 
 def test_processes_make_the_parts_of_one_batch(mixed):
-    images, plan = listed(mixed).images, Training(0, KEY, 32, 16, 0, 2)
+    images, plan = listed(mixed).images, training(32, 16, 0, 2)
     whole = made(images, plan=plan)
     for own in (0, 1):
         entries = share([1, 0, 0, 1], own, 2, 8)
@@ -178,7 +185,7 @@ def test_processes_make_the_parts_of_one_batch(mixed):
 
 def test_batches_lie_on_the_devices_as_indices_do(mixed):
     dataset, mesh = listed(mixed), dist.make_mesh(jax.devices()[:4])
-    plan = Training(0, KEY, 32, 16, 0, 1)
+    plan = training(32, 16, 0, 1)
     ((crops, labels, index),) = loader.streamed(dataset.images, dataset.labels, VIEWS, plan, mesh, 2, 0)
     assert crops["a"].shape == (2, 8, 16, 16, 3) and crops["a"].dtype == jnp.uint8
     assert crops["a"].sharding.spec == jax.P(None, "data")
@@ -373,7 +380,7 @@ def metrics(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def last(like: train.TrainState, workdir) -> train.TrainState:
+def last(like: TrainState, workdir) -> TrainState:
     checkpoints = Checkpoints(str(workdir))
     state = checkpoints.restore(like)[1]
     checkpoints.close()
@@ -382,7 +389,7 @@ def last(like: train.TrainState, workdir) -> train.TrainState:
 
 def test_streamed_batches_come_one_by_one(even):
     with pytest.raises(UserError, match=r"config\.run\.steps_per_call is 2, .* streamed: set it to 1"):
-        train.prepare(config(even, **{"data.stream": "always", "run.steps_per_call": 2}))
+        prepare(config(even, **{"data.stream": "always", "run.steps_per_call": 2}))
 
 
 def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_path, capsys, monkeypatch):
@@ -394,7 +401,7 @@ def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_p
     train.train(streamed, str(tmp_path / "streamed"))
     assert len(traced) == 1
     train.train(held, str(tmp_path / "held"))
-    run = train.prepare(held)
+    run = prepare(held)
     assert not run.train.streamed
     like = run.init()
     pairs = list(zip(metrics(tmp_path / "streamed"), metrics(tmp_path / "held"), strict=True))
@@ -414,21 +421,21 @@ def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_p
 
 
 def test_images_of_several_sizes_are_streamed_unless_told_otherwise(mixed, even):
-    assert train.load_data(config(mixed))[0].streamed
-    assert not train.load_data(config(mixed, **{"data.size": 16}))[0].streamed
-    assert not train.load_data(config(even))[1].streamed
-    both = train.load_data(config(even, **{"data.max_gib": 1e-6}))
+    assert load_data(config(mixed))[0].streamed
+    assert not load_data(config(mixed, **{"data.size": 16}))[0].streamed
+    assert not load_data(config(even))[1].streamed
+    both = load_data(config(even, **{"data.max_gib": 1e-6}))
     assert both[0].streamed and both[1].streamed and both[0].image_shape[2] == 3
     with pytest.raises(UserError, match="differ in size"):
-        train.load_data(config(mixed, **{"data.stream": "never"}))
+        load_data(config(mixed, **{"data.stream": "never"}))
     with pytest.raises(UserError, match="max_gib"):
-        train.load_data(config("", **{"data.source": "digits", "data.size": 9, "data.max_gib": 1e-6}))
+        load_data(config("", **{"data.source": "digits", "data.size": 9, "data.max_gib": 1e-6}))
     with pytest.raises(UserError, match=r"config\.data\.stream is 'yes'"):
-        train.load_data(config(even, **{"data.stream": "yes"}))
+        load_data(config(even, **{"data.stream": "yes"}))
 
 
 def test_features_and_embeddings_are_those_of_resident_images(even):
-    runs = {name: train.prepare(config(even, **{"data.stream": name})) for name in ("never", "always")}
+    runs = {name: prepare(config(even, **{"data.stream": name})) for name in ("never", "always")}
     ts = runs["never"].init()
     features, means = {}, {}
 
@@ -440,7 +447,7 @@ def test_features_and_embeddings_are_those_of_resident_images(even):
         assert run.train.streamed == (name == "always")
         extract = extractor(run.method, evaluation(run.method.view1, 0.875), run.mesh, batch_size=10)
         features[name] = extract(ts.params, ts.state, run.train.images[::2])
-        means[name] = train._embedder(run)(mean, ts, run.train.images, jax.random.key(4))
+        means[name] = epoch.embedder(run)(mean, ts, run.train.images, jax.random.key(4))
     assert features["always"].shape == features["never"].shape and len(means["always"]) == 32
     np.testing.assert_allclose(features["always"], features["never"], atol=0.02 * np.abs(features["never"]).max())
     np.testing.assert_allclose(means["always"], means["never"], atol=0.02)

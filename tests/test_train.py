@@ -11,21 +11,25 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import dist, losses, train
+from ssl_jax import dist, losses, probe
+from ssl_jax.batch import index as batch_index
+from ssl_jax.batch import indices as batch_indices
 from ssl_jax.data import loader
-from ssl_jax.data.samplers import batch_indices
+from ssl_jax.data.samplers import Shuffled
 from ssl_jax.methods.joint import byol, simclr
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step, mapped_steps, replica_step
 from ssl_jax.workdir import config as stored_config
 
 
 @pytest.mark.fast
 def test_batches_are_a_function_of_seed_and_step():
-    epoch = [batch_indices(3, step, 100, 30) for step in range(3)]
+    sampler = Shuffled(100, 30)
+    epoch = [sampler(3, step)[""] for step in range(3)]
     assert len(set(np.concatenate(epoch))) == 90  # each image at most once, the partial batch dropped
-    assert not np.array_equal(epoch[0], batch_indices(3, 3, 100, 30))  # another epoch, another order
-    assert not np.array_equal(epoch[0], batch_indices(4, 0, 100, 30))
-    np.testing.assert_array_equal(batch_indices(3, 4, 100, 30), batch_indices(3, 4, 100, 30))
+    assert not np.array_equal(epoch[0], sampler(3, 3)[""])  # another epoch, another order
+    assert not np.array_equal(epoch[0], sampler(4, 0)[""])
+    np.testing.assert_array_equal(sampler(3, 4)[""], Shuffled(100, 30)(3, 4)[""])
 
 
 def test_accumulation_equals_the_whole_batch():
@@ -34,9 +38,9 @@ def test_accumulation_equals_the_whole_batch():
     parts = tiny.run("rotation", accumulate=4, **{"model.norm": "none"})
     states = []
     for run in (whole, parts):
-        step = train.mapped_step(run)
-        images, labels = loader.on_devices(run.train, run.mesh)
-        ts, _ = step(run.init(), images, labels, train.batch_index(run, 0))
+        step = mapped_step(run)
+        data = loader.on_devices(run.train, run.mesh)
+        ts, _ = step(run.init(), data, batch_index(run, 0))
         # The online probe standardises each micro-batch by itself, as BatchNorm does.
         states.append(dataclasses.replace(jax.device_get(ts), probe={}))
     tiny.assert_close(states[1], states[0], 1e-5)
@@ -48,9 +52,9 @@ def test_embeddings_of_all_micro_batches_are_compared(name, mapping):
     params, found = [], []
     for changes in ({"model.bn_groups": 4}, {"accumulate": 4, "accumulate_loss": "whole"}, {"accumulate": 4}):
         run = tiny.run(name, 2, mapping, batch_size=32, **changes)
-        step = train.mapped_step(run)
-        images, labels = loader.on_devices(run.train, run.mesh)
-        ts, metrics = step(run.init(), images, labels, train.batch_index(run, 0))
+        step = mapped_step(run)
+        data = loader.on_devices(run.train, run.mesh)
+        ts, metrics = step(run.init(), data, batch_index(run, 0))
         params.append(jax.device_get(ts.params))
         found.append({key: float(value) for key, value in metrics.items() if key != "probe_top1"})
     whole, exact, apart = found
@@ -62,9 +66,9 @@ def test_embeddings_of_all_micro_batches_are_compared(name, mapping):
 def test_accumulation_moves_state_once_a_micro_batch_and_the_target_once_an_update():
     run = tiny.run("byol", accumulate=2)
     before = jax.device_get(run.init())
-    step = train.mapped_step(run)
-    images, labels = loader.on_devices(run.train, run.mesh)
-    after, _ = step(run.init(), images, labels, train.batch_index(run, 0))
+    step = mapped_step(run)
+    data = loader.on_devices(run.train, run.mesh)
+    after, _ = step(run.init(), data, batch_index(run, 0))
     after = jax.device_get(after)
     # Four forward passes (two micro-batches of two views) at momentum 0.9 leave 0.9^4 of the initial variance 1.
     var = after.state["stats"]["backbone"]["stage1_norm"]["batch"]["var"]
@@ -83,9 +87,9 @@ def test_byol_target_before_the_forward_pass():
     """A target that starts as a copy and moves before the forward pass has not moved after the first update."""
     run = tiny.run("byol", **{"method.update_target": "before", "method.copy_target": True})
     before = jax.device_get(run.init())
-    step = train.mapped_step(run)
-    images, labels = loader.on_devices(run.train, run.mesh)
-    after, _ = step(run.init(), images, labels, train.batch_index(run, 0))
+    step = mapped_step(run)
+    data = loader.on_devices(run.train, run.mesh)
+    after, _ = step(run.init(), data, batch_index(run, 0))
     tiny.assert_close(jax.device_get(after).state["target"]["params"], before.state["target"]["params"], 1e-6)
     assert not np.array_equal(after.params["projector"]["out"]["kernel"], before.params["projector"]["out"]["kernel"])
 
@@ -111,16 +115,16 @@ def test_views_of_an_image_differ_and_do_not_depend_on_the_devices():
 def _rendered(run, views):
     """Runs the step up to the loss, which leaves what it saw in `views`."""
 
-    def replica(ts, images, labels, index):
+    def replica(ts, data, index):
         try:
-            train.replica_step(run)(ts, images, labels, index)
+            replica_step(run)(ts, data, index)
         except StopIteration:
             return dict(views)
 
-    specs = (P(), P(), P(), P(None, dist.AXIS))
+    specs = (P(), P(), P(None, dist.AXIS))
     mapped = jax.jit(jax.shard_map(replica, mesh=run.mesh, in_specs=specs, out_specs=P(), check_vma=False))
-    images, labels = loader.on_devices(run.train, run.mesh)
-    return jax.device_get(mapped(run.init(), images, labels, train.batch_index(run, 0)))
+    data = loader.on_devices(run.train, run.mesh)
+    return jax.device_get(mapped(run.init(), data, batch_index(run, 0)))
 
 
 def test_local_negatives_are_caught(monkeypatch):
@@ -130,8 +134,8 @@ def test_local_negatives_are_caught(monkeypatch):
     metrics = []
     for devices in (1, 2):
         run = tiny.run("simclr", devices)
-        images, labels = loader.on_devices(run.train, run.mesh)
-        _, m = train.mapped_step(run)(run.init(), images, labels, train.batch_index(run, 0))
+        data = loader.on_devices(run.train, run.mesh)
+        _, m = mapped_step(run)(run.init(), data, batch_index(run, 0))
         metrics.append(float(m["loss"]))
     assert metrics[1] < metrics[0] - 0.3  # ln(2N - 1) falls with N
 
@@ -139,13 +143,12 @@ def test_local_negatives_are_caught(monkeypatch):
 @pytest.mark.parametrize("name", ["byol", "npid"])  # with a target; with a bank that is spread over the devices
 def test_several_updates_a_call_on_several_devices(name):
     run = tiny.run(name, 4)
-    images, labels = loader.on_devices(run.train, run.mesh)
-    step, singles, ts = train.mapped_step(run), [], tiny.fresh(run)
+    data = loader.on_devices(run.train, run.mesh)
+    step, singles, ts = mapped_step(run), [], tiny.fresh(run)
     for number in range(2):
-        ts, metrics = step(ts, images, labels, train.batch_index(run, number))
+        ts, metrics = step(ts, data, batch_index(run, number))
         singles.append(metrics)
-    indices = train.batch_indices_of(run, 0, 2)
-    together, metrics = train.mapped_steps(run)(tiny.fresh(run), images, labels, indices)
+    together, metrics = mapped_steps(run)(tiny.fresh(run), data, batch_indices(run, 0, 2))
     tiny.assert_close(jax.device_get(together), jax.device_get(ts), 1e-4)
     assert int(together.step) == 2
     for name, values in jax.device_get(metrics).items():
@@ -154,11 +157,11 @@ def test_several_updates_a_call_on_several_devices(name):
 
 def last_metrics(run, updates):
     """The metrics of the last of so many updates from a fresh start."""
-    step = train.mapped_step(run)
-    images, labels = loader.on_devices(run.train, run.mesh)
+    step = mapped_step(run)
+    data = loader.on_devices(run.train, run.mesh)
     ts = run.init()
     for number in range(updates):
-        ts, metrics = step(ts, images, labels, train.batch_index(run, number))
+        ts, metrics = step(ts, data, batch_index(run, number))
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -213,7 +216,7 @@ def test_the_probe_does_not_mind_the_scale_of_the_features():
     params = {"kernel": jnp.zeros((8, 3)), "bias": jnp.zeros(3)}
 
     mapped = dist.map_replicas(
-        train._probe, dist.make_mesh(jax.devices()[:2]), (P(), P(dist.AXIS), P(dist.AXIS)), (P(), P())
+        probe.gradient, dist.make_mesh(jax.devices()[:2]), (P(), P(dist.AXIS), P(dist.AXIS)), (P(), P())
     )
 
     def gradient(features):
@@ -250,7 +253,7 @@ def test_the_probe_does_not_mind_the_scale_of_the_features():
 )
 def test_mistakes_are_explained(changes, words):
     with pytest.raises(UserError, match=words):
-        train.mapped_step(tiny.run("simclr", 2, **changes))
+        mapped_step(tiny.run("simclr", 2, **changes))
 
 
 @pytest.mark.fast

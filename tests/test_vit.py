@@ -11,11 +11,14 @@ import pytest
 import tiny
 
 from configs import common
-from ssl_jax import models, train
+from ssl_jax import models
+from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.models import vit
 from ssl_jax.models.vit import INITS, Block, ViT
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step
 
 KEY = jax.random.key(0)
 
@@ -151,7 +154,7 @@ def test_weights_start_as_the_authors_have_them(kind):
 
 def test_a_fixed_patch_projection_gets_no_gradient_and_never_moves():
     changes = {"model.name": "vit_tiny", "model.patch": 4, "model.fixed_patch": True}
-    run = train.prepare(tiny.config("simclr", **changes), jax.devices()[:1])
+    run = prepare(tiny.config("simclr", **changes), jax.devices()[:1])
     assert run.method.backbone.frozen == ("patch",)
     params = jax.eval_shape(run.init).params
     labels = run.method.groups(params)["backbone"]
@@ -325,13 +328,13 @@ def test_mistakes_in_a_config_are_explained(changes, message):
 def test_a_joint_embedding_method_trains_it():
     """Two updates of SimCLR on two devices: the loss is a number and everything but fixed positions moves."""
     changes = {"model.name": "vit_tiny", "model.patch": 4, "model.fixed_patch": True}
-    run = train.prepare(tiny.config("simclr", **changes), jax.devices()[:2])
-    step = train.mapped_step(run)
+    run = prepare(tiny.config("simclr", **changes), jax.devices()[:2])
+    step = mapped_step(run)
     data = loader.on_devices(run.train, run.mesh)
     ts = run.init()
     before = jax.device_get(ts.params["backbone"])
     for number in range(2):
-        ts, metrics = step(ts, *data, train.batch_index(run, number))
+        ts, metrics = step(ts, data, batch_index(run, number))
     assert np.isfinite(metrics["loss"])
     after = jax.device_get(ts.params["backbone"])
     jax.tree.map(np.testing.assert_array_equal, after.pop("patch"), before.pop("patch"))

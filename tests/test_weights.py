@@ -13,13 +13,14 @@ import pytest
 import tiny
 
 import ssl_jax
-from ssl_jax import export, models, train, weights
+from ssl_jax import export, models, weights
 from ssl_jax.augment.view import View, render_batch
 from ssl_jax.evals import external as imported_module
 from ssl_jax.evals.features import extractor
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method
 from ssl_jax.models import ConvNet, ResNet, ViT
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import onnx_graph, torch_import, torch_names
 from ssl_jax.workdir.checkpoint import Checkpoints
@@ -297,7 +298,7 @@ def test_two_halves_have_no_other_format(tmp_path, capsys):
 def test_of_a_transformer_that_learned_by_its_map_the_mean_is_taken(tmp_path, name):
     """Its class token was never trained."""
     c = tiny.config(name, **{"model.name": "vit_test", "model.patch": 4})
-    run = train.prepare(c, jax.devices()[:1])
+    run = prepare(c, jax.devices()[:1])
     ts = run.init()
     images = run.train.images[:4]
     wanted = extractor(run.method, run.eval_view, run.mesh, 4)(ts.params, ts.state, images)

@@ -14,10 +14,16 @@ import optax
 import pytest
 
 from configs import common
-from ssl_jax import dist, train
+from ssl_jax import dist
 from ssl_jax.augment.view import render_views
+from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
+from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import contract
+from ssl_jax.run import Run, prepare
+from ssl_jax.state import TrainState
+from ssl_jax.state import specs as state_specs
+from ssl_jax.step import mapped_step, replica_step
 
 BATCH = 16
 
@@ -32,19 +38,19 @@ def config(name: str, **changes: Any):
     return c
 
 
-def run(name: str, devices: int = 1, mapping: str = "shard_map", **changes: Any) -> train.Run:
+def run(name: str, devices: int = 1, mapping: str = "shard_map", **changes: Any) -> Run:
     c = config(name, mapping=mapping, **changes)
-    return train.prepare(c, jax.devices()[:devices])
+    return prepare(c, jax.devices()[:devices])
 
 
-def fresh(r: train.Run) -> train.TrainState:
+def fresh(r: Run) -> TrainState:
     """The state a run begins with, laid over its devices; initialising is compiled once a method."""
     return place(r, _initial(r.config.method.name))
 
 
-def place(r: train.Run, ts: train.TrainState) -> train.TrainState:
+def place(r: Run, ts: TrainState) -> TrainState:
     """A state from the host, laid over the devices of a run."""
-    return jax.device_put(ts, dist.shardings(train.state_specs(r.method), r.mesh))
+    return jax.device_put(ts, dist.shardings(state_specs(r.method), r.mesh))
 
 
 def compiled(name: str, devices: int = 1, mapping: str = "shard_map"):
@@ -68,29 +74,29 @@ def _compiled(name: str, devices: int, mapping: str):
     data = loader.on_devices(r.train, r.mesh)
     with pytest.MonkeyPatch.context() as patch:
         traced = count_traces(patch)
-        step = train.mapped_step(r)
-    return r, step, data, train.begin_epoch(r), traced
+        step = mapped_step(r)
+    return r, step, data, begin_epoch(r), traced
 
 
 def steps(name: str, count: int, devices: int = 1, mapping: str = "shard_map", *, start=None, labels=None):
     """Trains some steps and returns the state and the metrics of each step, on the host."""
-    r, step, (images, known), begin, _ = _compiled(name, devices, mapping)
+    r, step, data, begin, _ = _compiled(name, devices, mapping)
     ts = fresh(r) if start is None else place(r, start)
-    labels = known if labels is None else dist.replicate(labels, r.mesh)
+    data = data if labels is None else data | {"label": dist.replicate(labels, r.mesh)}
     metrics = []
     for _ in range(count):
         number = int(ts.step)
-        ts, m = step(begin(ts, images, number), images, labels, train.batch_index(r, number))
+        ts, m = step(begin(ts, data["image"], number), data, batch_index(r, number))
         metrics.append(jax.device_get(m))
     return jax.device_get(ts), metrics
 
 
 @functools.cache
-def _initial(name: str) -> train.TrainState:
+def _initial(name: str) -> TrainState:
     return jax.device_get(compiled(name)[0].init())
 
 
-def batch_of(run: train.Run, count: int, *, seed: int = 0) -> dict[str, jax.Array]:
+def batch_of(run: Run, count: int, *, seed: int = 0) -> dict[str, jax.Array]:
     """Views of the first `count` training images, outside a step."""
     position = jnp.arange(count)
     images = jnp.asarray(run.train.images[:count])
@@ -98,7 +104,7 @@ def batch_of(run: train.Run, count: int, *, seed: int = 0) -> dict[str, jax.Arra
     return batch | {"index": position, "position": position, "label": jnp.asarray(run.train.labels[:count])}
 
 
-def loss_function(run: train.Run, method: contract.Method | None = None):
+def loss_function(run: Run, method: contract.Method | None = None):
     """`(params, state, batch, step=0) -> (loss, (state, metrics))` on a mesh of one device."""
     method = method or run.method
 
@@ -112,7 +118,7 @@ def loss_function(run: train.Run, method: contract.Method | None = None):
     return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
 
 
-def overfit(run: train.Run, steps: int, method: contract.Method | None = None, until=None):
+def overfit(run: Run, steps: int, method: contract.Method | None = None, until=None):
     """Trains on 32 images that are always seen in the same views, without augmentation in the step.
 
     Args:
@@ -127,7 +133,7 @@ def overfit(run: train.Run, steps: int, method: contract.Method | None = None, u
     method = method or run.method
     loss, batch = loss_function(run, method), batch_of(run, 32)
     run = dataclasses.replace(run, method=method)
-    ts = train.begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)[0], 0)
+    ts = begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)["image"], 0)
 
     @jax.jit
     def update(params, state, opt_state, step):
@@ -151,7 +157,7 @@ def overfit(run: train.Run, steps: int, method: contract.Method | None = None, u
 def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A list that grows by one whenever a training step is traced from here on."""
     traced: list[str] = []
-    make = train.replica_step
+    make = replica_step
 
     def counting(run):
         step = make(run)
@@ -162,7 +168,7 @@ def count_traces(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return replica
 
-    monkeypatch.setattr(train, "replica_step", counting)
+    monkeypatch.setattr("ssl_jax.step.replica_step", counting)
     return traced
 
 
@@ -201,7 +207,7 @@ def assert_close(found: Any, wanted: Any, tolerance: float) -> None:
     that is zero but for rounding, such as that of a bias before BatchNorm, has no scale of its own. The mean over the
     leaf, since Adam divides a gradient by its own size: one number that is zero but for rounding moves by all of it.
     """
-    parts = vars(wanted) if isinstance(wanted, train.TrainState) else {"": wanted}
+    parts = vars(wanted) if isinstance(wanted, TrainState) else {"": wanted}
     for name, part in parts.items():
         other = getattr(found, name) if name else found
         largest = max([np.abs(x).max(initial=0) for x in jax.tree.leaves(part)], default=0.0)

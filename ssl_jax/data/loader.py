@@ -1,10 +1,10 @@
-"""What gives the training step its batch: indices of images that live on the devices, or crops that are streamed.
+"""The data loader: gives the training step its batches, from memory on the devices or from a stream.
 
-Either way a feed gives the three arguments of `train.replica_step` that follow the state, one batch a call, and the
-method sees the same batch.
+Data that fits lives on the devices, and a step is told which rows to take. Other images are streamed: read, decoded and
+cropped ahead (prefetched) while the step before runs. A method sees the same batch either way.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -16,27 +16,27 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.view import View
-from ssl_jax.data import Dataset
+from ssl_jax.data import Dataset, samplers
 from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
 
-Inputs = tuple[Any, jax.Array, jax.Array]  # images, labels, index
+Inputs = tuple[Any, Any]  # data and rows, as `step.replica_step` takes them
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """The batches of a run from some step on."""
 
-    images: Any  # of the whole data set, as `train.begin_epoch` takes them
+    images: Any  # of the whole data set, as `epoch.begin_epoch` takes them
 
     def __call__(self, count: int = 1) -> Inputs:
         """Returns what the next `count` updates take."""
         ...
 
     def close(self) -> None:
-        """Ends what works ahead."""
+        """Stops prefetching."""
         ...
 
 
-def on_devices(dataset: Dataset, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
+def on_devices(dataset: Dataset, mesh: Mesh) -> dict[str, jax.Array]:
     """Puts a copy of a data set on every device.
 
     An image is one row of bytes. Of [M, H, W, C] a TPU would keep M innermost, and every step that takes some images
@@ -47,10 +47,10 @@ def on_devices(dataset: Dataset, mesh: Mesh) -> tuple[jax.Array, jax.Array]:
       mesh: the devices.
 
     Returns:
-      images uint8 [M, H * W * C], from which `take` takes some, and labels int32 [M].
+      'image' uint8 [M, H * W * C], from which `take` takes some, and 'label' int32 [M].
     """
     images = dataset.images
-    return dist.replicate((images.reshape(len(images), -1), dataset.labels), mesh)
+    return dist.replicate({"image": images.reshape(len(images), -1), "label": dataset.labels}, mesh)
 
 
 def take(images: jax.Array, rows: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
@@ -64,43 +64,56 @@ class Resident:
     Args:
       dataset: in memory.
       mesh: its devices.
-      index: from a step and a number of updates to the indices that the compiled step takes for them.
+      index: from a step and a number of updates to the rows that the compiled step takes for them.
       start: the first step.
     """
 
-    def __init__(self, dataset: Dataset, mesh: Mesh, index: Callable[[int, int], jax.Array], start: int) -> None:
-        self.images, self._labels = on_devices(dataset, mesh)
+    def __init__(self, dataset: Dataset, mesh: Mesh, index: Callable[[int, int], Any], start: int) -> None:
+        self._data = on_devices(dataset, mesh)
+        self.images = self._data["image"]
         self._index, self._step = index, start
 
     def __call__(self, count: int = 1) -> Inputs:
         index = self._index(self._step, count)
         self._step += count
-        return self.images, self._labels, index
+        return self._data, index
 
     def close(self) -> None:
-        """Nothing works ahead."""
+        """Nothing is prefetched."""
 
 
 class Streamed:
-    """Makes one batch ahead, in a thread, and sends it to the devices while the step before runs.
+    """Prefetches one batch in a thread, and sends it to the devices while the step before runs.
 
     Args:
       dataset: streamed.
-      views: name to recipe.
-      plan: the batches.
+      views: name of each part of a batch to its views, name to recipe.
+      plans: name to the part's share of the batches.
+      shapes: name to the part's shape [n, ...].
       mesh: the batch is laid over its devices.
       micro_batches: of a batch.
       workers: processes that decode; 0: threads of this one.
     """
 
     def __init__(
-        self, dataset: Dataset, views: dict[str, View], plan: Training, mesh: Mesh, micro_batches: int, workers: int
+        self,
+        dataset: Dataset,
+        views: Mapping[str, dict[str, View]],
+        plans: Mapping[str, Training],
+        shapes: Mapping[str, tuple[int, ...]],
+        mesh: Mesh,
+        micro_batches: int,
+        workers: int,
     ) -> None:
         self.images = dataset.images
-        self._batches = streamed(dataset.images, dataset.labels, views, plan, mesh, micro_batches, workers)
-        self._thread = ThreadPoolExecutor(1, "feed")
-        self._left = len(plan)
-        self._next = self._thread.submit(next, self._batches)
+        self._shapes, self._micro_batches = shapes, micro_batches
+        self._parts = {
+            name: streamed(dataset.images, dataset.labels, views[name], plan, mesh, micro_batches, workers)
+            for name, plan in plans.items()
+        }
+        self._thread = ThreadPoolExecutor(1, "loader")
+        self._left = len(next(iter(plans.values())))
+        self._next = self._thread.submit(self._make)
 
     def __call__(self, count: int = 1) -> Inputs:
         if count != 1:
@@ -108,13 +121,27 @@ class Streamed:
         inputs = self._next.result()
         self._left -= 1
         if self._left:
-            self._next = self._thread.submit(next, self._batches)
+            self._next = self._thread.submit(self._make)
         return inputs
+
+    def _make(self) -> Inputs:
+        data, index = {}, {}
+        for name, batches in self._parts.items():
+            crops, labels, rows = next(batches)
+            shape = self._shapes[name]
+            if shape[1:]:  # what belongs together comes as one row of images
+                lead = (self._micro_batches, shape[0] // self._micro_batches, *shape[1:])
+                crops, labels, rows = jax.tree.map(
+                    lambda x, lead=lead: x.reshape(*lead, *x.shape[2:]), (crops, labels, rows)
+                )
+            data[name], index[name] = {"image": crops, "label": labels}, rows
+        return samplers.single(data), samplers.single(index)
 
     def close(self) -> None:
         """Waits for the batch in the making and ends the workers."""
         self._thread.shutdown(cancel_futures=True)
-        self._batches.close()
+        for batches in self._parts.values():
+            batches.close()
 
 
 def streamed(
@@ -125,7 +152,7 @@ def streamed(
     mesh: Mesh,
     micro_batches: int,
     workers: int,
-) -> Generator[Inputs, None, None]:
+) -> Generator[tuple[dict[str, jax.Array], jax.Array, jax.Array], None, None]:
     """Yields the blocks of a plan on the devices; each process reads its own share of them.
 
     Args:

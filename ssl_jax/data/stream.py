@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import math
 import os
 import pathlib
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +26,7 @@ from ssl_jax.augment import threefry
 from ssl_jax.augment.view import Draws, View, crop_box
 from ssl_jax.data import STREAMED, Dataset, Request, folder
 from ssl_jax.data.crop import Crop, cut
-from ssl_jax.data.samplers import batch_indices
+from ssl_jax.data.samplers import Sampler
 from ssl_jax.runtime.errors import UserError
 
 MOST_SKIPPED = 1000  # damaged images one after the other: so many are no accident
@@ -177,22 +178,40 @@ class Block(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """The batches of a run, from one step to another: number i is the batch of step `start + i`."""
+    """One part of the batches of a run, from one step to another: number i is that of step `start + i`.
 
+    Attributes:
+      sampler: which rows make a batch.
+      part: name of the part of a batch.
+      stream: number of the part's own keys; None where the batch has one part.
+      seed: of the run.
+      key: the run's raw key, uint32 [2].
+      start: the first step.
+      stop: the step after the last.
+    """
+
+    sampler: Sampler
+    part: str
+    stream: int | None
     seed: int
-    key: np.ndarray  # the run's raw key, uint32 [2]
-    num_examples: int
-    size: int  # images a batch, over all processes
+    key: np.ndarray
     start: int
     stop: int
 
     def __len__(self) -> int:
         return self.stop - self.start
 
+    @property
+    def size(self) -> int:
+        """Images of a block, over all processes."""
+        return math.prod(self.sampler.parts[self.part])
+
     def __getitem__(self, number: int) -> Block:
         step = self.start + number
-        rows = batch_indices(self.seed, step, self.num_examples, self.size)
-        return Block(threefry.fold_in(self.key, step), rows, np.arange(self.size))
+        rows = self.sampler(self.seed, step)[self.part].reshape(-1)
+        key = threefry.fold_in(self.key, step)
+        key = key if self.stream is None else threefry.fold_in(key, self.stream)
+        return Block(key, rows, np.arange(len(rows)))
 
 
 @dataclasses.dataclass(frozen=True)

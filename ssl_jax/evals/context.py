@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax import data, train
+from ssl_jax import data
 from ssl_jax.augment.view import View
 from ssl_jax.data import loader
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import spread, stage_extractor
+from ssl_jax.run import Run, load_data
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.state import TrainState
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
 Images = tuple[data.Dataset, data.Dataset]  # training and test split
@@ -49,8 +51,8 @@ class Features:
 class Network:
     """A backbone that is evaluated, with the run it comes from."""
 
-    run: train.Run
-    ts: train.TrainState
+    run: Run
+    ts: TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +76,11 @@ class Subject:
         return self.networks[""].run.eval_view
 
 
-def load_images(run: train.Run, source: str | None = None, path: str | None = None) -> Images:
+def load_images(run: Run, source: str | None = None, path: str | None = None) -> Images:
     """The images that a run is evaluated on: its own, or another source's in the size of its views.
 
     Args:
-      run: from `train.prepare`.
+      run: from `run.prepare`.
       source: as `config.data.source`; None for the run's own data.
       path: as `config.data.path`, for the source.
 
@@ -94,7 +96,7 @@ def load_images(run: train.Run, source: str | None = None, path: str | None = No
         size = run.eval_side
         with config.ignore_type(), config.unlocked():
             config.data.update({"source": source, "path": path, "size": size, "per_class": None})
-        found, test = train.load_data(config)
+        found, test = load_data(config)
     if test is None:
         test = dataclasses.replace(found, images=found.images[:0], labels=found.labels[:0])
     channels = run.train.image_shape[-1]
@@ -172,8 +174,8 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
 
 
 def prepare(
-    run: train.Run,
-    ts: train.TrainState,
+    run: Run,
+    ts: TrainState,
     images: Images,
     *,
     cache: FeatureCache | None = None,
@@ -185,7 +187,7 @@ def prepare(
     """Extracts the features of a run's network, of the same one untrained, and of a supervised one.
 
     Args:
-      run: from `train.prepare`.
+      run: from `run.prepare`.
       ts: its state.
       images: what to extract them of.
       cache: where features are kept; None extracts them anew.

@@ -9,13 +9,16 @@ from ml_collections import ConfigDict
 import optax
 
 from configs import common
-from ssl_jax import dist, train, weights
+from ssl_jax import dist, weights
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
+from ssl_jax.data.samplers import Shuffled
 from ssl_jax.evals.context import Network
 from ssl_jax.methods.contract import Batch, Info, Method
 from ssl_jax.models.parts import initialise
+from ssl_jax.run import Run, load_data
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +60,7 @@ def load(path: str, source: str, where: str | None) -> Network:
     found = weights.load(path)
     config = _config(found, source, where)
     mesh = dist.make_mesh()
-    images, test = train.load_data(config)
+    images, test = load_data(config)
     channels = images.image_shape[-1]
     if channels != found.takes:
         raise UserError(
@@ -69,19 +72,19 @@ def load(path: str, source: str, where: str | None) -> Network:
     method = Imported(found.module, features_of=found.method, seen=found.view, view=view)
     info = Info(len(images.images), config.batch_size, 1, 1, len(images.classes))
 
-    def init() -> train.TrainState:
+    def init() -> TrainState:
         """The network untrained."""
         views = {"view": view} | found.method.views()
         batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in views.items()}
         params, state = jax.jit(lambda: method.init(jax.random.key(config.seed), batch, info))()
         return _state(params, state)
 
-    run = train.Run(config, images, test, method, mesh, info, optax.identity(), {}, init)
+    run = Run(config, images, test, method, mesh, info, Shuffled(info.num_examples, 1), optax.identity(), {}, init)
     return Network(run, _state(*found.state))
 
 
-def _state(params: Any, state: Any) -> train.TrainState:
-    return train.TrainState(jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.uint32), params, state, (), {})
+def _state(params: Any, state: Any) -> TrainState:
+    return TrainState(jnp.zeros((), jnp.int32), jnp.zeros(2, jnp.uint32), params, state, (), {})
 
 
 def _config(found: weights.Backbone, source: str, where: str | None) -> ConfigDict:

@@ -15,9 +15,11 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax.augment.view import View, evaluation
+from ssl_jax.data import Dataset
+from ssl_jax.data.samplers import Sampler, Shuffled
 from ssl_jax.runtime.errors import UserError
 
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]  # name to array, or name of a part to such a dict
 Embed = Callable[[Callable[[Any, Any, Batch], jax.Array]], jax.Array]
 
 
@@ -85,6 +87,18 @@ class Method:
     def eval_view(self, centre: float) -> View:
         """How evaluation sees an image: centre crop of that share of the short side, normalised as in training."""
         return evaluation(next(iter(self.views().values())), centre)
+
+    def sampler(self, data: Dataset, info: Info) -> Sampler:
+        """Which rows make a batch; by default every image once an epoch, shuffled.
+
+        Args:
+          data: the training images; their labels and fields may be read.
+          info: of the run, with `batch_size`; its steps are replaced by those of the sampler.
+
+        Raises:
+          UserError: if the data has no such batch.
+        """
+        return Shuffled(len(data.images), info.batch_size)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         """Returns fresh `(params, state)` for a batch of views."""

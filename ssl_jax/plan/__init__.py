@@ -28,10 +28,12 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import command_line, data, dist, train
-from ssl_jax.data import stream
+from ssl_jax import batch, command_line, data, dist
+from ssl_jax.data import samplers, stream
 from ssl_jax.plan import hlo
+from ssl_jax.run import Run, load_data, prepare
 from ssl_jax.runtime.errors import UserError, explained
+from ssl_jax.step import mapped_step
 from ssl_jax.workdir.log import speak_plainly
 
 _TOPOLOGY = flags.DEFINE_list("topology", "local", "Slices such as v5e:4x4, separated by commas, or local.")
@@ -99,7 +101,7 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
     are then of the program of one micro-batch times their number, and the memory of the program as it is.
 
     Args:
-      config: as for `train.prepare`.
+      config: as for `run.prepare`.
       topology: such as 'v5e:4x4', or 'local'.
       images: number of training images if the data set is not at hand.
 
@@ -108,7 +110,7 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
     """
     devices = find_devices(topology)
     splits = stand_in(config, images)
-    run = train.prepare(config, devices, splits)
+    run = prepare(config, devices, splits)
     begun = time.perf_counter()
     compiled, needed = _compile(run)
     seconds = time.perf_counter() - begun
@@ -117,7 +119,7 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
     if compiled is not None and micro > 1:
         one = config.copy_and_resolve_references()
         one.batch_size, one.accumulate = config.batch_size // micro, 1
-        costs, counted = _compile(train.prepare(one, devices, splits))[0], micro
+        costs, counted = _compile(prepare(one, devices, splits))[0], micro
     analysis = costs.cost_analysis() if costs is not None else {}
     text = costs.as_text() if costs is not None else ""
     kind = devices[0].device_kind
@@ -189,7 +191,7 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
         (count, height, width, channels), classes = _KNOWN[source]
         count = min(count, config.data.per_class * classes) if config.data.per_class else count
     elif images is None:
-        found = train.load_data(config)[0]
+        found = load_data(config)[0]
         (height, width, channels), count, classes = found.image_shape, len(found.labels), len(found.classes)
     elif config.data.size is None:
         raise UserError("--images needs the side of the images too: set --config.data.size.")
@@ -197,7 +199,7 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
         count, height, width, channels, classes = images, config.data.size, config.data.size, 3, 0
     height, width = (config.data.size or side for side in (height, width))
     shape = (images or count, height, width, channels)
-    labels = np.full(shape[0], 0 if classes else -1, np.int32)
+    labels = (np.arange(shape[0]) % classes if classes else np.full(shape[0], -1)).astype(np.int32)
     pixels: Any = np.broadcast_to(np.uint8(0), shape)  # one pixel, seen as a whole data set
     fits = config.data.stream == "never" or math.prod(shape) <= config.data.max_gib * _GIB
     if config.data.stream == "always" or not fits:
@@ -207,9 +209,9 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
     return data.Dataset(source, pixels, labels, tuple(map(str, range(classes)))), None
 
 
-def _compile(run: train.Run) -> tuple[Any, float]:
+def _compile(run: Run) -> tuple[Any, float]:
     """The compiled step and its peak of memory in bytes; no step, and what it wanted, if the compiler gave up."""
-    step: Any = train.mapped_step(run)
+    step: Any = mapped_step(run)
     try:
         compiled = step.trace(*arguments(run)).lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -235,20 +237,24 @@ def wanted_memory(message: str) -> float:
     return float(number) * 2.0 ** {"K": 10, "M": 20, "G": 30, "T": 40}[unit]
 
 
-def arguments(run: train.Run) -> tuple[Any, ...]:
-    """What `train.mapped_step` takes, as shapes laid over the devices of the run, which need not exist."""
-    rows = (run.config.accumulate, run.config.batch_size // run.config.accumulate)
-    number, split = jax.ShapeDtypeStruct(rows, jnp.int32), P(None, dist.AXIS)
+def arguments(run: Run) -> tuple[Any, ...]:
+    """What `step.mapped_step` takes, as shapes laid over the devices of the run, which need not exist."""
+    split, micro = P(None, dist.AXIS), run.config.accumulate
+    shapes = {name: (micro, n // micro, *more) for name, (n, *more) in run.sampler.parts.items()}
+    numbers = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in shapes.items()}
+    index = dist.shapes(samplers.single(numbers), split, run.mesh)
     if not run.train.streamed:
         stored = jax.ShapeDtypeStruct((run.info.num_examples, math.prod(run.train.image_shape)), jnp.uint8)
-        images, labels = dist.shapes((stored, run.train.labels), P(), run.mesh)
-        return run.shapes, images, labels, dist.shapes(number, split, run.mesh)
+        return run.shapes, dist.shapes({"image": stored, "label": run.train.labels}, P(), run.mesh), index
     channels = run.train.image_shape[-1]
-    crops = {
-        name: jax.ShapeDtypeStruct((*rows, view.size, view.size, channels), jnp.uint8)
-        for name, view in run.method.views().items()
-    }
-    return run.shapes, *dist.shapes((crops, number, number), split, run.mesh)
+    given = {}
+    for name, shape in shapes.items():
+        crops = {
+            key: jax.ShapeDtypeStruct((*shape, view.size, view.size, channels), jnp.uint8)
+            for key, view in batch.views_of(run.method.views(), name).items()
+        }
+        given[name] = {"image": crops, "label": numbers[name]}
+    return run.shapes, dist.shapes(samplers.single(given), split, run.mesh), index
 
 
 def roofline(plan: Plan) -> dict[str, float]:

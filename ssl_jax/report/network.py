@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import train
-from ssl_jax.augment.view import render_batch, render_views
-from ssl_jax.data.samplers import batch_indices
+from ssl_jax import batch
+from ssl_jax.augment.view import render_batch
 from ssl_jax.evals.features import extractor
 from ssl_jax.evaluate import restore
 from ssl_jax.methods.contract import Method
@@ -19,6 +18,7 @@ from ssl_jax.models import ViT
 from ssl_jax.report import page
 from ssl_jax.report.page import Cell, Empty
 from ssl_jax.report.runs import Files
+from ssl_jax.run import Run, prepare
 
 _ROWS = 6  # images whose views and pictures are shown
 _FILTERS = 64
@@ -29,7 +29,7 @@ _MAPS = 8  # channels shown of a stage
 class Network:
     """The newest checkpoint of a run, on the host, and its data."""
 
-    run: train.Run
+    run: Run
     step: int
     params: Any
     state: Any
@@ -43,17 +43,9 @@ class Network:
     @functools.cached_property
     def batch(self) -> tuple[np.ndarray, dict[str, jax.Array], jax.Array]:
         """The first images of the newest update, the views that the network saw of them, and the update's key."""
-        config, info = self.run.config, self.run.info
         before = max(self.step - 1, 0)
-        rows = batch_indices(config.seed, before, info.num_examples, info.batch_size)
-        rows = rows[: min(_ROWS, info.batch_size // config.accumulate)]
-        rng = jax.random.fold_in(jax.random.key(config.seed), before)
-        position = jnp.arange(len(rows))
-        views = self.run.method.views()
-        images = self.run.train.pictures(rows, max(view.size for view in views.values()))
-        batch = jax.jit(lambda x: render_views(views, rng, position, x))(images)
-        batch |= {"index": jnp.asarray(rows), "position": position, "label": jnp.asarray(self.run.train.labels[rows])}
-        return images, batch, rng
+        key = jax.random.fold_in(jax.random.key(self.run.config.seed), before)
+        return *batch.example(self.run, before, _ROWS), key
 
 
 def restored(files: Files) -> Network:
@@ -62,7 +54,7 @@ def restored(files: Files) -> Network:
     Raises:
       UserError: if its data is not to be had, or it has no checkpoint yet.
     """
-    run = train.prepare(files.config)
+    run = prepare(files.config)
     ts = restore(run, files.workdir)
     return Network(run, int(ts.step), *jax.device_get((ts.params, ts.state)))
 

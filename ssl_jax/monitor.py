@@ -1,0 +1,67 @@
+"""Online evaluation: kNN accuracy and health of the frozen backbone while a run trains."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ssl_jax.data import loader
+from ssl_jax.evals.features import extractor, spread
+from ssl_jax.metrics import health, knn
+from ssl_jax.run import Run
+from ssl_jax.state import TrainState
+from ssl_jax.workdir.log import Log
+
+
+class Monitor:
+    """Measures the frozen backbone as the run goes: kNN accuracy where there are labels, and health.
+
+    Queries are the test split; without one, every tenth training image is a query and the rest the bank.
+
+    Args:
+      run: from `prepare`.
+      between: called after each block of images; may raise, to end a measurement early.
+    """
+
+    def __init__(self, run: Run, between: Callable[[], None] = lambda: None) -> None:
+        self._run = run
+        workers = loader.workers(run.config.data.workers)
+        self._extract = extractor(run.method, run.eval_view, run.mesh, workers=workers, between=between)
+        limit = run.config.run.eval_images
+        bank, queries = run.train, run.test
+        # Evenly spaced, since images come sorted by class.
+        rows = np.arange(len(bank.images))
+        if queries is None:
+            queries, query_rows = run.train, rows[::10]
+            rows = np.setdiff1d(rows, query_rows)
+        else:
+            query_rows = np.arange(len(queries.images))
+        rows, query_rows = spread(rows, limit), spread(query_rows, limit)
+        self._bank = bank.images[rows], bank.labels[rows]
+        self._queries = queries.images[query_rows], queries.labels[query_rows]
+        self._classes = len(run.train.classes)
+        self._scored = bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
+
+    def __call__(self, ts: TrainState, done: int, log: Log, loss: float | None = None) -> dict[str, float]:
+        """Measures, records and returns the values after `done` updates, the last of which had this loss."""
+        bank = self._extract(ts.params, ts.state, self._bank[0])
+        values = health.summary(bank)
+        show = {"std": f"{values['feature_std']:.3f}"}
+        if self._scored:
+            k = min(self._run.config.eval.knn_k, int((self._bank[1] >= 0).sum()))
+            values["knn/top1"] = knn.top1(
+                bank,
+                self._bank[1],
+                self._extract(ts.params, ts.state, self._queries[0]),
+                self._queries[1],
+                num_classes=self._classes,
+                k=k,
+                temperature=self._run.config.eval.knn_temperature,
+            )
+            show = {"kNN": f"{100 * values['knn/top1']:.1f}%", **show}
+        log.write(done, values, show=show)
+        method, info = self._run.method, self._run.info
+        task = {} if loss is None else {"loss": loss, "chance": method.chance(info), "best": method.best(info)}
+        trouble = health.diagnose(values | task)
+        if trouble and done:
+            log.say(trouble)
+        return values

@@ -1,0 +1,210 @@
+"""A config becomes a run: data, method, sampler, optimiser and the state to start from."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+import numpy as np
+import optax
+
+from ssl_jax import data, dist, models, optim, probe
+from ssl_jax.augment.view import View
+from ssl_jax.data import samplers, stream
+from ssl_jax.data.samplers import Sampler
+from ssl_jax.methods import build
+from ssl_jax.methods.contract import Info, Method
+from ssl_jax.runtime import processes
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.state import TrainState, specs
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a config amounts to: everything that the loop and the evaluation share."""
+
+    config: Any
+    train: data.Dataset
+    test: data.Dataset | None
+    method: Method
+    mesh: Mesh
+    info: Info
+    sampler: Sampler
+    optimizer: optax.GradientTransformation
+    schedules: dict[str, optim.Schedule]
+    init: Callable[[], TrainState]
+
+    @property
+    def eval_view(self) -> View:
+        """How evaluation sees an image."""
+        return self.method.eval_view(self.config.data.eval_centre)
+
+    @property
+    def eval_side(self) -> int:
+        """Side in pixels of the square that evaluation cuts its view from."""
+        return round(self.eval_view.size / self.config.data.eval_centre)
+
+    @functools.cached_property
+    def shapes(self) -> TrainState:
+        """Shapes, types and layout of what `init` makes, without compiling or computing it."""
+        return dist.shapes(jax.eval_shape(self.init), specs(self.method), self.mesh)
+
+
+def prepare(
+    config: Any,
+    devices: list[jax.Device] | None = None,
+    splits: tuple[data.Dataset, data.Dataset | None] | None = None,
+) -> Run:
+    """Loads the data and builds the method, sampler, optimiser and initialiser of a config.
+
+    Args:
+      config: as `configs/common.py` describes.
+      devices: to train on; default all.
+      splits: training and test data instead of those that the config names.
+
+    Raises:
+      UserError: for anything in the config that cannot be.
+    """
+    mesh = dist.make_mesh(devices)
+    method = build.method(config.method, models.backbone(config.model))
+    train, test = splits or load_data(config)
+    _check_same(train)
+    method.check(*train.image_shape)
+    _check_config(config, method, train)
+    info, sampler = _sampled(config, method, train, mesh)
+    channels = train.image_shape[-1]
+    shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
+    labels = method.groups(shapes[0])
+    optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
+
+    def init() -> TrainState:
+        params, state = _init_method(method, config, channels, info)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            rng=jax.random.key_data(jax.random.key(config.seed)),
+            params=params,
+            state=state,
+            opt_state=optimizer.init(params),
+            probe=probe.init(config, method, params, state, train),
+        )
+
+    # One compiled function for the whole state, so that no two leaves share a buffer (donation would fail).
+    # It runs once, and on a CPU optimising it takes most of the time (SimCLR's `cifar10_small`: 7.2 s, not 2.3).
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    options = quick if mesh.devices.flat[0].platform == "cpu" else None
+    compiled = jax.jit(init, out_shardings=dist.shardings(specs(method), mesh), compiler_options=options)
+    return Run(config, train, test, method, mesh, info, sampler, optimizer, schedules, compiled)
+
+
+def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
+    """Refuses settings of the step that the method or the data cannot have."""
+    if config.accumulate_loss not in ("micro", "whole"):
+        raise UserError(f"config.accumulate_loss is '{config.accumulate_loss}': use 'micro' or 'whole'.")
+    if config.accumulate_loss == "whole" and type(method).embed is Method.embed:
+        raise UserError(
+            f"config.accumulate_loss='whole' is for losses that compare embeddings, and {config.method.name} has no "
+            "`embed`: use 'micro'."
+        )
+    if config.batch_size < 1 or config.accumulate < 1 or config.epochs < 1:
+        raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
+    for name in ("steps_per_call", "log_steps", "keep"):
+        if config.run[name] < 1:
+            raise UserError(f"config.run.{name} is {config.run[name]}: it must be at least 1.")
+    if config.run.stop_epoch is not None and config.run.stop_epoch < 1:
+        raise UserError("config.run.stop_epoch must be at least 1, or None to train to the last epoch.")
+    if train.streamed:
+        stream.check(method.views(), config.data.size)
+        if config.run.steps_per_call > 1:
+            raise UserError(
+                f"config.run.steps_per_call is {config.run.steps_per_call}, which is for data that lives on the "
+                "devices, and this is streamed: set it to 1."
+            )
+
+
+def _sampled(config: Any, method: Method, train: data.Dataset, mesh: Mesh) -> tuple[Info, Sampler]:
+    """What a method may know of the run, and which rows make its batches."""
+    count, batch, devices = len(train.images), config.batch_size, mesh.devices.size
+    if batch > count:
+        raise UserError(
+            f"config.batch_size is {batch}, more than the {count} training images of {config.data.source}: lower it."
+        )
+    if batch % (devices * config.accumulate):
+        raise UserError(
+            f"config.batch_size is {batch}, which does not divide over {devices} device(s) times "
+            f"{config.accumulate} micro-batch(es): make it a multiple of {devices * config.accumulate}."
+        )
+    steps = count // batch
+    info = Info(count, batch, steps, steps * config.epochs, len(train.classes))
+    sampler = method.sampler(train, info)
+    samplers.check(sampler, count, devices * config.accumulate)
+    steps = sampler.steps_per_epoch
+    return dataclasses.replace(info, steps_per_epoch=steps, total_steps=steps * config.epochs), sampler
+
+
+def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
+    """Loads the training split, and the test split where the source has one; or lists them for streaming."""
+    wanted, kind = config.data.stream, config.data.source.partition(":")[0]
+    if wanted not in ("auto", "always", "never"):
+        raise UserError(f"config.data.stream is '{wanted}': use 'auto', 'always' or 'never'.")
+    if wanted == "always":
+        return _load_splits(config, streamed=True)
+    try:
+        return _load_splits(config, streamed=False)
+    except data.DoesNotFit:
+        if wanted == "never" or kind not in data.STREAMED:
+            raise
+        return _load_splits(config, streamed=True)
+
+
+def _load_splits(config: Any, streamed: bool) -> tuple[data.Dataset, data.Dataset | None]:
+    c = config.data
+    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed}
+    train = data.load(c.source, "train", per_class=c.per_class, **options)
+    if "test" not in data.splits(c.source, c.path):
+        return train, None
+    test = data.load(c.source, "test", **options)
+    if streamed:
+        return train, test
+    channels = max(train.images.shape[-1], test.images.shape[-1])  # all images of one split may happen to be gray
+    train, test = (
+        d if d.images.shape[-1] == channels else dataclasses.replace(d, images=np.repeat(d.images, channels, axis=-1))
+        for d in (train, test)
+    )
+    if test.images.shape[1:] != train.images.shape[1:]:
+        shapes = [" x ".join(map(str, d.images.shape[1:])) for d in (train, test)]
+        raise data.DoesNotFit(
+            f"The training images of {c.source} are {shapes[0]} but its test images {shapes[1]}: set "
+            "--config.data.size to bring them to one size, or --config.data.stream=auto."
+        )
+    return train, test
+
+
+def _check_same(d: data.Dataset) -> None:
+    """Refuses data that another process sees otherwise: its weights would stay the same, so that nobody would notice.
+
+    Raises:
+      UserError: on all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = hashlib.sha256(d.labels.tobytes())
+    if d.streamed:
+        digest.update("\n".join(d.images.files.name(row) for row in d.images.rows.tolist()).encode())
+    else:
+        digest.update(np.ascontiguousarray(d.images).data)
+    if not processes.all_have(digest.digest()[:8]):
+        raise UserError(
+            f"The processes of this run do not see the same training images of {d.name} ({len(d.images)} here): make "
+            "the files the same on all machines, and empty their caches of decoded images."
+        )
+
+
+def _init_method(method: Method, config: Any, channels: int, info: Info) -> tuple[Any, Any]:
+    # Only shapes matter; rendering real views would double the time to compile the initialisation.
+    batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in method.views().items()}
+    # The run's key goes to the steps; the weights take another stream of the same seed.
+    return method.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), batch, info)
