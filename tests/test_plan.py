@@ -113,9 +113,11 @@ def test_streamed_images_come_as_crops():
     config = importlib.import_module("configs.simclr").get_config("cifar10_small")
     config.batch_size, config.model.name, config.data.stream = 16, "convnet", "always"
     run = prepare(config, splits=plan.stand_in(config, None))
-    _, crops, labels, index = plan.arguments(run)
-    assert {name: x.shape for name, x in crops.items()} == dict.fromkeys(("view1", "view2"), (1, 16, 32, 32, 3))
-    assert labels.shape == index.shape == (1, 16)
+    _, given, index = plan.arguments(run)
+    assert {name: x.shape for name, x in given["image"].items()} == dict.fromkeys(
+        ("view1", "view2"), (1, 16, 32, 32, 3)
+    )
+    assert given["label"].shape == index.shape == (1, 16)
     mapped_step(run).trace(*plan.arguments(run))
 
 

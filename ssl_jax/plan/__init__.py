@@ -413,7 +413,3 @@ def main(argv: list[str]) -> int:
         if rows:
             print(describe(rows))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv))
