@@ -165,11 +165,11 @@ def test_mistakes_are_said_in_a_sentence(arguments, words):
 VIEWS = """
 import jax, jax.numpy as jnp
 from ssl_jax import plan
-from ssl_jax.augment import presets
+from ssl_jax.augment import recipes
 from ssl_jax.augment.view import render_views
 place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
 shaped = lambda shape, kind: jax.ShapeDtypeStruct(shape, kind, sharding=place)
-for view in (presets.SIMCLR, presets.PIRL):
+for view in (recipes.SIMCLR, recipes.PIRL):
     def views(rng, position, crops):
         found = render_views({"view": view}, jax.random.wrap_key_data(rng), position, {"view": crops})
         return found["view"].astype(jnp.bfloat16)
@@ -214,11 +214,14 @@ def test_views_move_few_bytes_on_a_tpu():
 TAKING = """
 import functools, importlib
 import jax
-from ssl_jax import feed, plan, train
+from ssl_jax import plan
+from ssl_jax.data import loader
+from ssl_jax.run import prepare
 config = importlib.import_module("configs.simclr").get_config("cifar10")
 run = prepare(config, plan.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
-_, images, _, index = plan.arguments(run)
-take = functools.partial(feed.take, shape=run.train.image_shape)
+_, data, index = plan.arguments(run)
+images = data["image"]
+take = functools.partial(loader.take, shape=run.train.image_shape)
 program = jax.jit(lambda images, index: take(images, index).mean((-3, -2))).trace(images, index).lower().compile()
 print(images.shape[0], program.cost_analysis()["bytes accessed"] / 1e6, program.memory_analysis().temp_size_in_bytes)
 """

@@ -18,7 +18,6 @@ import math
 import os
 import pathlib
 import re
-import sys
 import time
 from typing import Any
 
