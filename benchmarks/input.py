@@ -17,8 +17,9 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax import data
-from ssl_jax.augment import threefry
-from ssl_jax.augment.view import Draws, View, crop_box
+from ssl_jax.augment import draws, threefry
+from ssl_jax.augment.boxes import placed
+from ssl_jax.augment.view import View
 from ssl_jax.data.crop import Crop, cut, simd
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -30,8 +31,8 @@ def boxes(view: View, key: np.ndarray, encoded: bytes) -> list[Crop]:
         width, height = image.size
     crops = []
     for stream in range(2):
-        draw = Draws.of(threefry.uniform(threefry.fold_in(key, stream), view.draws))
-        top, left, box_height, box_width = (float(length) for length in crop_box(view, draw, height, width))
+        own = draws.split(view, threefry.uniform(threefry.fold_in(key, stream), draws.count(view)))
+        top, left, box_height, box_width = (float(length) for length in placed(view, own, height, width).box)
         crops.append(Crop(top, left, box_height, box_width, view.size, view.interpolation))
     return crops
 

@@ -32,7 +32,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import data, dist, plan
-from ssl_jax.augment.view import render_views
+from ssl_jax.augment.render import render_views
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import dist
-from ssl_jax.augment.view import View, render_views
+from ssl_jax.augment.render import render_views
+from ssl_jax.augment.view import View
 from ssl_jax.data import loader, samplers, stream
 from ssl_jax.methods.contract import Batch
 from ssl_jax.run import Run

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import dist
-from ssl_jax.augment.view import render_views
+from ssl_jax.augment.render import render_views
 from ssl_jax.data import loader, stream
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState

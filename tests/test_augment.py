@@ -13,9 +13,11 @@ import pytest
 from scipy import stats
 
 from ssl_jax import dist
-from ssl_jax.augment import ops, recipes
-from ssl_jax.augment import view as augment_view
-from ssl_jax.augment.view import CROPS, STEPS, Draws, View, crop_box, evaluation, render, render_batch
+from ssl_jax.augment import draws, ops, recipes, threefry
+from ssl_jax.augment import render as augment_render
+from ssl_jax.augment.boxes import placed
+from ssl_jax.augment.render import render, render_batch
+from ssl_jax.augment.view import CROPS, STEPS, View, evaluation
 from ssl_jax.runtime.errors import UserError
 
 DRAWS = 20_000
@@ -41,9 +43,14 @@ def draw(view, image, n=DRAWS, seed=0):
     return np.asarray(jax.jit(jax.vmap(lambda key: render(view, key, image)))(keys(n, seed)))
 
 
+def numbers(view, key):
+    """The random numbers of each step, as `render` draws them."""
+    return draws.split(view, jax.random.uniform(key, (draws.count(view),)))
+
+
 def boxes(view, height, width, n=DRAWS, seed=0):
     """`n` crops: arrays top, left, height, width."""
-    drawn = jax.jit(jax.vmap(lambda key: crop_box(view, Draws(key, 320), height, width)))(keys(n, seed))
+    drawn = jax.jit(jax.vmap(lambda key: placed(view, numbers(view, key), height, width).box))(keys(n, seed))
     return [np.asarray(b, np.float64) for b in drawn]
 
 
@@ -398,6 +405,50 @@ def test_images_views_and_keys_differ():
         assert np.abs(a - b).max() > 1e-3
 
 
+# What a view draws: numbers.
+
+EVERY_STEP = dataclasses.replace(
+    PLAIN, crop="torch", flip=0.5, jitter=0.8, brightness=0.4, hue=0.1, gray=0.2, blur=0.5, taps=5, solarize=1.0,
+    photometric=0.5, pca=0.5, hsv=1.0, affine=0.5,
+    order=("jitter", "pca", "affine", "crop", "hsv", "gray", "blur", "photometric", "solarize", "flip"),
+)  # fmt: skip
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("crop", CROPS)
+@pytest.mark.parametrize("view", [PLAIN, EVERY_STEP, dataclasses.replace(EVERY_STEP, jitter=1.0, contrast=0.4)])
+def test_every_number_of_a_view_is_used(monkeypatch, view, crop):
+    shares, split = [], draws.split
+    monkeypatch.setattr(draws, "split", lambda *args: shares.append(split(*args)) or shares[-1])
+    jax.eval_shape(lambda key: render(dataclasses.replace(view, crop=crop), key, photo()), jax.random.key(0))
+    assert len(shares) == 1 and set(shares[0]) == {"flip", *view.order}
+    assert not any(len(left) for left in shares[0].values())
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("crop", CROPS)
+def test_host_and_device_place_a_view_alike(crop):
+    """NumPy from raw keys and JAX from keys, also behind steps that draw numbers before the crop."""
+    view, count = dataclasses.replace(EVERY_STEP, size=32, crop=crop), 200
+    raw = threefry.fold_in(np.zeros(2, np.uint32), np.arange(count))
+    host = [placed(view, draws.split(view, x), 40, 48) for x in threefry.uniform(raw, draws.count(view))]
+    on_device = jax.jit(jax.vmap(lambda key: placed(view, numbers(view, key), 40, 48)))
+    box, flip = on_device(jax.random.wrap_key_data(jnp.asarray(raw)))
+    np.testing.assert_array_equal([found.flip for found in host], flip)
+    # An odd rounding of exp may move a side by a pixel.
+    same = (np.array([found.box for found in host], float) == np.stack(box, -1)).all(1)
+    assert same.mean() > 0.98 and 0.3 < np.mean(flip) < 0.7
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("crop", CROPS)
+def test_a_crop_does_not_depend_on_the_colours_behind_it(crop):
+    plain = View(crop=crop, size=32, order=("crop", "flip"), flip=0.5)
+    coloured = dataclasses.replace(plain, order=("crop", "jitter", "flip"), jitter=0.8, brightness=0.4)
+    for one, other in zip(boxes(plain, 40, 48, 50), boxes(coloured, 40, 48, 50), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 # What a view draws: crops.
 
 
@@ -530,7 +581,7 @@ def replace_ops(monkeypatch, write):
     def contrast(image, factor, **_):
         return jnp.stack([write("contrast", x, c, factor) for c, x in enumerate(ops.planes(image))], -1)
 
-    monkeypatch.setattr(augment_view, "_blended", blended)
+    monkeypatch.setattr(augment_render, "_blended", blended)
     monkeypatch.setattr(ops, "hue", hue)
     monkeypatch.setattr(ops, "contrast", contrast)
 
@@ -589,13 +640,12 @@ def test_jitter_is_its_ops_one_after_another(name, pillow):
     names = [n for n in ALL_FOUR if n in JITTERS[name]]
 
     @jax.jit
-    def drawn(key):  # as `render` and `_jitter` draw
-        draws = Draws(key, view.draws)
-        draws()
-        shift = draws.between(-view.brightness, view.brightness)
-        given = {n: draws.between(1 - getattr(view, n), 1 + getattr(view, n)) for n in list(ALL_FOUR)[:3]}
-        given |= {"hue": draws.between(-view.hue, view.hue), "shift": shift}
-        return given, jnp.argsort(draws(len(names)))
+    def drawn(key):  # as `_jitter` draws
+        own = numbers(view, key)["jitter"]
+        shift = own.between(-view.brightness, view.brightness)
+        given = {n: own.between(1 - getattr(view, n), 1 + getattr(view, n)) for n in list(ALL_FOUR)[:3]}
+        given |= {"hue": own.between(-view.hue, view.hue), "shift": shift}
+        return given, jnp.argsort(own(len(names)))
 
     one = {
         "brightness": lambda x, f, _: ops.blend(x, 0.0, f, pillow=pillow),
@@ -736,6 +786,7 @@ CHECKS = [
     ({"order": ("flip",)}, 3, "order has no 'crop'"),
     ({"order": ("crop",), "solarize": 0.2}, 3, "solarize is 0.2, but config.method.view1.order has no 'solarize'"),
     ({"photometric": 0.6}, 3, "order has no 'photometric'"),
+    ({"order": ("crop", "flip", "crop")}, 3, "order has 'crop' more than once"),
     ({"crop": "center"}, 3, "crop is 'center'.*Did you mean 'centre'"),
     ({"interpolation": "nearest"}, 3, "use 'bilinear' or 'bicubic'"),
     ({"jitter": 0.8, "hue": 0.1, "mean": (0.5,), "std": (1.0,)}, 1, r"\(hue\).*1 channel.*view1.hue to 0"),

@@ -13,7 +13,8 @@ from tiny import generator
 from configs import exemplar as config
 from ssl_jax import dist, models
 from ssl_jax.augment import ops
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.render import render_batch
+from ssl_jax.augment.view import View
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.pretext import exemplar
 from ssl_jax.runtime.errors import UserError

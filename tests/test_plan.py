@@ -166,7 +166,7 @@ VIEWS = """
 import jax, jax.numpy as jnp
 from ssl_jax import plan
 from ssl_jax.augment import recipes
-from ssl_jax.augment.view import render_views
+from ssl_jax.augment.render import render_views
 place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
 shaped = lambda shape, kind: jax.ShapeDtypeStruct(shape, kind, sharding=place)
 for view in (recipes.SIMCLR, recipes.PIRL):

@@ -22,7 +22,8 @@ import tiny
 from configs import rotation, simclr
 from ssl_jax import data, dist, epoch, train
 from ssl_jax.augment import recipes
-from ssl_jax.augment.view import View, evaluation, render_views
+from ssl_jax.augment.render import render_views
+from ssl_jax.augment.view import View, evaluation
 from ssl_jax.data import folder, loader, stream
 from ssl_jax.data.crop import Crop
 from ssl_jax.data.samplers import Shuffled

@@ -14,7 +14,8 @@ import tiny
 
 import ssl_jax
 from ssl_jax import export, models, weights
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.render import render_batch
+from ssl_jax.augment.view import View
 from ssl_jax.evals import external as imported_module
 from ssl_jax.evals.features import extractor
 from ssl_jax.methods import build

@@ -15,7 +15,7 @@ import pytest
 
 from configs import common
 from ssl_jax import dist
-from ssl_jax.augment.view import render_views
+from ssl_jax.augment.render import render_views
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch

@@ -1,1 +1,1 @@
-"""Augmentation on the device: ops in `ops.py`, what is drawn in `view.py`, the papers' recipes in `recipes.py`."""
+"""Augmentation on the device: ops in `ops.py`, views in `view.py` and `render.py`, the papers' recipes in `recipes.py`."""

@@ -1,6 +1,6 @@
 """Augmentation of one image [H, W, C] with values in [0, 1]; `vmap` makes it a batch.
 
-Each function is the deterministic op with its parameters given; what is drawn at random is in `view.py`. On the same
+Each function is the deterministic op with its parameters given; what is drawn at random is in `render.py`. On the same
 parameters the ops agree with torchvision's `transforms.v2.functional` on float images unless a docstring says
 otherwise. Float32 or float64 in, the same out.
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import ops
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.render import render_batch
+from ssl_jax.augment.view import View
 from ssl_jax.runtime.errors import UserError
 
 LEAST = 4  # pixels along a side of a patch in which there is something to be seen

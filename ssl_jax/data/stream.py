@@ -3,8 +3,8 @@
 What is seen is a pure function of the seed and the step. A `Training` or a `Pass` says which images make up a block
 and from which key; Grain maps pieces of it to crops, in worker processes or in threads of this one, and gives them
 back in order. So nothing has to be stored to resume, not even Grain's state: a run that starts at step t asks for
-the pieces from t on. Crop boxes come from the same keys and numbers as on the device (`augment/view.py`); the rest of a
-view is drawn there.
+the pieces from t on. Crop boxes come from the same keys, numbers and code as on the device (`augment/boxes.py`); the
+rest of a view is drawn there.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,8 +22,8 @@ from absl import flags
 import joblib
 import numpy as np
 
-from ssl_jax.augment import threefry
-from ssl_jax.augment.view import Draws, View, crop_box
+from ssl_jax.augment import boxes, draws, threefry
+from ssl_jax.augment.view import View
 from ssl_jax.data import STREAMED, Dataset, Request, folder
 from ssl_jax.data.crop import Crop, cut
 from ssl_jax.data.samplers import Sampler
@@ -265,8 +265,8 @@ class Cutter:
         block, piece = divmod(int(number), self.pieces)
         key, rows, positions = self.plan[block]
         entries = self.share[piece * PIECE : (piece + 1) * PIECE]
-        draws = [
-            threefry.uniform(threefry.fold_in(threefry.fold_in(key, stream), positions[entries]), view.draws)
+        drawn = [
+            threefry.uniform(threefry.fold_in(threefry.fold_in(key, stream), positions[entries]), draws.count(view))
             for stream, view in enumerate(self.views.values())
         ]
 
@@ -275,7 +275,7 @@ class Cutter:
                 row,
                 lambda height, width: [
                     _crop(view, numbers[number], height, width)
-                    for view, numbers in zip(self.views.values(), draws, strict=True)
+                    for view, numbers in zip(self.views.values(), drawn, strict=True)
                 ],
             )
 
@@ -287,9 +287,8 @@ class Cutter:
 def _crop(view: View, numbers: np.ndarray, height: int, width: int) -> Crop:
     if view.crop == "shift" and view.size > min(height, width) + 2 * view.pad:
         raise ValueError(f"an image of {width}x{height} pixels is too small for a crop of {view.size}")
-    draw = Draws.of(numbers)
-    draw()  # decides the flip, which is done on the device
-    top, left, box_height, box_width = (float(length) for length in crop_box(view, draw, height, width))
+    box = boxes.placed(view, draws.split(view, numbers), height, width).box  # the flip is done on the device
+    top, left, box_height, box_width = (float(length) for length in box)
     return Crop(top, left, box_height, box_width, view.size, view.interpolation)
 
 

@@ -10,7 +10,8 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import dist
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.render import render_batch
+from ssl_jax.augment.view import View
 from ssl_jax.data.loader import streamed
 from ssl_jax.data.stream import Images, Pass
 from ssl_jax.methods.contract import Method

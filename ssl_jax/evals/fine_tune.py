@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from ssl_jax import dist, losses
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.render import render_batch
+from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Method
 
 # Passes over the labelled images, by their percentage. SimCLR has 60 epochs of 1 % and 30 of 10 and of 100 %

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import dist
-from ssl_jax.augment.view import render_views
+from ssl_jax.augment.render import render_views
 from ssl_jax.evals.features import spread
 from ssl_jax.methods.contract import Info, Method
 from ssl_jax.runtime.errors import UserError

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import batch
-from ssl_jax.augment.view import render_batch
+from ssl_jax.augment.render import render_batch
 from ssl_jax.evals.features import extractor
 from ssl_jax.evaluate import restore
 from ssl_jax.methods.contract import Method

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import models
-from ssl_jax.augment.view import View, render_batch
+from ssl_jax.augment.render import render_batch
+from ssl_jax.augment.view import View
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method
 from ssl_jax.runtime.errors import UserError

@@ -1,0 +1,220 @@
+"""Views of images, drawn on the device."""
+
+from collections.abc import Callable
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from ssl_jax import dist
+from ssl_jax.augment import boxes, draws, ops
+from ssl_jax.augment.draws import Draws
+from ssl_jax.augment.view import View
+
+
+def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = False) -> jax.Array:
+    """Draws one view of one image.
+
+    Args:
+      view: the recipe.
+      key: the example's own key.
+      image: uint8 [H, W, C], or float in [0, 1].
+      cropped: the image is the crop that this key draws, already resized (`ssl_jax/data/crop.py`); what is left to
+        do is everything else.
+
+    Returns:
+      float32 [size, size, C], normalised.
+    """
+    if not cropped:
+        image = _unit(image) if image.dtype == jnp.uint8 else _levels(view, image)
+    own = draws.split(view, jax.random.uniform(key, (draws.count(view),)))
+    box, flip = boxes.placed(view, own, *image.shape[:2])
+    for step in view.order:
+        if step == "crop":
+            # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
+            image = _mirrored(image, flip) if cropped else _crop(view, box, image, flip)
+            image = _unit(image)  # a ready crop is mirrored while it is bytes
+        elif step != "flip" and getattr(view, step):
+            image = _sometimes(getattr(view, step), own[step], _CHANGES[step](view, own[step], image), image)
+    mean, std = jnp.asarray(view.mean, image.dtype), jnp.asarray(view.std, image.dtype)
+    return (image - mean) / std
+
+
+def render_batch(view: View, keys: jax.Array, images: jax.Array, *, cropped: bool = False) -> jax.Array:
+    """`render` over a batch: keys [B], images [B, H, W, C] to [B, size, size, C]."""
+    return jax.vmap(lambda key, image: render(view, key, image, cropped=cropped))(keys, images)
+
+
+def render_views(
+    views: dict[str, View], rng: jax.Array, positions: jax.Array, images: jax.Array | dict[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """Draws all views of a batch.
+
+    An example's randomness is known by its position and the number of the view, whatever the devices. Views of one
+    recipe are drawn by one program, so that many crops cost no more to compile than one.
+
+    Args:
+      views: name to recipe.
+      rng: a key that all replicas share.
+      positions: positions [B] of the images in the global batch.
+      images: uint8 [B, H, W, C], or name to what the view's crop is already, uint8 [B, size, size, C].
+
+    Returns:
+      name to view [B, size, size, C].
+    """
+    recipes: dict[View, dict[str, int]] = {}
+    for stream, (name, view) in enumerate(views.items()):
+        recipes.setdefault(view, {})[name] = stream
+    batch: dict[str, jax.Array] = {}
+    for view, members in recipes.items():
+        streams = jax.vmap(lambda s: jax.random.fold_in(rng, s))(jnp.array(list(members.values())))
+        keys = jax.vmap(dist.example_keys, (0, None))(streams, positions)
+        if isinstance(images, dict):
+            crops = jnp.stack([images[name] for name in members])
+            drawn = jax.vmap(lambda k, x, view=view: render_batch(view, k, x, cropped=True))(keys, crops)
+        else:
+            drawn = jax.vmap(lambda k, view=view: render_batch(view, k, images))(keys)
+        batch |= dict(zip(members, drawn, strict=True))
+    return batch
+
+
+def _unit(image: jax.Array) -> jax.Array:
+    return image.astype(jnp.float32) / 255.0 if image.dtype == jnp.uint8 else image
+
+
+def _levels(view: View, image: jax.Array) -> jax.Array:
+    return ops.nearest_level(image) if view.pillow else image
+
+
+def _sometimes(probability: float, draw: Draws, changed: jax.Array, image: jax.Array) -> jax.Array:
+    return changed if probability >= 1 else jnp.where(draw() < probability, changed, image)
+
+
+def _crop(view: View, box: boxes.Box, image: jax.Array, flip: jax.Array | bool) -> jax.Array:
+    height, width, _ = image.shape
+    if view.crop == "shift":
+        return ops.window(image, *box[:2], view.size, flip=flip)
+    if view.crop == "centre" and box == (0, 0, view.size, view.size) and height == width:
+        return _mirrored(image, flip)
+    return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip, pillow=view.pillow)
+
+
+def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
+    return image if flip is False else jnp.where(flip, image[:, ::-1], image)
+
+
+def _strength(draw: Draws, strength: float) -> jax.Array:
+    return draw.between(max(0.0, 1.0 - strength), 1.0 + strength)
+
+
+def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    """Brightness, contrast, saturation and hue in a fresh random order, clipped after each."""
+    shift = draw.between(-view.brightness, view.brightness)
+    given = {name: _strength(draw, getattr(view, name)) for name in ("brightness", "contrast", "saturation")}
+    if view.additive_brightness:
+        given["brightness"] = shift
+    given["hue"] = draw.between(-view.hue, view.hue)
+    names = draws.jittered(view)
+    order = jnp.argsort(draw(len(names)))
+
+    def pixelwise(channels, slots):
+        """All ops of the slots but contrast, of the channels one by one."""
+        for slot, wanted in slots:
+            turn = {name: wanted & (order[slot] == number) for number, name in enumerate(names)}
+            blended = _blended(view, channels, given, turn)
+            if "hue" in turn:
+                turned = ops.hue(channels, given["hue"], pillow=view.pillow)
+                channels = [jnp.where(turn["hue"], *pair) for pair in zip(turned, blended, strict=True)]
+            else:
+                channels = blended
+        return channels
+
+    count = len(names)
+    if not view.contrast:
+        return jnp.stack(pixelwise(ops.planes(image), [(slot, True) for slot in range(count)]), -1)
+    # Contrast alone looks at the whole image. What comes before it and what behind are one pass each, and not one for
+    # each place in the order with every op for the case that it is its turn: on a TPU that moved as many bytes as half
+    # a ResNet-50.
+    place = jnp.argmax(order == names.index("contrast"))
+    image = jnp.stack(pixelwise(ops.planes(image), [(slot, slot < place) for slot in range(count - 1)]), -1)
+    image = ops.contrast(image, given["contrast"], per_channel=view.channel_contrast, pillow=view.pillow)
+    return jnp.stack(pixelwise(ops.planes(image), [(slot, slot > place) for slot in range(1, count)]), -1)
+
+
+def _blended(
+    view: View, channels: list[jax.Array], given: dict[str, jax.Array], turn: dict[str, jax.Array]
+) -> list[jax.Array]:
+    """An image as its channels [H, W] after brightness or saturation, or as it is where neither has its turn.
+
+    Both are a blend, and so one op with a reference to pick; of two ops to pick from both would be computed.
+    """
+    if view.additive_brightness and "brightness" in turn:
+        shifted = [jnp.clip(x + jnp.where(turn["brightness"], given["brightness"], 0.0), 0.0, 1.0) for x in channels]
+        channels = [ops.nearest_level(x) for x in shifted] if view.pillow else shifted
+    factor, reference = jnp.ones(()), jnp.zeros(())
+    if not view.additive_brightness and "brightness" in turn:
+        factor = jnp.where(turn["brightness"], given["brightness"], factor)
+    if "saturation" in turn:
+        factor = jnp.where(turn["saturation"], given["saturation"], factor)
+        reference = jnp.where(turn["saturation"], ops.luma(channels, pillow=view.pillow), reference)
+    return [ops.blend(x, reference, factor, pillow=view.pillow) for x in channels]
+
+
+def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    sigma = draw.between(*view.sigma)
+    return _levels(view, ops.gaussian_blur(image, sigma, view.taps, padding=view.blur_padding))
+
+
+def _photometric(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    """One of PIRL's four photometric ops (VISSL's image branch), its strength drawn from the middle of its range."""
+    u = draw()
+    options = (
+        ops.posterize(image, jnp.floor(4 + 4 * u)),
+        ops.sharpness(image, 0.1 + 1.8 * u, pillow=view.pillow),
+        ops.solarize(image),
+        ops.autocontrast(image, pillow=view.pillow),
+    )
+    chosen = draw.below(len(options))
+    # Selected one by one: a stack to pick from would be laid out in tiles that are mostly padding.
+    return functools.reduce(lambda x, option: jnp.where(chosen == option[0], option[1], x), enumerate(options), image)
+
+
+def _colour_components(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    # Half a step of the generator away from zero, where the normal distribution has no quantile.
+    normal = jax.scipy.special.ndtri(draw(3) + 2.0**-24)
+    factor = jnp.exp2(jnp.array(view.pca_sigma) * normal).astype(image.dtype)
+    return _levels(view, ops.colour_components(image, factor))
+
+
+def _hsv_noise(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    power = jnp.exp2(draw.between(-view.hsv_power, view.hsv_power, 2))
+    factor = jnp.exp2(draw.between(-view.hsv_factor, view.hsv_factor, 2))
+    offset = draw.between(-view.hsv_offset, view.hsv_offset, 2)
+    shift = draw.between(-view.hsv_hue, view.hsv_hue)
+    return _levels(view, ops.hsv_noise(image, power, factor, offset, shift))
+
+
+def _random_affine(view: View, draw: Draws, image: jax.Array) -> jax.Array:
+    angle = jnp.deg2rad(draw.between(-view.degrees, view.degrees))
+    low, high = view.scale
+    scale = jnp.exp(draw.between(math.log(low), math.log(high)))
+    shear = jnp.tan(jnp.deg2rad(draw.between(-view.shear, view.shear)))
+    rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
+    matrix = rotation @ jnp.array([[1.0, 0.0], [shear, 1.0]]) / scale
+    side = jnp.array(image.shape[:2], image.dtype)
+    shift = side * draw.between(-view.translate, view.translate, 2)
+    return _levels(view, ops.affine(image, matrix.astype(image.dtype), shift))
+
+
+# The steps that change an image, by the name of their probability: (view, numbers, image) -> image.
+_CHANGES: dict[str, Callable[[View, Draws, jax.Array], jax.Array]] = {
+    "affine": _random_affine,
+    "jitter": _jitter,
+    "gray": lambda view, draw, image: ops.grayscale(image, pillow=view.pillow),
+    "blur": _blur,
+    "solarize": lambda view, draw, image: ops.solarize(image),
+    "photometric": _photometric,
+    "pca": _colour_components,
+    "hsv": _hsv_noise,
+}
