@@ -1,1 +1,1 @@
-"""Augmentation on the device: ops in `ops.py`, views in `view.py` and `render.py`, the papers' recipes in `recipes.py`."""
+"""Augmentation on the device: `view.py` says what is drawn, `render.py` draws it with the ops of `ops.py`."""
