@@ -41,6 +41,8 @@ def get_config(method: str, preset: str, presets: tuple[str, ...] = PRESETS) -> 
     # itself, or those of the 'whole' batch, for which every image goes through the network once more.
     config.accumulate_loss = "micro"
     config.mapping = "shard_map"  # how the step is mapped over devices, or 'pmap'
+    # Devices along each axis; -1: all that are left. The batch is split over all of them, parameters over 'fsdp'.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1})
 
     config.data = ConfigDict()
     config.data.source = preset  # digits, photo_tiles, fashion_mnist, cifar10, folder:PATH or tfds:NAME
@@ -139,6 +141,7 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.clip = 0.0  # largest norm of the group's gradient; 0: off
     config.clip_each = 0.0  # largest norm of the gradient of each parameter of the group; 0: off
     config.frozen_epochs = 0.0  # epochs for which the group does not move
+    config.every = 1  # updates from one move of the group to the next: a critic moves more often than a generator
     return update(config, **changes)
 
 

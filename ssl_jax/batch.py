@@ -43,6 +43,7 @@ def maker(run: Run) -> Callable[[jax.Array, jax.Array, Rows, Any], tuple[Batch, 
         position = _spread(first, rows.shape[1:])
         own = given if run.train.streamed else {key: x[rows] for key, x in given.items() if key != "image"}
         images = given["image"] if run.train.streamed else loader.take(given["image"], rows, run.train.image_shape)
+        images = jax.tree.map(dist.split_batch, images)
         batch = _rendered(views_of(views, name), rng, position, images)
         return batch | {key: x for key, x in own.items() if key != "image"} | {"index": rows, "position": position}
 

@@ -13,13 +13,31 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from ssl_jax.runtime.errors import UserError
+
 AXIS = "data"
+FSDP = "fsdp"  # the second axis of a mesh, where parameters are sharded: `ssl_jax/mesh.py`
 
 
-def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Returns a one-dimensional mesh over `devices` (default: all), whose only axis is `AXIS`."""
+def make_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+    """Returns a mesh over `devices` (default: all), whose only axis is `AXIS`; or also `FSDP`, if that is above 1."""
     devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+    sizes = {AXIS: len(devices) // fsdp} | ({FSDP: fsdp} if fsdp > 1 else {})
+    types = (jax.sharding.AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+
+
+def batch_spec(mesh: Mesh, before: int = 0) -> P:
+    """How a batch lies: its first axis, behind `before` others, over all devices."""
+    return P(*[None] * before, tuple(mesh.axis_names) if FSDP in mesh.axis_names else AXIS)
+
+
+def split_batch(x: jax.Array) -> jax.Array:
+    """Inside a mapped function: spreads the rows of a replica over the devices that share its parameters."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if FSDP not in mesh.axis_names:
+        return x
+    return jax.lax.with_sharding_constraint(x, P(FSDP, *[None] * (x.ndim - 1)))
 
 
 def mean(tree: Any) -> Any:
@@ -52,6 +70,26 @@ def vary_like(x: jax.Array, other: jax.Array) -> jax.Array:
     """
     axes = tuple(jax.typeof(other).manual_axis_type.varying - jax.typeof(x).manual_axis_type.varying)
     return jax.lax.pcast(x, axes, to="varying") if axes else x
+
+
+def local(tree: Any) -> Any:
+    """Parameters as this device's own, for a gradient that is taken inside `Method.loss`.
+
+    `jax.grad` with respect to replicated parameters gives the sum over the devices under shard_map, silently, since
+    every device holds the same ones. An inner loop (MAML) wants the gradient of its own task: with respect to
+    `local(params)`. What is computed from them is differentiated with respect to `params` as usual.
+    """
+
+    def vary(x: jax.Array) -> jax.Array:
+        held = jax.typeof(x).manual_axis_type
+        return jax.lax.pcast(x, AXIS, to="varying") if AXIS in _manual_axes() and AXIS not in held.varying else x
+
+    return jax.tree.map(vary, tree)
+
+
+def _manual_axes() -> tuple[str, ...]:
+    """The axes that shard_map has mapped by hand where this is traced; none under pmap."""
+    return tuple(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def positions(n: int) -> jax.Array:
@@ -94,6 +132,7 @@ def map_replicas(
     *,
     mapping: str = "shard_map",
     donate: tuple[int, ...] = (),
+    results: Any = None,
 ) -> Callable[..., Any]:
     """Maps `fn` over the replicas of `mesh` and compiles it.
 
@@ -108,14 +147,18 @@ def map_replicas(
       mapping: 'shard_map' or 'pmap'.
       donate: positions of arguments whose buffers the result may reuse (shard_map only: pmap copies what it
         broadcasts, so that there is nothing to reuse).
+      results: shardings of the result, a pytree prefix; by default as `out_specs` says.
 
     Returns:
       the compiled function.
     """
     if mapping == "shard_map":
-        mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs)
+        # Another axis than AXIS is left to XLA's partitioner.
+        mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={AXIS})
         # On a single device XLA calls a sharded result replicated; fed back, it would compile a second time.
-        return jax.jit(mapped, donate_argnums=donate, out_shardings=shardings(out_specs, mesh))
+        return jax.jit(mapped, donate_argnums=donate, out_shardings=results or shardings(out_specs, mesh))
+    if FSDP in mesh.axis_names:
+        raise UserError("config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use 'shard_map'.")
     # pmap wants the replicas as an axis of their own: split the sharded axis going in, merge it coming out.
     replicas = mesh.devices.size
     mapped = jax.pmap(

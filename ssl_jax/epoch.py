@@ -28,7 +28,6 @@ def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callabl
       a function `(train state, images, updates done) -> train state`, images being those of `loader.Loader`.
     """
     method, info, embedded = run.method, run.info, embedder(run, between)
-    shardings = dist.shardings(method.specs(), run.mesh)
 
     def begin(ts: TrainState, images: Any, step: int) -> TrainState:
         if step % info.steps_per_epoch:
@@ -41,7 +40,7 @@ def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callabl
 
         key = jax.random.fold_in(rng, 1)
         state = method.on_epoch(ts.params, ts.state, rng=key, step=step, info=info, embed=embed)
-        return ts if state is ts.state else dataclasses.replace(ts, state=jax.device_put(state, shardings))
+        return ts if state is ts.state else dataclasses.replace(ts, state=jax.device_put(state, run.layout.state))
 
     return begin
 

@@ -27,6 +27,12 @@ def spread(z: jax.Array, axis_name: str | None = None) -> jax.Array:
     return jnp.sqrt(jnp.maximum(moments[1] - jnp.square(moments[0]), 0.0)).mean()
 
 
+def reverse_gradient(x: jax.Array, weight: float | jax.Array) -> jax.Array:
+    """`x` itself, whose gradient comes back times `-weight` (the gradient reversal layer of Ganin & Lempitsky 2015)."""
+    still = jax.lax.stop_gradient(x)
+    return still - weight * (x - still)
+
+
 def similarity(x: jax.Array, y: jax.Array) -> jax.Array:
     """Inner products [N, M] of rows [N, D] and [M, D] at full precision (the TPU's default is bfloat16)."""
     return jnp.matmul(x, y.T, precision="highest")

@@ -162,15 +162,21 @@ class _Frozen(NamedTuple):
     inner: Any
 
 
-def frozen_until(inner: optax.GradientTransformation, steps: int) -> optax.GradientTransformation:
-    """Holds parameters still for the first `steps` updates: no update, no decay, no momentum gathered."""
+def at_times(inner: optax.GradientTransformation, start: int, every: int = 1) -> optax.GradientTransformation:
+    """Moves parameters at some updates only; at all others there is no update, no decay, no momentum gathered.
+
+    Args:
+      inner: the optimiser; it counts the updates that it makes.
+      start: updates before which parameters are still.
+      every: from then on, each so many-th update moves them.
+    """
 
     def init(params):
         return _Frozen(jnp.zeros((), jnp.int32), inner.init(params))
 
     def update(updates, state, params=None):
         moved, inner_state = inner.update(updates, state.inner, params)
-        active = state.updates >= steps
+        active = (state.updates >= start) & ((state.updates - start + 1) % every == 0)
         moved = jax.tree.map(lambda u: jnp.where(active, u, jnp.zeros_like(u)), moved)
         inner_state = jax.tree.map(lambda new, old: jnp.where(active, new, old), inner_state, state.inner)
         return moved, _Frozen(state.updates + 1, inner_state)
@@ -184,8 +190,11 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int, total_steps: i
 
     frozen = round(config.frozen_epochs * steps_per_epoch)
 
-    def of_run(schedule):  # a frozen group counts its own updates only, but its rates are those of the run
-        return lambda count: schedule(count + frozen)
+    if config.every < 1:
+        raise UserError(f"config.optim.*.every is {config.every}: a group moves at each so many-th update, at least 1.")
+
+    def of_run(schedule):  # a group that rests counts its own updates only, but its rates are those of the run
+        return lambda count: schedule(frozen + count * config.every + config.every - 1)
 
     rate, weight_decay = of_run(schedule), decay_rate(config, total_steps)
     if callable(weight_decay):
@@ -222,8 +231,8 @@ def _group(config: Any, schedule: Schedule, steps_per_epoch: int, total_steps: i
         optimizer = optax.chain(optax.clip_by_global_norm(config.clip), optimizer)
     if config.clip_each:
         optimizer = optax.chain(clip_each(config.clip_each), optimizer)
-    if frozen:
-        optimizer = frozen_until(optimizer, frozen)
+    if frozen or config.every > 1:
+        optimizer = at_times(optimizer, frozen, config.every)
     return optimizer
 
 

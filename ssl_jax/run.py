@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from ssl_jax import data, dist, models, optim, probe
+from ssl_jax import data, mesh, models, optim, probe
 from ssl_jax.augment.view import View
 from ssl_jax.data import samplers, stream
 from ssl_jax.data.samplers import Sampler
@@ -51,7 +51,13 @@ class Run:
     @functools.cached_property
     def shapes(self) -> TrainState:
         """Shapes, types and layout of what `init` makes, without compiling or computing it."""
-        return dist.shapes(jax.eval_shape(self.init), specs(self.method), self.mesh)
+        made = jax.eval_shape(self.init)
+        return jax.tree.map(lambda x, laid: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=laid), made, self.layout)
+
+    @functools.cached_property
+    def layout(self) -> TrainState:
+        """Shardings of the training state."""
+        return mesh.layout(jax.eval_shape(self.init), specs(self.method), self.mesh)
 
 
 def prepare(
@@ -69,13 +75,13 @@ def prepare(
     Raises:
       UserError: for anything in the config that cannot be.
     """
-    mesh = dist.make_mesh(devices)
+    devices_mesh = mesh.make(config.mesh, devices)
     method = build.method(config.method, models.backbone(config.model))
     train, test = splits or load_data(config)
     _check_same(train)
     method.check(*train.image_shape)
     _check_config(config, method, train)
-    info, sampler = _sampled(config, method, train, mesh)
+    info, sampler = _sampled(config, method, train, devices_mesh)
     channels = train.image_shape[-1]
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
     labels = method.groups(shapes[0])
@@ -95,9 +101,11 @@ def prepare(
     # One compiled function for the whole state, so that no two leaves share a buffer (donation would fail).
     # It runs once, and on a CPU optimising it takes most of the time (SimCLR's `cifar10_small`: 7.2 s, not 2.3).
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    options = quick if mesh.devices.flat[0].platform == "cpu" else None
-    compiled = jax.jit(init, out_shardings=dist.shardings(specs(method), mesh), compiler_options=options)
-    return Run(config, train, test, method, mesh, info, sampler, optimizer, schedules, compiled)
+    options = quick if devices_mesh.devices.flat[0].platform == "cpu" else None
+    compiled = jax.jit(
+        init, out_shardings=mesh.layout(jax.eval_shape(init), specs(method), devices_mesh), compiler_options=options
+    )
+    return Run(config, train, test, method, devices_mesh, info, sampler, optimizer, schedules, compiled)
 
 
 def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
@@ -125,9 +133,9 @@ def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
             )
 
 
-def _sampled(config: Any, method: Method, train: data.Dataset, mesh: Mesh) -> tuple[Info, Sampler]:
+def _sampled(config: Any, method: Method, train: data.Dataset, devices_mesh: Mesh) -> tuple[Info, Sampler]:
     """What a method may know of the run, and which rows make its batches."""
-    count, batch, devices = len(train.images), config.batch_size, mesh.devices.size
+    count, batch, devices = len(train.images), config.batch_size, devices_mesh.devices.size
     if batch > count:
         raise UserError(
             f"config.batch_size is {batch}, more than the {count} training images of {config.data.source}: lower it."

@@ -48,7 +48,8 @@ def mapped_step(run: Run) -> Step:
     """`replica_step` mapped over the devices and compiled; the state's buffers are reused."""
     laid, split = specs(run.method), P(None, dist.AXIS)
     in_specs = (laid, split if run.train.streamed else P(), split)
-    return dist.map_replicas(replica_step(run), run.mesh, in_specs, (laid, P()), mapping=_mapping(run), donate=(0,))
+    options = {"mapping": _mapping(run), "donate": (0,), "results": _results(run)}
+    return dist.map_replicas(replica_step(run), run.mesh, in_specs, (laid, P()), **options)
 
 
 def mapped_steps(run: Run) -> Step:
@@ -65,7 +66,13 @@ def mapped_steps(run: Run) -> Step:
         return jax.lax.scan(lambda ts, index: step(ts, data, index), ts, indices)
 
     in_specs = (laid, P(), P(None, None, dist.AXIS))
-    return dist.map_replicas(steps, run.mesh, in_specs, (laid, P()), mapping=_mapping(run), donate=(0,))
+    options = {"mapping": _mapping(run), "donate": (0,), "results": _results(run)}
+    return dist.map_replicas(steps, run.mesh, in_specs, (laid, P()), **options)
+
+
+def _results(run: Run) -> Any:
+    """How the state and the metrics lie that a step gives back."""
+    return run.layout, dist.shardings(P(), run.mesh)
 
 
 def _mapping(run: Run) -> str:

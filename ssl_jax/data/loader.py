@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import jax
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 import joblib
 import numpy as np
 
@@ -171,7 +170,7 @@ def streamed(
     columns = plan.size // micro_batches
     processes = [device.process_index for device in mesh.devices.flat]
     own = share(processes, jax.process_index(), micro_batches, columns)
-    sharding = NamedSharding(mesh, P(None, dist.AXIS))
+    sharding = NamedSharding(mesh, dist.batch_spec(mesh, 1))
 
     def lay(local: np.ndarray) -> jax.Array:
         shape = (micro_batches, columns, *local.shape[1:])

@@ -14,7 +14,7 @@ from ssl_jax.runtime.errors import UserError
 logger = logging.getLogger("ssl_jax")
 
 # Parts that may differ between the starts of one run: they change neither the weights nor the images.
-_FREE = ("run", "mapping", "eval", "data.workers")
+_FREE = ("run", "mapping", "mesh", "eval", "data.workers")
 
 
 def plain(config: Any) -> dict[str, Any]:
