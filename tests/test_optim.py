@@ -511,3 +511,34 @@ def test_larc_from_a_config():
     changes = {"name": "larc", "trust": 0.02, "trust_clip": True, "learning_rate": 0.5}
     (after,), _ = trajectory(built(w, **changes), w, [g])
     np.testing.assert_allclose(after["kernel"], 50.0 - 0.5e-3, rtol=1e-7)
+
+
+@pytest.mark.fast
+def test_a_group_moves_each_so_many_th_update():
+    """Every third update counts, and what rests neither moves nor gathers momentum; the rate is that of the run."""
+    inner = optax.chain(optax.trace(0.5), optax.scale_by_learning_rate(lambda count: 1.0 + count))
+    found = optim.at_times(inner, 2, 3)
+    params, state, moves = jnp.zeros(()), found.init(jnp.zeros(())), []
+    for _ in range(9):
+        update, state = found.update(jnp.ones(()), state, params)
+        moves.append(float(update))
+    # Updates 2, 3, 4 -> the last of them; then 5, 6, 7.
+    assert moves == [0, 0, 0, 0, -1.0, 0, 0, -2 * 1.5, 0]
+
+
+@pytest.mark.fast
+def test_the_rate_of_a_resting_group_is_that_of_the_run():
+    c = common.optimizer(name="sgd", learning_rate=1.0, scaling="none", schedule="steps", milestones=(2,), momentum=0.0)
+    c.every = 2
+    group = {"default": c}
+    optimizer, _ = optim.build(group, {"w": "default"}, 1, 2, 8)
+    params = {"w": jnp.zeros(())}
+    state, moves = optimizer.init(params), []
+    for _ in range(8):
+        update, state = optimizer.update({"w": jnp.ones(())}, state, params)
+        moves.append(round(float(update["w"]), 6))
+    # Two updates an epoch, a tenth from the third epoch on.
+    assert moves == [0, -1.0, 0, -1.0, 0, -0.1, 0, -0.1]
+    c.every = 0
+    with pytest.raises(UserError, match="every"):
+        optim.build(group, {"w": "default"}, 1, 2, 8)
