@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import dist
+from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
 from ssl_jax.augment.view import View
 from ssl_jax.data import loader, samplers, stream
@@ -21,7 +21,12 @@ Rows = Any  # int32 [micro-batches, n, ...], or such an array by the name of eac
 
 
 def views_of(views: Mapping[str, View], part: str) -> dict[str, View]:
-    """The views of one part of a batch: those of all parts, and those that are named `part/name`."""
+    """The views of one part of a batch: those of all parts, and those that are named `part/name`.
+
+    A batch of one unnamed part has all views, whatever they are called.
+    """
+    if not part:
+        return dict(views)
     own = {name.removeprefix(f"{part}/"): view for name, view in views.items() if name.startswith(f"{part}/")}
     return {name: view for name, view in views.items() if "/" not in name} | own
 
@@ -48,20 +53,17 @@ def maker(run: Run) -> Callable[[jax.Array, jax.Array, Rows, Any], tuple[Batch, 
         return batch | {key: x for key, x in own.items() if key != "image"} | {"index": rows, "position": position}
 
     def make(rng: jax.Array, number: jax.Array, rows: Rows, given: Any) -> tuple[Batch, jax.Array]:
-        key = jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
+        key = jax.random.fold_in(jax.random.fold_in(rng, streams.loss(views)), number)
         if "" in parts:
             return part_of("", rng, number, rows, given), key
         batch: Batch = {}
-        for place, name in enumerate(parts):
+        for name in parts:
             own = given[name] if run.train.streamed else given
             # A position is counted inside a part, and no two parts share a key.
-            batch[name] = part_of(name, jax.random.fold_in(rng, PART - place), number, rows[name], own)
+            batch[name] = part_of(name, jax.random.fold_in(rng, streams.part(parts, name)), number, rows[name], own)
         return batch, key
 
     return make
-
-
-PART = 2**31 - 2  # stream of the first part that has a name; those of the others come before it
 
 
 def _spread(first: jax.Array, trailing: tuple[int, ...]) -> jax.Array:
@@ -108,8 +110,10 @@ def make_loader(run: Run, start: int) -> loader.Loader:
     key = np.asarray(jax.random.key_data(jax.random.key(run.config.seed)))
     seed, stop = run.config.seed, run.info.total_steps
     plans = {
-        name: stream.Training(run.sampler, name, PART - place if name else None, seed, key, start, stop)
-        for place, name in enumerate(run.sampler.parts)
+        name: stream.Training(
+            run.sampler, name, streams.part(run.sampler.parts, name) if name else None, seed, key, start, stop
+        )
+        for name in run.sampler.parts
     }
     views = {name: views_of(run.method.views(), name) for name in plans}
     many = loader.workers(run.config.data.workers)
@@ -130,12 +134,12 @@ def example(run: Run, step: int, most: int) -> tuple[np.ndarray, Batch]:
     rng = jax.random.fold_in(jax.random.key(run.config.seed), step)
     side = max(view.size for view in run.method.views().values())
     images, batches = {}, {}
-    for place, (name, drawn) in enumerate(run.sampler(run.config.seed, step).items()):
+    for name, drawn in run.sampler(run.config.seed, step).items():
         rows = drawn[: min(most, len(drawn) // run.config.accumulate)]
         found = run.train.pictures(rows.reshape(-1), side)
         images[name] = found.reshape(*rows.shape, *found.shape[1:])
         position = _spread(jnp.arange(len(rows)), rows.shape[1:])
-        key = jax.random.fold_in(rng, PART - place) if name else rng
+        key = jax.random.fold_in(rng, streams.part(run.sampler.parts, name)) if name else rng
         views = views_of(run.method.views(), name)
         batches[name] = jax.jit(functools.partial(_rendered, views, key, position))(images[name])
         batches[name] |= {

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import dist
+from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
 from ssl_jax.data import loader, stream
 from ssl_jax.run import Run
@@ -32,13 +32,12 @@ def begin_epoch(run: Run, between: Callable[[], None] = lambda: None) -> Callabl
     def begin(ts: TrainState, images: Any, step: int) -> TrainState:
         if step % info.steps_per_epoch:
             return ts
-        # A stream of its own: the views of an update fold in small numbers.
-        rng = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(ts.rng), step), 2**31 - 1)
+        rng = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(ts.rng), step), streams.EPOCH)
 
         def embed(fn: Callable[..., jax.Array]) -> jax.Array:
-            return embedded(fn, ts, images, jax.random.fold_in(rng, 0))
+            return embedded(fn, ts, images, jax.random.fold_in(rng, streams.EPOCH_VIEWS))
 
-        key = jax.random.fold_in(rng, 1)
+        key = jax.random.fold_in(rng, streams.EPOCH_METHOD)
         state = method.on_epoch(ts.params, ts.state, rng=key, step=step, info=info, embed=embed)
         return ts if state is ts.state else dataclasses.replace(ts, state=jax.device_put(state, run.layout.state))
 

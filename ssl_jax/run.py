@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from ssl_jax import data, mesh, models, optim, probe
+from ssl_jax import data, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
 from ssl_jax.data import samplers, stream
 from ssl_jax.data.samplers import Sampler
@@ -214,5 +214,4 @@ def _check_same(d: data.Dataset) -> None:
 def _init_method(method: Method, config: Any, channels: int, info: Info) -> tuple[Any, Any]:
     # Only shapes matter; rendering real views would double the time to compile the initialisation.
     batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in method.views().items()}
-    # The run's key goes to the steps; the weights take another stream of the same seed.
-    return method.init(jax.random.fold_in(jax.random.key(config.seed), 2**31 - 1), batch, info)
+    return method.init(jax.random.fold_in(jax.random.key(config.seed), streams.WEIGHTS), batch, info)

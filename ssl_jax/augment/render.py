@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import dist
+from ssl_jax import dist, streams
 from ssl_jax.augment import boxes, draws, ops
 from ssl_jax.augment.draws import Draws
 from ssl_jax.augment.view import View
@@ -51,7 +51,7 @@ def render_views(
 ) -> dict[str, jax.Array]:
     """Draws all views of a batch.
 
-    An example's randomness is known by its position and the number of the view, whatever the devices. Views of one
+    An example's randomness is known by its position and the view's stream, whatever the devices. Views of one
     recipe are drawn by one program, so that many crops cost no more to compile than one.
 
     Args:
@@ -64,12 +64,12 @@ def render_views(
       name to view [B, size, size, C].
     """
     recipes: dict[View, dict[str, int]] = {}
-    for stream, (name, view) in enumerate(views.items()):
-        recipes.setdefault(view, {})[name] = stream
+    for name, view in views.items():
+        recipes.setdefault(view, {})[name] = streams.view(views, name)
     batch: dict[str, jax.Array] = {}
     for view, members in recipes.items():
-        streams = jax.vmap(lambda s: jax.random.fold_in(rng, s))(jnp.array(list(members.values())))
-        keys = jax.vmap(dist.example_keys, (0, None))(streams, positions)
+        own = jax.vmap(lambda stream: jax.random.fold_in(rng, stream))(jnp.array(list(members.values())))
+        keys = jax.vmap(dist.example_keys, (0, None))(own, positions)
         if isinstance(images, dict):
             crops = jnp.stack([images[name] for name in members])
             drawn = jax.vmap(lambda k, x, view=view: render_batch(view, k, x, cropped=True))(keys, crops)

@@ -22,6 +22,7 @@ from absl import flags
 import joblib
 import numpy as np
 
+from ssl_jax import streams
 from ssl_jax.augment import boxes, draws, threefry
 from ssl_jax.augment.view import View
 from ssl_jax.data import STREAMED, Dataset, Request, folder
@@ -265,9 +266,10 @@ class Cutter:
         block, piece = divmod(int(number), self.pieces)
         key, rows, positions = self.plan[block]
         entries = self.share[piece * PIECE : (piece + 1) * PIECE]
+        keys = [threefry.fold_in(key, streams.view(self.views, name)) for name in self.views]
         drawn = [
-            threefry.uniform(threefry.fold_in(threefry.fold_in(key, stream), positions[entries]), draws.count(view))
-            for stream, view in enumerate(self.views.values())
+            threefry.uniform(threefry.fold_in(own, positions[entries]), draws.count(view))
+            for own, view in zip(keys, self.views.values(), strict=True)
         ]
 
         def one(number: int, row: int) -> tuple[list[np.ndarray], int]:

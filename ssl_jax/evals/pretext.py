@@ -8,7 +8,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import dist
+from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
 from ssl_jax.evals.features import spread
 from ssl_jax.methods.contract import Info, Method
@@ -49,7 +49,7 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
         place = number * batch_size + dist.positions(len(images))
         rng = jax.random.key(0)
         batch = render_views(views, rng, place, images) | {"position": dist.positions(len(images)), "label": labels}
-        key = jax.random.fold_in(jax.random.fold_in(rng, len(views)), number)
+        key = jax.random.fold_in(jax.random.fold_in(rng, streams.loss(views)), number)
         loss, (_, aux) = task.loss(params, state, batch, rng=key, step=step, info=info, train=False)
         return dist.mean({"loss": loss, **aux["metrics"]})
 

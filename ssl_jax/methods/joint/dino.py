@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ssl_jax import dist
+from ssl_jax import dist, streams
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Batch, Info, Method
@@ -136,7 +136,7 @@ class DINO(Method):
             x = x.reshape(-1, *x.shape[2:])
             if not (train and drop_path and isinstance(self.backbone, ViT)):
                 return apply(self.backbone, "backbone", params, stats, x, train=train)
-            keys = dist.example_keys(jax.random.fold_in(rng, list(views).index(names[0])), batch["position"])
+            keys = dist.example_keys(jax.random.fold_in(rng, streams.view(views, names[0])), batch["position"])
             keys = jax.vmap(lambda key: jax.random.split(key, len(names)))(keys).reshape(-1)
             variables = {"params": params["backbone"]}
             return self.backbone.apply(variables, x, train=True, drop_path=drop_path, keys=keys), stats
