@@ -392,4 +392,5 @@ def _sampled(image: jax.Array, place: jax.Array) -> jax.Array:
     index = ((corner[..., 0] + 1) * (w + 1) + corner[..., 1] + 1).astype(int)
     found = table.reshape(-1, 4 * c)[index]
     weights = ((1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right)
-    return sum(w[..., None] * found[..., i * c : (i + 1) * c] for i, w in enumerate(weights))
+    parts = [w[..., None] * found[..., i * c : (i + 1) * c] for i, w in enumerate(weights)]
+    return functools.reduce(jnp.add, parts)

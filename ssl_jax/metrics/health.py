@@ -114,7 +114,7 @@ def dead_units(z: ArrayLike) -> float:
       UserError: z is not a non-empty, finite matrix.
     """
     std = _matrix(z).std(axis=0)
-    return float(np.mean(std <= 1e-6 * max(std.max(), 1e-30)))
+    return float(np.mean(std <= 1e-6 * max(float(np.max(std)), 1e-30)))
 
 
 def lidar(z: ArrayLike, delta: float = 1e-4) -> float:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
+from ssl_jax.models.gelu import gelu
 from ssl_jax.models.norm import BatchNorm
 
 # torch's default for the kernels of linear layers: uniform with bound 1 / sqrt(fan in). Biases, which have the same one
@@ -88,7 +89,7 @@ class DINOHead(nn.Module):
             x = nn.Dense(width, not self.batch_norm, self.dtype, kernel_init=self.kernel_init, name=f"dense{i + 1}")(x)
             if self.batch_norm:
                 x = BatchNorm(self.bn_groups, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
-            x = nn.gelu(x, approximate=False)
+            x = gelu(x)
         x = nn.Dense(self.bottleneck, dtype=self.dtype, kernel_init=self.kernel_init, name="bottleneck")(x)
         return Prototypes(self.out, self.unit_prototypes, name="last_layer")(losses.l2_normalize(x))
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.models.gelu import gelu
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.runtime.errors import UserError
 
@@ -170,7 +171,7 @@ class Block(nn.Module):
         y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0)).reshape(x.shape)
         x += attend * dense(width, "proj")(y)
         y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
-        y = nn.gelu(dense(4 * width, "mlp1")(y), approximate=False)
+        y = gelu(dense(4 * width, "mlp1")(y))
         return x + think * dense(width, "mlp2")(y)
 
 
