@@ -72,8 +72,9 @@ def by_planes(op):
     return lambda image, *given: jnp.stack(op(ops.planes(image), *given), -1)
 
 
-def saturation(image, factor, **options):
-    return ops.blend(image, ops.gray(image, **options), factor, **options)
+def saturation(image, factor, *, hsv=False, pillow=False):
+    reference, own = ops.saturation_blend(ops.planes(image), factor, hsv=hsv, pillow=pillow)
+    return jnp.stack([ops.blend(x, reference, own, pillow=pillow) for x in ops.planes(image)], -1)
 
 
 COLOUR = {"brightness": lambda image, factor: ops.blend(image, 0.0, factor), "contrast": ops.contrast,
@@ -125,6 +126,21 @@ def test_resized_crops_agree_with_torchvision(golden, dtype, box, interpolation)
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("box", [*CROPPED, (0, 0, 40, 9)])
+def test_resized_crops_without_antialiasing_are_tensorflows(box, interpolation):
+    """`tf.image.resize` is Keys' cubic at fixed distances, without what lies outside: `jax.image.resize` follows it."""
+    image, (top, left, height, width) = jnp.asarray(photo(40, 48)), box
+    part, kind = image[top : top + height, left : left + width], {"bilinear": "linear", "bicubic": "cubic"}
+    wanted = jax.image.resize(part, (24, 24, 3), kind[interpolation], antialias=False).clip(0, 1)
+    crop = functools.partial(ops.resized_crop, image, box, 24, interpolation=interpolation)
+    np.testing.assert_allclose(crop(antialias=False), wanted, atol=1e-5)
+    np.testing.assert_allclose(crop(antialias=False, flip=True), wanted[:, ::-1], atol=1e-5)
+    shrinks = max(height, width) > 24
+    assert (np.abs(np.asarray(crop() - wanted)).max() > 1e-3) == shrinks
+
+
+@pytest.mark.fast
 def test_flip_of_the_columns_alone_agrees_with_torchvision(golden):
     with np.load(golden / "augmentations.npz") as reference:
         images, expected = reference["images"], reference["hflip"]
@@ -151,6 +167,27 @@ def test_hue_agrees_with_colorsys(shift):
     for pixel, turned in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):
         h, s, v = colorsys.rgb_to_hsv(*pixel)
         np.testing.assert_allclose(turned, colorsys.hsv_to_rgb((h + shift) % 1, s, v), atol=1e-12)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("factor", [0.0, 0.2, 1.0, 1.7, 9.0])
+def test_hsv_saturation_is_tensorflows(factor):
+    """Hue and value are kept, and s becomes min(1, factor s): TensorFlow's adjust_saturation, BYOL's augmentations."""
+    image = photo(seed=3).astype(np.float64)
+    image[0, :3] = [[0.4, 0.4, 0.4], [0, 0, 0], [0.7, 0.7, 0.2]]
+    with jax.enable_x64(True):
+        out = np.asarray(saturation(jnp.asarray(image), factor, hsv=True))
+    for pixel, changed in zip(image.reshape(-1, 3), out.reshape(-1, 3), strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*pixel)
+        np.testing.assert_allclose(changed, colorsys.hsv_to_rgb(h, min(1, factor * s), v), atol=1e-12)
+
+
+@pytest.mark.fast
+def test_the_two_saturations_of_one_pixel():
+    """TensorFlow keeps the value of red (.9, .2, .1), torchvision its luma."""
+    pixel = jnp.array([[[0.9, 0.2, 0.1]]])
+    np.testing.assert_allclose(saturation(pixel, 0.2, hsv=True)[0, 0], [0.9, 0.76, 0.74], atol=1e-5)
+    np.testing.assert_allclose(saturation(pixel, 0.2)[0, 0], [0.498, 0.358, 0.338], atol=5e-4)
 
 
 # Ops on bytes, against Pillow's.
@@ -626,6 +663,7 @@ JITTERS = {
     "all": ALL_FOUR,
     "all, additive": {**ALL_FOUR, "additive_brightness": True},
     "all, contrast of each channel": {**ALL_FOUR, "channel_contrast": True},
+    "all, saturation of HSV": {**ALL_FOUR, "hsv_saturation": True},
     "without contrast": {"brightness": 0.4, "saturation": 0.4, "hue": 0.1},
 }
 
@@ -650,7 +688,7 @@ def test_jitter_is_its_ops_one_after_another(name, pillow):
     one = {
         "brightness": lambda x, f, _: ops.blend(x, 0.0, f, pillow=pillow),
         "contrast": lambda x, f, _: ops.contrast(x, f, per_channel=view.channel_contrast, pillow=pillow),
-        "saturation": lambda x, f, _: saturation(x, f, pillow=pillow),
+        "saturation": lambda x, f, _: saturation(x, f, hsv=view.hsv_saturation, pillow=pillow),
         "hue": lambda x, f, _: by_planes(functools.partial(ops.hue, pillow=pillow))(x, f),
     }
     if view.additive_brightness:
@@ -702,16 +740,44 @@ def test_blur_padding_is_the_views(padding):
 
 
 @pytest.mark.fast
-def test_photometric_picks_one_of_four(monkeypatch):
-    monkeypatch.setattr(ops, "posterize", lambda image, bits: jnp.full_like(image, bits))
-    monkeypatch.setattr(ops, "sharpness", lambda image, factor, **_: jnp.full_like(image, 10 + factor))
-    monkeypatch.setattr(ops, "solarize", lambda image: jnp.full_like(image, 20))
-    monkeypatch.setattr(ops, "autocontrast", lambda image, **_: jnp.full_like(image, 30))
+def test_photometric_is_four_ops_in_a_row(monkeypatch):
+    """VISSL's RandomApply of posterize, sharpness, solarize and autocontrast, each with a strength of its own."""
+    seen = []
+
+    def spy(name, image, strength):
+        seen.append(name)
+        return jnp.concatenate([image[..., 1:], jnp.full_like(image[..., :1], strength)], -1)
+
+    monkeypatch.setattr(ops, "posterize", lambda image, bits: spy("posterize", image, bits))
+    monkeypatch.setattr(ops, "sharpness", lambda image, factor, **_: spy("sharpness", image, factor))
+    monkeypatch.setattr(ops, "solarize", lambda image, threshold: spy("solarize", image, threshold))
+    monkeypatch.setattr(ops, "autocontrast", lambda image, **_: seen.append("autocontrast") or image)
     view = dataclasses.replace(PLAIN, photometric=1.0, order=("crop", "photometric"))
-    out = draw(view, np.zeros((8, 8, 3), np.float32))[:, 0, 0, 0]
-    assert stats.chisquare(np.bincount((out // 10).astype(int), minlength=4)).pvalue > 1e-4
-    assert stats.chisquare(np.bincount(out[out < 10].astype(int))[4:]).pvalue > 1e-4  # 4 to 7 bits
-    assert looks_uniform(out[(out > 9) & (out < 15)] - 10, 0.1, 1.9)
+    bits, factor, threshold = draw(view, np.zeros((8, 8, 3), np.float32))[:, 0, 0].T
+    assert seen == ["posterize", "sharpness", "solarize", "autocontrast"]
+    counts = np.bincount(bits.astype(int), minlength=9)
+    assert not counts[:4].any() and len(counts) == 9 and stats.chisquare(counts[4:]).pvalue > 1e-4  # 4 to 8 bits
+    assert looks_uniform(factor, 0.1, 1.9)
+    level = 255 * threshold + 0.5  # bytes 0 to 256
+    np.testing.assert_allclose(level, np.round(level), atol=1e-3)
+    assert np.round(level.min()) == 0 and np.round(level.max()) == 256
+    assert looks_uniform(level + np.random.default_rng(0).uniform(-0.5, 0.5, DRAWS), -0.5, 256.5)
+
+
+@pytest.mark.fast
+def test_photometric_ops_are_pillows():
+    """All four on bytes, with the strengths of each key, as VISSL applies them."""
+    view = View(
+        size=24, crop="centre", photometric=1.0, pillow=True, order=("crop", "photometric"), mean=(0.0,), std=(1.0,)
+    )
+    raw = bytes_image()[:24, :24]
+    found = 255 * draw(view, raw, 40)
+    for key, image in zip(keys(40), found, strict=True):
+        own = numbers(view, key)["photometric"]
+        bits, factor, level = int(4 + own.below(5)), float(own.between(0.1, 1.9)), int(own.below(257))
+        wanted = ImageEnhance.Sharpness(ImageOps.posterize(Image.fromarray(raw), bits)).enhance(factor)
+        wanted = np.asarray(ImageOps.autocontrast(ImageOps.solarize(wanted, level)), float)
+        assert np.mean(np.abs(image - wanted) > 1.5) < 0.02
 
 
 @pytest.mark.fast
@@ -852,7 +918,7 @@ TABLE = {
     "MOCO_V2": (224, (0.2, 1), "bilinear", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 0, LATE_FLIP, IMAGENET),
     "SIMSIAM": (224, (0.2, 1), "bilinear", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 0, LATE_FLIP, IMAGENET),
     "NPID": (224, (0.2, 1), "bilinear", 0.5, (0.4,) * 4, 1, 0.2, 0, 0, "gray jitter flip", IMAGENET),
-    "NPID_CIFAR": (32, (0.2, 1), "bilinear", 0, (0.4,) * 4, 1, 0.2, 0, 0, "gray jitter flip", CIFAR_OLD),
+    "NPID_CIFAR": (32, (0.2, 1), "bilinear", 0, (0.4,) * 4, 1, 0.2, 0, 0, "jitter gray", CIFAR_OLD),
     "MOCO_CIFAR": (32, FULL, "bilinear", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0, 0, EARLY_FLIP, CIFAR_OLD),
     "SIMSIAM_CIFAR": (32, (0.2, 1), "bilinear", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0, 0, LATE_FLIP, CIFAR),
     "BYOL": (224, FULL, "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 1, 0, EARLY_FLIP, IMAGENET),
@@ -913,7 +979,8 @@ def test_recipe_has_the_fields_of_the_table(name):
 def test_recipes_of_the_tensorflow_and_jax_codes_differ_in_their_ops():
     for name, view in RECIPES.items():
         google = name.startswith(("SIMCLR", "BYOL"))
-        assert view.channel_contrast == google, name
+        assert view.channel_contrast == view.hsv_saturation == google, name
+        assert view.antialias != google, name
         assert view.additive_brightness == (google and name != "SIMCLR_CIFAR"), name  # its command uses v2's
         assert view.blur_padding == ("zero" if google else "reflect"), name
         others = {"ROTNET_CIFAR": "shift", "DIGITS": "centre"}

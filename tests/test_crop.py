@@ -26,8 +26,8 @@ def encoded(pixels: np.ndarray, kind: str = "png", **options) -> bytes:
     return stream.getvalue()
 
 
-def one(data: bytes, *box, side=32, interpolation="bilinear", size=None) -> np.ndarray:
-    return cut(data, lambda height, width: [Crop(*box, side, interpolation)], size)[0].astype(float)
+def one(data: bytes, *box, side=32, interpolation="bilinear", antialias=True, size=None) -> np.ndarray:
+    return cut(data, lambda height, width: [Crop(*box, side, interpolation, antialias)], size)[0].astype(float)
 
 
 @pytest.fixture(params=["simd", "pillow"])
@@ -49,6 +49,19 @@ def test_crops_are_the_devices_up_to_rounding(photograph, library, box, interpol
     wanted = 255 * ops.resized_crop(photograph.astype(np.float32) / 255, box, 32, interpolation=interpolation)
     assert np.abs(found - wanted).mean() < 1.0
     assert np.abs(found - wanted).max() < 4.0
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("kind", ["png", "jpeg"])
+@pytest.mark.parametrize("box", [(100, 200, 150, 201), (3, 5, 20, 17), (0, 0, 427, 640), (0, 600, 427, 3)])
+def test_crops_without_antialiasing_are_the_devices_too(photograph, box, kind, interpolation):
+    """A JPEG is not decoded at reduced scale for them, which would smooth it."""
+    data, options = encoded(photograph, kind), {"interpolation": interpolation, "antialias": False}
+    found = one(data, *box, **options)
+    pixels = np.asarray(Image.open(io.BytesIO(data)), np.float32)
+    wanted = 255 * ops.resized_crop(pixels / 255, box, 32, **options)
+    assert np.abs(found - wanted).max() < 0.51
 
 
 def test_large_crops_are_decoded_at_reduced_scale(photograph, monkeypatch):

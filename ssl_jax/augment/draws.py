@@ -11,7 +11,7 @@ from ssl_jax.augment.view import View
 # Of each way to draw a crop box: areas and ratios of all tries, then top and left.
 _OF_CROP = {"torch": 22, "byol": 4, "tf": 202, "shift": 2, "centre": 0}
 # Of each step for its strengths; jitter takes one more for each of its ops that is on, to draw their order.
-_OF_STEP = {"affine": 5, "jitter": 5, "gray": 0, "blur": 1, "solarize": 0, "photometric": 2, "pca": 3, "hsv": 7}
+_OF_STEP = {"affine": 5, "jitter": 5, "gray": 0, "blur": 1, "solarize": 0, "photometric": 3, "pca": 3, "hsv": 7}
 
 
 class Draws:

@@ -9,6 +9,7 @@ the nearest where it resamples or turns gray, down where it blends, and through 
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,9 +37,10 @@ def resize_matrix(
     out: int,
     *,
     interpolation: str,
+    antialias: bool = True,
     flip: jax.Array | bool = False,
 ) -> jax.Array:
-    """Weights that crop and resample one axis, antialiased as Pillow and torchvision do it.
+    """Weights that crop and resample one axis.
 
     Args:
       start: first pixel of the crop.
@@ -46,13 +48,14 @@ def resize_matrix(
       size: pixels of the input axis.
       out: pixels of the output axis.
       interpolation: 'bilinear' or 'bicubic' (a = -0.5).
+      antialias: widen the filter where the axis shrinks, as Pillow and torchvision do it; TensorFlow's resize does not.
       flip: reverse the output.
 
     Returns:
       matrix [out, size] whose rows sum to one.
     """
     scale = length / out
-    support = jnp.maximum(scale, 1.0)
+    support = jnp.maximum(scale, 1.0) if antialias else 1.0
     index = jnp.arange(out)
     index = jnp.where(flip, out - 1 - index, index)
     centre = start + (index + 0.5) * scale
@@ -79,6 +82,7 @@ def resized_crop(
     size: int,
     *,
     interpolation: str = "bilinear",
+    antialias: bool = True,
     flip: jax.Array | bool = False,
     pillow: bool = False,
 ) -> jax.Array:
@@ -89,6 +93,7 @@ def resized_crop(
       box: top, left, height and width, pixels.
       size: side of the output, pixels.
       interpolation: 'bilinear' or 'bicubic'; bicubic overshoot is clipped to [0, 1] as the authors do.
+      antialias: as of `resize_matrix`.
       flip: mirror the output left to right.
       pillow: round after each axis.
 
@@ -96,8 +101,9 @@ def resized_crop(
       [size, size, C].
     """
     top, left, height, width = box
-    rows = resize_matrix(top, height, image.shape[0], size, interpolation=interpolation)
-    columns = resize_matrix(left, width, image.shape[1], size, interpolation=interpolation, flip=flip)
+    options: dict[str, Any] = {"interpolation": interpolation, "antialias": antialias}
+    rows = resize_matrix(top, height, image.shape[0], size, **options)
+    columns = resize_matrix(left, width, image.shape[1], size, **options, flip=flip)
     rows, columns = rows.astype(image.dtype), columns.astype(image.dtype)
     if pillow:
         wide = nearest_level(jnp.clip(jnp.einsum("yxc,wx->ywc", image, columns, precision="highest"), 0.0, 1.0))
@@ -163,10 +169,28 @@ def blend(
 ) -> jax.Array:
     """`factor` of the image and the rest of the reference, clipped to [0, 1].
 
-    With 0 for reference this changes the brightness, with the luma of each pixel the saturation (torchvision).
+    With 0 for reference this changes the brightness, with that of `saturation_blend` the saturation.
     """
     out = jnp.clip(factor * image + (1 - factor) * reference, 0.0, 1.0)
     return level_below(out) if pillow else out
+
+
+def saturation_blend(
+    channels: list[jax.Array], factor: jax.Array | float, *, hsv: bool = False, pillow: bool = False
+) -> tuple[jax.Array, jax.Array | float]:
+    """The reference [H, W] and the factor with which `blend` changes the saturation of an RGB image.
+
+    Args:
+      channels: the image as its `planes`.
+      factor: of the saturation.
+      hsv: scale the S of HSV up to 1 and keep hue and value (TensorFlow's adjust_saturation, BYOL), where the other
+        way keeps the luma (torchvision). A channel is V (1 - S share), so this blends with V, by as much as S changes.
+      pillow: round the luma.
+    """
+    if not hsv:
+        return luma(channels, pillow=pillow), factor
+    _, value, chroma = _hue_value_chroma(channels)
+    return value, jnp.minimum(factor, value / jnp.where(chroma > 0, chroma, 1.0))
 
 
 def contrast(image: jax.Array, factor: jax.Array, *, per_channel: bool = False, pillow: bool = False) -> jax.Array:
@@ -292,7 +316,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array, taps: int, *, padding: str
     return image
 
 
-def solarize(image: jax.Array, threshold: float = 0.5) -> jax.Array:
+def solarize(image: jax.Array, threshold: jax.Array | float = 0.5) -> jax.Array:
     """Inverts what is at or above the threshold (BYOL; Pillow's 128 on bytes)."""
     return jnp.where(image >= threshold, 1.0 - image, image)
 

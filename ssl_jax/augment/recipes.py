@@ -20,22 +20,25 @@ def _colour(b: float, c: float, s: float, h: float, jitter: float = 0.8, gray: f
 
 replace = dataclasses.replace
 
-# google-research/simclr data_util.py: contrast is TensorFlow's; brightness is additive as the paper's v1 had it, and
-# multiplicative as the code's later default has it, which its CIFAR command uses.
+# google-research/simclr data_util.py: resizing, contrast and saturation are TensorFlow's; brightness is additive as the
+# paper's v1 had it, and multiplicative as the code's later default has it, which its CIFAR command uses.
 SIMCLR = View(
     crop="tf",
     interpolation="bicubic",
+    antialias=False,
     flip=0.5,
     **_colour(0.8, 0.8, 0.8, 0.2),
     additive_brightness=True,
     channel_contrast=True,
+    hsv_saturation=True,
     blur=0.5,
     blur_padding="zero",
     **_UNIT,
 )
 SIMCLR_CIFAR = replace(SIMCLR, size=32, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.0, additive_brightness=False)
 
-# facebookresearch/moco: v1 turns gray before it jitters, always jitters; v2 adds blur. SimSiam uses v2's.
+# facebookresearch/moco: v1 turns gray before it jitters, always jitters; v2 adds blur. SimSiam uses v2's. NPID
+# (zhirongw/lemniscate.pytorch main.py) has v1's; its cifar.py jitters before it turns gray, and does not flip.
 MOCO_V1 = View(
     area=(0.2, 1.0),
     flip=0.5,
@@ -53,7 +56,9 @@ MOCO_V2 = View(
 )
 SIMSIAM = MOCO_V2
 NPID = replace(MOCO_V1)
-NPID_CIFAR = replace(NPID, size=32, flip=0.0, mean=CIFAR10_MEAN, std=(0.2023, 0.1994, 0.2010))
+NPID_CIFAR = replace(
+    NPID, size=32, flip=0.0, order=("crop", "jitter", "gray"), mean=CIFAR10_MEAN, std=(0.2023, 0.1994, 0.2010)
+)
 MOCO_CIFAR = View(
     size=32,
     flip=0.5,
@@ -69,10 +74,12 @@ SIMSIAM_CIFAR = replace(SIMSIAM, size=32, blur=0.0, mean=CIFAR10_MEAN, std=CIFAR
 _byol = View(
     crop="byol",
     interpolation="bicubic",
+    antialias=False,
     flip=0.5,
     **_colour(0.4, 0.4, 0.2, 0.1),
     additive_brightness=True,
     channel_contrast=True,
+    hsv_saturation=True,
     blur_padding="zero",
 )
 BYOL = (replace(_byol, blur=1.0), replace(_byol, blur=0.1, solarize=0.2))

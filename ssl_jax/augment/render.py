@@ -1,8 +1,8 @@
 """Views of images, drawn on the device."""
 
 from collections.abc import Callable
-import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,8 @@ def _crop(view: View, box: boxes.Box, image: jax.Array, flip: jax.Array | bool) 
         return ops.window(image, *box[:2], view.size, flip=flip)
     if view.crop == "centre" and box == (0, 0, view.size, view.size) and height == width:
         return _mirrored(image, flip)
-    return ops.resized_crop(image, box, view.size, interpolation=view.interpolation, flip=flip, pillow=view.pillow)
+    options: dict[str, Any] = {"interpolation": view.interpolation, "antialias": view.antialias, "pillow": view.pillow}
+    return ops.resized_crop(image, box, view.size, flip=flip, **options)
 
 
 def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
@@ -156,8 +157,10 @@ def _blended(
     if not view.additive_brightness and "brightness" in turn:
         factor = jnp.where(turn["brightness"], given["brightness"], factor)
     if "saturation" in turn:
-        factor = jnp.where(turn["saturation"], given["saturation"], factor)
-        reference = jnp.where(turn["saturation"], ops.luma(channels, pillow=view.pillow), reference)
+        options = {"hsv": view.hsv_saturation, "pillow": view.pillow}
+        toward, own = ops.saturation_blend(channels, given["saturation"], **options)
+        factor = jnp.where(turn["saturation"], own, factor)
+        reference = jnp.where(turn["saturation"], toward, reference)
     return [ops.blend(x, reference, factor, pillow=view.pillow) for x in channels]
 
 
@@ -167,17 +170,11 @@ def _blur(view: View, draw: Draws, image: jax.Array) -> jax.Array:
 
 
 def _photometric(view: View, draw: Draws, image: jax.Array) -> jax.Array:
-    """One of PIRL's four photometric ops (VISSL's image branch), its strength drawn from the middle of its range."""
-    u = draw()
-    options = (
-        ops.posterize(image, jnp.floor(4 + 4 * u)),
-        ops.sharpness(image, 0.1 + 1.8 * u, pillow=view.pillow),
-        ops.solarize(image),
-        ops.autocontrast(image, pillow=view.pillow),
-    )
-    chosen = draw.below(len(options))
-    # Selected one by one: a stack to pick from would be laid out in tiles that are mostly padding.
-    return functools.reduce(lambda x, option: jnp.where(chosen == option[0], option[1], x), enumerate(options), image)
+    """PIRL's photometric ops, all four in a row (VISSL, img_pil_random_photometric.py), of strengths drawn afresh."""
+    image = ops.posterize(image, 4 + draw.below(5))  # 4 to 8 bits, both included
+    image = ops.sharpness(image, draw.between(0.1, 1.9), pillow=view.pillow)
+    image = ops.solarize(image, (draw.below(257) - 0.5) / 255.0)  # a byte from 0 to 256, and what is at or above it
+    return ops.autocontrast(image, pillow=view.pillow)
 
 
 def _colour_components(view: View, draw: Draws, image: jax.Array) -> jax.Array:

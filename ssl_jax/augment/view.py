@@ -23,7 +23,8 @@ class View:
     crop: str = "torch"  # 'torch', 'byol' or 'tf' (how a resized crop is drawn), 'shift' (pad, cut) or 'centre'
     area: tuple[float, float] = (0.08, 1.0)  # share of the image's area that a resized crop covers
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of a resized crop
-    interpolation: str = "bilinear"  # or 'bicubic'; antialiased both
+    interpolation: str = "bilinear"  # or 'bicubic'
+    antialias: bool = True  # of a crop that shrinks; TensorFlow's resize does not (SimCLR, BYOL)
     pad: int = 4  # zeros around the image for crop='shift', pixels
     centre: float = 1.0  # share of the short side that crop='centre' keeps
     flip: float = 0.0  # probability of a left-right flip
@@ -34,13 +35,14 @@ class View:
     hue: float = 0.0  # shift in [-hue, hue], turns of the colour circle
     additive_brightness: bool = False  # add U(-b, b) instead (SimCLR v1, BYOL): another distribution
     channel_contrast: bool = False  # blend with each channel's mean, not the luma's (TensorFlow, BYOL)
+    hsv_saturation: bool = False  # scale the S of HSV, not blend with the luma (TensorFlow, BYOL)
     gray: float = 0.0  # probability of grayscale
     blur: float = 0.0  # probability of Gaussian blur
     sigma: tuple[float, float] = (0.1, 2.0)  # of the blur, pixels
     taps: int = 23  # length of the blur kernel, pixels, odd
     blur_padding: str = "reflect"  # or 'zero' (SimCLR's TensorFlow code, BYOL)
     solarize: float = 0.0  # probability of solarization above 0.5
-    photometric: float = 0.0  # probability of one of posterize, sharpness, solarize, autocontrast (PIRL)
+    photometric: float = 0.0  # probability of posterize, sharpness, solarize and autocontrast in a row (PIRL)
     pca: float = 0.0  # probability of scaled colour components (Exemplar-CNN)
     pca_sigma: tuple[float, ...] = (1.0, 1.0, 0.5)  # component i times 2^N(0, sigma_i)
     hsv: float = 0.0  # probability of noise on hue, saturation and value (Exemplar-CNN, S4L)
@@ -143,6 +145,7 @@ def evaluation(view: View, centre: float) -> View:
         crop="centre",
         centre=centre,
         interpolation=view.interpolation,
+        antialias=view.antialias,
         order=("crop",),
         mean=view.mean,
         std=view.std,

@@ -291,7 +291,7 @@ def _crop(view: View, numbers: np.ndarray, height: int, width: int) -> Crop:
         raise ValueError(f"an image of {width}x{height} pixels is too small for a crop of {view.size}")
     box = boxes.placed(view, draws.split(view, numbers), height, width).box  # the flip is done on the device
     top, left, box_height, box_width = (float(length) for length in box)
-    return Crop(top, left, box_height, box_width, view.size, view.interpolation)
+    return Crop(top, left, box_height, box_width, view.size, view.interpolation, view.antialias)
 
 
 def check(views: dict[str, View], size: int | None) -> None:

@@ -81,7 +81,8 @@ def _input(backbone: Backbone) -> str:
     view = backbone.view
     lines = [
         f"Images of {view.size}x{view.size} pixels and {backbone.channels} channel(s): the centre square of "
-        f"{view.centre:g} times the short side, resized ({view.interpolation}, antialiased), scaled to [0, 1], less "
+        f"{view.centre:g} times the short side, resized ({view.interpolation}, "
+        f"{'' if view.antialias else 'not '}antialiased), scaled to [0, 1], less "
         f"{list(view.mean)}, over {list(view.std)}."
     ]
     if not backbone.plain:

@@ -50,9 +50,12 @@ TRANSFORMATIONS = View(
     order=("affine", "crop", "pca", "hsv"),
 )
 # Inception's crops and colours after grey (config/exemplar/imagenet.sh); its order of the colour ops is any of four.
+# Here grey is the luma, theirs the mean of the channels; here crops are resized one way, there in any of TensorFlow's
+# four.
 INCEPTION = View(
     crop="tf",
     area=(0.05, 1.0),
+    ratio=(0.75, 1.33),
     flip=0.5,
     gray=0.66,
     jitter=1.0,
@@ -61,6 +64,8 @@ INCEPTION = View(
     saturation=0.5,
     hue=0.2,
     additive_brightness=True,
+    channel_contrast=True,
+    hsv_saturation=True,
     order=("crop", "flip", "gray", "jitter"),
 )
 

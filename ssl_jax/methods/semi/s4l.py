@@ -38,7 +38,17 @@ from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
 
-INCEPTION = View(flip=0.5, order=("crop", "flip"), mean=(0.5,), std=(0.5,))
+# preprocess.py: TensorFlow's boxes with its defaults, and its resize.
+INCEPTION = View(
+    crop="tf",
+    area=(0.05, 1.0),
+    ratio=(0.75, 1.33),
+    antialias=False,
+    flip=0.5,
+    order=("crop", "flip"),
+    mean=(0.5,),
+    std=(0.5,),
+)
 
 
 def batch_hard(z: jax.Array, labels: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
