@@ -16,8 +16,10 @@ import pytest
 from configs import common
 from ssl_jax import dist
 from ssl_jax.augment.render import render_views
+from ssl_jax.batch import example
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
+from ssl_jax.data.samplers import Shuffled
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import contract
 from ssl_jax.run import Run, prepare
@@ -96,8 +98,12 @@ def _initial(name: str) -> TrainState:
     return jax.device_get(compiled(name)[0].init())
 
 
-def batch_of(run: Run, count: int, *, seed: int = 0) -> dict[str, jax.Array]:
-    """Views of the first `count` training images, outside a step."""
+def batch_of(run: Run, count: int, *, seed: int = 0) -> dict[str, Any]:
+    """Views of the first `count` training images, outside a step; where a sampler chooses, of its first batch."""
+    if not isinstance(run.sampler, Shuffled):
+        shape = next(iter(run.sampler.parts.values()))
+        together = int(np.prod(shape[1:]))
+        return example(run, seed, max(1, count // together // len(run.sampler.parts)))[1]
     position = jnp.arange(count)
     images = jnp.asarray(run.train.images[:count])
     batch = jax.jit(lambda rng: render_views(run.method.views(), rng, position, images))(jax.random.key(seed))
@@ -118,7 +124,7 @@ def loss_function(run: Run, method: contract.Method | None = None):
     return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
 
 
-def overfit(run: Run, steps: int, method: contract.Method | None = None, until=None):
+def overfit(run: Run, steps: int, method: contract.Method | None = None, until=None, gradients=None):
     """Trains on 32 images that are always seen in the same views, without augmentation in the step.
 
     Args:
@@ -126,6 +132,7 @@ def overfit(run: Run, steps: int, method: contract.Method | None = None, until=N
       steps: at most; the run's own length if that is shorter.
       method: instead of the run's.
       until: `(loss, metrics) -> bool`, asked every 20 updates; stops when true.
+      gradients: a compiled `(params, state, batch, step) -> ((loss, (state, metrics)), gradient)` to use.
 
     Returns:
       params, state, the losses and the metrics (dicts of floats) before each update.
@@ -135,12 +142,16 @@ def overfit(run: Run, steps: int, method: contract.Method | None = None, until=N
     run = dataclasses.replace(run, method=method)
     ts = begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)["image"], 0)
 
+    gradients = gradients or jax.jit(jax.value_and_grad(loss, has_aux=True))
+
     @jax.jit
-    def update(params, state, opt_state, step):
-        (value, (state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(params, state, batch, step)
+    def moved(params, state, opt_state, grads, step):
         updates, opt_state = run.optimizer.update(grads, opt_state, params)
-        params, state = method.after_update(optax.apply_updates(params, updates), state, step, run.info)
-        return params, state, opt_state, value, metrics
+        return *method.after_update(optax.apply_updates(params, updates), state, step, run.info), opt_state
+
+    def update(params, state, opt_state, step):
+        (value, (state, metrics)), grads = gradients(params, state, batch, step)
+        return *moved(params, state, opt_state, grads, step), value, metrics
 
     params, state, opt_state = ts.params, ts.state, ts.opt_state
     values, history = [], []
