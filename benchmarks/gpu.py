@@ -26,9 +26,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from configs import simclr
 from ssl_jax import data
 from ssl_jax.batch import make_loader
+from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.step import mapped_step, mapped_steps
 
@@ -38,7 +38,7 @@ LOG_RATIO = math.log(4 / 3)  # of a crop's sides at most
 
 def ssl_jax_updates(images: np.ndarray, batch: int, width: int, updates: int, in_one_call: bool) -> Callable[[], Any]:
     """A function that makes so many updates of the preset, from the state that the call before it left."""
-    config = simclr.get_config("cifar10_lightly")
+    config = get_config("simclr", "cifar10_lightly")
     config.batch_size, config.model.width, config.model.dtype = batch, width, "bfloat16"
     noise = data.Dataset("noise", images, np.zeros(len(images), np.int32), tuple("0123456789"))
     run = prepare(config, jax.devices()[:1], (noise, None))

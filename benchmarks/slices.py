@@ -7,7 +7,6 @@ takes one to five minutes. Needs pip install -e .[plan].
 """
 
 import argparse
-import importlib
 import json
 import pathlib
 import subprocess
@@ -19,6 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ssl_jax import plan
 from ssl_jax.methods import build
+from ssl_jax.recipes import get_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRIES, TABLE = ROOT / "docs" / "slices.jsonl", ROOT / "docs" / "slices.md"
@@ -67,7 +67,7 @@ def tried(method: str, topology: str, changes: dict[str, int]) -> dict[str, Any]
 
 def best(method: str, topology: str, chips: int) -> dict[str, Any]:
     """The try that the table shows."""
-    config = importlib.import_module(f"configs.{method}").get_config("imagenet")
+    config = get_config(method, "imagenet")
     batch = config.batch_size
     changes: dict[str, int] = {}
     if config.model.bn_groups > 1 and config.model.bn_groups % chips:

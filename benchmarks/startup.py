@@ -9,7 +9,6 @@ A first run that is not timed decodes the images for all. Prints a Markdown tabl
 """
 
 import argparse
-import importlib
 import os
 import pathlib
 import subprocess
@@ -20,6 +19,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ssl_jax.methods import build
+from ssl_jax.recipes import get_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _batch(method: str, args: argparse.Namespace) -> int:
-    return args.batch or importlib.import_module(f"configs.{method}").get_config("cifar10_small").batch_size
+    return args.batch or get_config(method, "cifar10_small").batch_size
 
 
 def _command(method: str, args: argparse.Namespace, folder: str, workdir: str) -> tuple[list[str], dict[str, str]]:

@@ -16,7 +16,6 @@ keeps its small transformer, which costs less, so that the rest of the step weig
 import argparse
 from collections.abc import Callable
 import dataclasses
-import importlib
 import pathlib
 import statistics
 import sys
@@ -38,6 +37,7 @@ from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import build
 from ssl_jax.plan import hlo
+from ssl_jax.recipes import get_config
 from ssl_jax.run import Run, prepare
 from ssl_jax.step import mapped_step
 
@@ -176,7 +176,7 @@ def prepared(
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1024, 32, 32, 3), np.uint8)
     noise = data.Dataset("noise", images, rng.integers(0, 10, 1024, np.int32), tuple("0123456789"))
-    config = importlib.import_module(f"configs.{method}").get_config("cifar10_small")
+    config = get_config(method, "cifar10_small")
     config.batch_size, config.model.width, config.model.dtype = batch, width, dtype
     return prepare(config, devices, (noise, None))
 

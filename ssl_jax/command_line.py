@@ -52,7 +52,7 @@ def _config_files(argv: list[str]) -> list[tuple[pathlib.Path, str]]:
 def _check_files(argv: list[str]) -> None:
     for file, _ in _config_files(argv):
         if not file.is_file():
-            known = [str(p) for p in pathlib.Path("configs").glob("*.py") if p.stem not in ("common", "__init__")]
+            known = [str(p) for p in pathlib.Path("configs/").glob("*.py") if p.stem not in ("common", "__init__")]
             hint = nearest(str(file), known) if known else "Start in the folder that has configs/, or give a full path."
             raise UserError(f"There is no config file {file}, looked for in {pathlib.Path.cwd()}. {hint}")
         if "def get_config(preset" not in file.read_text(errors="replace"):

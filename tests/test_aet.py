@@ -10,11 +10,11 @@ from PIL import Image
 import pytest
 import tiny
 
-from configs import aet as config
 from ssl_jax import models
 from ssl_jax.augment import ops
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.pretext import aet
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -23,7 +23,7 @@ projective = jax.jit(ops.projective)
 
 @functools.cache
 def method(preset="photo_tiles"):
-    c = config.get_config(preset)
+    c = get_config("aet", preset)
     return build.method(c.method, models.backbone(c.model))
 
 

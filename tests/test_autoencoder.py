@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import denoising_autoencoder as config
 from ssl_jax import models
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext.autoencoder import squared_error
 from ssl_jax.methods.pretext.denoising_autoencoder import corrupt
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -72,7 +72,7 @@ def test_pictures():
 
 @pytest.mark.fast
 def test_noise_without_meaning_is_refused():
-    c = config.get_config("digits")
+    c = get_config("denoising_autoencoder", "digits")
     method = build.method(c.method, models.backbone(c.model))
     method.check(8, 8, 1)
     with pytest.raises(UserError, match="salt_and_pepper"):
@@ -89,7 +89,7 @@ def test_noise_without_meaning_is_refused():
 @pytest.mark.fast
 def test_maps_of_backbones(name, side, grid):
     """The map before pooling, of the same width as the features and without another parameter."""
-    c = config.get_config("cifar10_small").model
+    c = get_config("denoising_autoencoder", "cifar10_small").model
     c.name = name
     backbone = models.backbone(c)
     shape = jnp.zeros((2, side, side, 3))

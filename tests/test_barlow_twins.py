@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from tiny import generator
 from ssl_jax import dist, models
 from ssl_jax.methods import build
 from ssl_jax.methods.joint.barlow_twins import barlow_twins_loss, cross_correlation, standardize
+from ssl_jax.recipes import get_config, presets
 
 
 def pairs(n=6, d=5, seed=0):
@@ -147,7 +147,7 @@ def test_replicas_have_the_loss_and_exact_gradient_of_the_whole_batch(devices, m
 
 @pytest.mark.fast
 def test_projector_and_groups_are_the_authors():
-    config = importlib.import_module("configs.barlow_twins").get_config("imagenet")
+    config = get_config("barlow_twins", "imagenet")
     method = build.method(config.method, models.backbone(config.model))
     head = jax.eval_shape(lambda: method._head().init(jax.random.key(0), jnp.zeros((2, 2048)), train=True))["params"]
     assert sum(x.size for x in jax.tree.leaves(head)) == 151_027_712
@@ -161,10 +161,9 @@ def test_projector_and_groups_are_the_authors():
 
 @pytest.mark.fast
 def test_presets_have_both_groups():
-    configs = importlib.import_module("configs.barlow_twins")
-    for preset in configs.PRESETS:
-        assert set(configs.get_config(preset).optim) == {"default", "vectors"}
-    lightly = configs.get_config("cifar10_lightly")
+    for preset in presets("barlow_twins"):
+        assert set(get_config("barlow_twins", preset).optim) == {"default", "vectors"}
+    lightly = get_config("barlow_twins", "cifar10_lightly")
     assert (lightly.method.hidden, lightly.method.out, lightly.method.lambd) == ((2048,), 2048, 0.005)
     assert lightly.optim.vectors == lightly.optim.default
 

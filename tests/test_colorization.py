@@ -12,11 +12,11 @@ import optax
 import pytest
 import tiny
 
-from configs import colorization as config
 from ssl_jax import models
 from ssl_jax.augment import lab
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.pretext import colorization
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -187,7 +187,7 @@ def test_pictures():
 
 @pytest.mark.fast
 def test_gray_data_are_refused():
-    c = config.get_config("cifar10")
+    c = get_config("colorization", "cifar10")
     method = build.method(c.method, models.backbone(c.model))
     with pytest.raises(UserError, match="1 channel"):
         method.check(32, 32, 1)
@@ -196,7 +196,7 @@ def test_gray_data_are_refused():
 @pytest.mark.fast
 def test_imagenet_sizes():
     """Targets of 44x44 for views of 176, as the authors have them, from a ResNet's map of 6x6."""
-    c = config.get_config("imagenet")
+    c = get_config("colorization", "imagenet")
     method = build.method(c.method, models.backbone(c.model))
     batch = {"view": jnp.zeros((1, 176, 176, 3))}
     params, state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(10, 2, 5, 5)))

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import context_encoder as config
 from ssl_jax import models
 from ssl_jax.augment import holes
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import context_encoder
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -167,7 +167,7 @@ def test_groups():
 
 @pytest.mark.fast
 def test_what_is_refused():
-    c = config.get_config("imagenet")
+    c = get_config("context_encoder", "imagenet")
     method = build.method(c.method, models.backbone(c.model))
     method.check(350, 350, 3)
     for change, word in (

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +10,12 @@ from PIL import Image
 import pytest
 import tiny
 
-from configs import context_prediction as config
 from ssl_jax import data, models
 from ssl_jax.augment import ops
 from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import context_prediction as cp
+from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 
@@ -25,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @functools.cache
 def method(preset="photo_tiles", **changes):
-    c = config.get_config(preset)
+    c = get_config("context_prediction", preset)
     return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
 
 
@@ -50,7 +49,7 @@ def test_labels_are_the_authors():
 @pytest.mark.parametrize("preset", ["photo_tiles", "fashion_mnist", "cifar10", "cifar10_small"])
 def test_no_edge_runs_on_from_patch_to_patch(preset):
     """In all presets but Kolesnikov's of ImageNet, whose patches may touch, once in many."""
-    method = config.get_config(preset).method
+    method = get_config("context_prediction", preset).method
     assert method.gap > method.jitter
 
 
@@ -180,9 +179,8 @@ def test_what_has_no_meaning_is_refused():
 @pytest.mark.parametrize("name", ["context_prediction", "jigsaw"])
 def test_batchnorm_of_few_images_is_refused(name):
     """Its statistics would tell a patch of the others of its image."""
-    module = importlib.import_module(f"configs.{name}")
     for groups, norm, fits in ((1, "batch", True), (2, "batch", True), (4, "batch", False), (16, "group", True)):
-        c = module.get_config("photo_tiles")
+        c = get_config(name, "photo_tiles")
         c.model.bn_groups, c.model.norm, c.batch_size = groups, norm, 16
         make = lambda c=c: jax.eval_shape(prepare(c, jax.devices()[:1], splits()).init)  # noqa: E731
         if fits:

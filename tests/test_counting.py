@@ -11,10 +11,10 @@ import pytest
 import tiny
 from tiny import generator
 
-from configs import counting as config
 from ssl_jax import models
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import counting
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -82,7 +82,7 @@ def test_a_single_image_of_its_kind_is_refused():
 
 @functools.cache
 def method():
-    c = config.get_config("photo_tiles")
+    c = get_config("counting", "photo_tiles")
     return build.method(c.method, models.backbone(c.model))
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import cpc as config
 from ssl_jax import dist, models
 from ssl_jax.methods import build
 from ssl_jax.methods.joint import cpc
 from ssl_jax.models.pixelcnn import PixelCNN
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 
@@ -130,7 +130,7 @@ def test_directions_turn_the_grid():
 
 
 def built(preset, **changes):
-    c = config.get_config(preset)
+    c = get_config("cpc", preset)
     c.update_from_flattened_dict(changes)
     return build.method(c.method, models.backbone(c.model))
 

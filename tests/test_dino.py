@@ -12,13 +12,13 @@ import pytest
 import tiny
 from tiny import generator
 
-from configs import dino as configs
 from ssl_jax import dist, models, optim
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.byol import target_decay
 from ssl_jax.methods.joint.dino import DINO, distillation_loss, moved_centre, teacher_temperature
 from ssl_jax.models.heads import DINOHead
 from ssl_jax.models.vit import ViT
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 KEY = jax.random.key(0)
@@ -294,7 +294,7 @@ def test_crops_of_two_sizes_and_drop_path():
 
 @pytest.mark.fast
 def test_recipes():
-    config = configs.get_config("imagenet")
+    config = get_config("dino", "imagenet")
     method = DINO(models.backbone(config.model), locals=config.method.locals)
     assert list(method.views()) == ["global1", "global2", *(f"local{i + 1}" for i in range(8))]
     for group, resting in (("default", 0.0), ("last_layer", 1.0)):
@@ -304,7 +304,7 @@ def test_recipes():
         np.testing.assert_allclose([rate(jnp.asarray(s)) for s in (0, 100, 1000)], [0, 1e-3, 1e-6], rtol=1e-4)
         np.testing.assert_allclose([decay(jnp.asarray(s)) for s in (0, 500, 1000)], [0.04, 0.22, 0.4], rtol=1e-5)
         assert (c.name, c.exclude, c.clip_each, c.clip, c.frozen_epochs) == ("adamw", "1d", 3.0, 0.0, resting)
-    assert configs.get_config("cifar10_lightly").optim.last_layer.frozen_epochs == 0
+    assert get_config("dino", "cifar10_lightly").optim.last_layer.frozen_epochs == 0
     assert list(DINO(None, locals=0).views()) == ["global1", "global2"]
     unequal = dataclasses.replace(method, global2=dataclasses.replace(method.global2, size=192))
     with pytest.raises(UserError, match=r"global1\.size is 224 and global2\.size 192"):

@@ -10,13 +10,13 @@ import pytest
 import tiny
 from tiny import generator
 
-from configs import exemplar as config
 from ssl_jax import dist, models
 from ssl_jax.augment import ops
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.pretext import exemplar
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -183,7 +183,7 @@ def test_triplets_are_those_of_the_global_batch(devices):
 
 @pytest.mark.fast
 def test_every_image_is_a_class():
-    c = config.get_config("cifar10")
+    c = get_config("exemplar", "cifar10")
     method = build.method(c.method, models.backbone(c.model))
     batch = {name: jnp.zeros((1, 32, 32, 3)) for name in method.views()}
     params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(1000, 2, 5, 5)))
@@ -193,7 +193,7 @@ def test_every_image_is_a_class():
 
 @pytest.mark.fast
 def test_triplets_without_a_pair_are_refused():
-    c = config.get_config("imagenet")
+    c = get_config("exemplar", "imagenet")
     c.method.copies = 1
     with pytest.raises(UserError, match="copies"):
         build.method(c.method, models.backbone(c.model)).check(256, 256, 3)

@@ -16,9 +16,9 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from configs import common
 from ssl_jax import dist, evaluate, report, train
 from ssl_jax.monitor import Monitor
+from ssl_jax.recipes import base, get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import specs as state_specs
@@ -293,9 +293,7 @@ def test_metrics_in_a_bucket_are_written_anew_now_and_then(monkeypatch):
 
 @pytest.mark.fast
 def test_fields_that_a_config_lacks_take_the_presets_value(tmp_path, caplog):
-    from configs import simclr
-
-    config = simclr.get_config("digits")
+    config = get_config("simclr", "digits")
     config.batch_size = 64
     stored_config.store(str(tmp_path), config)
     file = tmp_path / "config.json"
@@ -315,9 +313,7 @@ def test_fields_that_a_config_lacks_take_the_presets_value(tmp_path, caplog):
 
 @pytest.mark.fast
 def test_views_of_an_earlier_version_stay_as_they_were(tmp_path):
-    from configs import simclr
-
-    stored_config.store(str(tmp_path), simclr.get_config("cifar10_small"))
+    stored_config.store(str(tmp_path), get_config("simclr", "cifar10_small"))
     file = tmp_path / "config.json"
     old = json.loads(file.read_text())
     assert old["method"]["view1"].pop("pillow") and old["method"]["view2"].pop("pillow")
@@ -328,7 +324,7 @@ def test_views_of_an_earlier_version_stay_as_they_were(tmp_path):
 @pytest.mark.fast
 def test_a_whole_config_is_loaded_as_it_is(tmp_path, caplog):
     config = tiny.config("byol")
-    config.optim.slow = common.optimizer()  # a group of its own
+    config.optim.slow = base.optimizer()  # a group of its own
     stored_config.store(str(tmp_path), config)
     assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(config)
     assert not caplog.text

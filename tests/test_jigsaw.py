@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import jigsaw as config
 from ssl_jax import models
 from ssl_jax.augment.patches import cut
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import jigsaw
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @functools.cache
 def method(preset="photo_tiles"):
-    c = config.get_config(preset)
+    c = get_config("jigsaw", preset)
     return build.method(c.method, models.backbone(c.model))
 
 

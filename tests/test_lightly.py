@@ -9,7 +9,6 @@ purpose, the model below is what our method is, and says so.
 from collections.abc import Callable
 import copy
 import dataclasses
-import importlib
 import sys
 import types
 from typing import Any
@@ -21,10 +20,10 @@ import optax
 import pytest
 import tiny
 
-from configs import common
 from ssl_jax import dist, optim
 from ssl_jax.methods.contract import Info
 from ssl_jax.models.resnet import DEPTHS, ResNet
+from ssl_jax.recipes import base, get_config
 
 torch = pytest.importorskip("torch", reason="needs lightly, to compare with")
 pytest.importorskip("lightly", reason="needs lightly, to compare with")
@@ -283,9 +282,9 @@ def snapshot(model):
 
 
 def compare(name: str, build: Callable[[], Model], fields: dict[str, Any], shift: float = 0.0):
-    config = importlib.import_module(f"configs.{name}").get_config("cifar10_lightly")
+    config = get_config(name, "cifar10_lightly")
     config.epochs, config.batch_size = EPOCHS, BATCH
-    common.update(config.method, **fields)
+    base.update(config.method, **fields)
     groups = GROUPS if config.model.bn_groups > 1 else 1
     net = ResNet("resnet10", FEATURES // 8, config.model.stem, bn_groups=groups, dtype=jnp.float64)
     method = build.method(config.method, net)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import mae as config
 from ssl_jax import models
 from ssl_jax.methods import build
 from ssl_jax.methods.masked import mae
 from ssl_jax.models.vit import patches, unpatched
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -125,7 +125,7 @@ def test_pictures():
 @pytest.mark.fast
 def test_the_authors_sizes():
     """ViT-B encodes 49 of 196 patches; the decoder is 512 wide, of 8 blocks, with a mask token and no positions."""
-    c = config.get_config("imagenet")
+    c = get_config("mae", "imagenet")
     method = build.method(c.method, models.backbone(c.model))
     batch = {"view": jnp.zeros((1, 224, 224, 3))}
     method.check(256, 256, 3)
@@ -141,7 +141,7 @@ def test_the_authors_sizes():
 
 @pytest.mark.fast
 def test_what_is_refused():
-    c = config.get_config("cifar10_small")
+    c = get_config("mae", "cifar10_small")
     method = build.method(c.method, models.backbone(c.model))
     for wrong, word in (
         (dict(mask_ratio=0.999), "mask_ratio"),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import common
 from ssl_jax import models
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import build
+from ssl_jax.recipes import get_config, presets
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState
 from ssl_jax.workdir.checkpoint import Checkpoints
@@ -196,15 +195,14 @@ def test_step_is_compiled_once_and_stays_on_the_device(name):
 
 def _presets():
     for name in build.names():
-        module = importlib.import_module(f"configs.{name}")
-        yield from ((name, preset) for preset in getattr(module, "PRESETS", common.PRESETS))
+        yield from ((name, preset) for preset in presets(name))
 
 
 @pytest.mark.parametrize(("name", "preset"), tuple(_presets()))
 @pytest.mark.fast
 def test_presets(name, preset):
     """Every preset makes a method whose views fit its data; fields of the config are the method's own."""
-    config = importlib.import_module(f"configs.{name}").get_config(preset)
+    config = get_config(name, preset)
     method = build.method(config.method, backbone=models.backbone(config.model))
     size = config.data.size or {"digits": 8, "fashion_mnist": 28, "imagenet": 256}.get(preset, 32)
     channels = 1 if preset in ("digits", "fashion_mnist") else 3

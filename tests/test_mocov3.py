@@ -11,13 +11,13 @@ import pytest
 import tiny
 from tiny import generator
 
-from configs import mocov3 as configs
 from ssl_jax import dist, losses, models
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint import mocov3
 from ssl_jax.methods.joint.byol import target_decay
 from ssl_jax.methods.joint.mocov3 import MoCoV3, contrast
 from ssl_jax.models.heads import MLP
+from ssl_jax.recipes import get_config
 
 KEY = jax.random.key(0)
 
@@ -124,7 +124,7 @@ def size(tree):
 @pytest.mark.fast
 @pytest.mark.parametrize(("preset", "projector"), [("imagenet", 9_445_376), ("imagenet_vit", 19_415_040)])
 def test_heads_are_the_authors(preset, projector):
-    config = configs.get_config(preset)
+    config = get_config("mocov3", preset)
     method = mocov3.MoCoV3(models.backbone(config.model), **_scalars(config.method))
     batch = {"view1": jnp.zeros((2, 224, 224, 3))}
     params, state = jax.eval_shape(lambda: method.init(KEY, batch, Info(1, 1, 1, 1)))

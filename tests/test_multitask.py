@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import multitask as config
 from ssl_jax import data, models
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
@@ -17,6 +16,7 @@ from ssl_jax.epoch import begin_epoch
 from ssl_jax.evals import pretext
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.combine import multitask
+from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @functools.cache
 def method(preset="photo_tiles", **changes):
-    c = config.get_config(preset)
+    c = get_config("multitask", preset)
     return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
 
 
@@ -35,7 +35,7 @@ def method(preset="photo_tiles", **changes):
 @pytest.mark.parametrize("tasks", ["rotation", "context_prediction+colorization", "exemplar+mae+rotation"])
 def test_a_run_keeps_its_own_tasks(tmp_path, tasks):
     """What its workdir says is complete as it is; a field that it lacks is that of its tasks."""
-    c = config.get_config(f"cifar10_small+{tasks}")
+    c = get_config("multitask", f"cifar10_small+{tasks}")
     stored_config.store(str(tmp_path), c)
     assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(c)
     stored_config.check(str(tmp_path), c)
@@ -117,7 +117,7 @@ def test_evaluation_follows_the_lead_and_every_task_has_its_pictures():
 @pytest.mark.parametrize("tasks", ["context_prediction+exemplar", "rotation+jigsaw+counting+aet", "exemplar"])
 @pytest.mark.parametrize("preset", ["photo_tiles", "cifar10_small", "imagenet"])
 def test_tasks_are_named_on_the_command_line(preset, tasks):
-    c = config.get_config(f"{preset}+{tasks}")
+    c = get_config("multitask", f"{preset}+{tasks}")
     m = build.method(c.method, models.backbone(c.model))
     side = {"imagenet": 292}.get(preset, 32)
     m.check(side, side, 3)
@@ -131,7 +131,7 @@ def test_tasks_are_named_on_the_command_line(preset, tasks):
 @pytest.mark.fast
 @pytest.mark.parametrize("harmonise", [True, False])
 def test_colours_are_dropped_where_inputs_keep_them(harmonise):
-    c = config.get_config("cifar10_small+rotation+context_prediction")
+    c = get_config("multitask", "cifar10_small+rotation+context_prediction")
     c.method.harmonise = harmonise
     tasks = build.method(c.method, models.backbone(c.model))._tasks()
     assert tasks["context_prediction"].drop_colours is not harmonise
@@ -142,7 +142,7 @@ def test_colours_are_dropped_where_inputs_keep_them(harmonise):
 @pytest.mark.parametrize("preset", ["fashion_mnist", "cifar10", "cifar10_small", "imagenet"])
 def test_exemplar_among_others_has_triplets(preset):
     """As the paper's; the loss of a softmax over all images would outweigh all others."""
-    c = config.get_config(f"{preset}+rotation+exemplar")
+    c = get_config("multitask", f"{preset}+rotation+exemplar")
     method = build.method(c.method, models.backbone(c.model))
     assert method.tasks["exemplar"].chance(contract.Info(10**6, 8, 8, 8)) < 1
 
@@ -173,7 +173,7 @@ def test_a_state_that_no_task_changes_at_an_epoch_stays_the_same_object():
 
 def run_of(tasks, preset="photo_tiles", devices=1, **changes):
     """Tasks joined by plus signs, on a convnet four channels wide and 16 images a batch."""
-    c = config.get_config(f"{preset}+{tasks}")
+    c = get_config("multitask", f"{preset}+{tasks}")
     c.batch_size, c.epochs, c.model.width, c.model.name = tiny.BATCH, 2, 4, "convnet"
     c.method.update(changes)
     splits = None if preset == "photo_tiles" else (noise(), None)
@@ -245,9 +245,9 @@ def test_tasks_that_cannot_share_a_backbone_are_named():
 @pytest.mark.fast
 def test_mistakes_are_explained():
     with pytest.raises(UserError, match="Did you mean 'rotation'"):
-        config.get_config("cifar10+rotatoin")
+        get_config("multitask", "cifar10+rotatoin")
     with pytest.raises(UserError, match="no preset 'digits'"):
-        config.get_config("digits+rotation")
+        get_config("multitask", "digits+rotation")
     for changes, words in (
         ({"tasks": {}}, "at least one task"),
         ({"weights": {"rotation": 1.0}}, "each its weight"),

@@ -6,12 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from configs import byol, common, simclr
 from ssl_jax import optim
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.byol import BYOL, target_decay
 from ssl_jax.methods.joint.simclr import SimCLR
 from ssl_jax.models.resnet import ResNet
+from ssl_jax.recipes import base, get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -29,7 +29,7 @@ def trajectory(optimizer, params, grads):
 
 def built(params, steps_per_epoch=10, total_steps=100, batch_size=256, **changes):
     """One group's optimiser by its config; SGD without momentum at a constant 0.1 unless changed."""
-    config = {"default": common.optimizer(**({"schedule": "constant", "momentum": 0.0} | changes))}
+    config = {"default": base.optimizer(**({"schedule": "constant", "momentum": 0.0} | changes))}
     labels = jax.tree.map(lambda _: "default", params)
     return optim.build(config, labels, batch_size, steps_per_epoch, total_steps)[0]
 
@@ -239,8 +239,8 @@ def test_a_frozen_group_follows_the_decay_of_the_run():
 def test_groups_have_their_own_optimiser():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
     config = {
-        "default": common.optimizer(learning_rate=0.1, schedule="constant"),
-        "head": common.optimizer(name="adamw", learning_rate=0.5, schedule="constant", clip=0.1),
+        "default": base.optimizer(learning_rate=0.1, schedule="constant"),
+        "head": base.optimizer(name="adamw", learning_rate=0.5, schedule="constant", clip=0.1),
     }
     optimizer, schedules = optim.build(config, {"a": "default", "b": "head"}, 512, 10, 100)
     after, _ = trajectory(optimizer, params, [jax.tree.map(jnp.ones_like, params)])
@@ -252,7 +252,7 @@ def test_groups_have_their_own_optimiser():
 @pytest.mark.fast
 def test_a_group_without_an_entry_is_refused():
     with pytest.raises(UserError, match=r"groups \['head'\] without an entry: add config.optim.head"):
-        optim.build({"default": common.optimizer()}, {"a": "default", "b": "head"}, 256, 10, 100)
+        optim.build({"default": base.optimizer()}, {"a": "default", "b": "head"}, 256, 10, 100)
 
 
 @pytest.mark.fast
@@ -311,7 +311,7 @@ def test_a_frozen_group_follows_the_rate_of_the_run(name):
 @pytest.mark.fast
 def test_other_groups_move_while_one_is_frozen():
     params = {"a": jnp.ones(2), "b": jnp.ones(2)}
-    config = {"default": common.optimizer(), "head": common.optimizer(frozen_epochs=1.0)}
+    config = {"default": base.optimizer(), "head": base.optimizer(frozen_epochs=1.0)}
     optimizer, _ = optim.build(config, {"a": "default", "b": "head"}, 256, 2, 10)
     after, _ = trajectory(optimizer, params, [jax.tree.map(jnp.ones_like, params)] * 3)
     assert (after[1]["a"] < 0.95).all() and (after[1]["b"] == 1).all() and (after[2]["b"] < 1).all()
@@ -366,7 +366,7 @@ def test_decayed_parameters_of_byols_heads():
 def test_describe_has_one_line_a_parameter():
     params = simclr_shapes()
     labels = jax.tree.map(lambda _: "default", params)
-    lines = optim.describe({"default": common.optimizer(exclude="1d")}, labels, params)
+    lines = optim.describe({"default": base.optimizer(exclude="1d")}, labels, params)
     assert len(lines) == 22 + 43 and sum(line.endswith(" decayed") for line in lines) == 22
     assert "backbone/stem/kernel (3, 3, 3, 64) default decayed" in lines
     assert "projector/out_norm/scale (128,) default excluded" in lines
@@ -382,7 +382,7 @@ def test_exclude_is_checked():
 
 
 def rates(steps, batch_size=256, steps_per_epoch=10, total_steps=100, **changes):
-    schedule = optim.learning_rate(common.optimizer(**changes), batch_size, steps_per_epoch, total_steps)
+    schedule = optim.learning_rate(base.optimizer(**changes), batch_size, steps_per_epoch, total_steps)
     return np.array([schedule(jnp.asarray(step)) for step in steps])
 
 
@@ -432,9 +432,9 @@ def test_rate_scales_with_the_batch(scaling, base, peak):
 @pytest.mark.parametrize(
     ("config", "examples", "peak"),
     [
-        (simclr.get_config("imagenet"), 1_281_167, 4.8),
-        (simclr.get_config("cifar10"), 50_000, 2.0),  # 1.0 times 512 / 256
-        (byol.get_config("imagenet"), 1_281_167, 4.8),
+        (get_config("simclr", "imagenet"), 1_281_167, 4.8),
+        (get_config("simclr", "cifar10"), 50_000, 2.0),  # 1.0 times 512 / 256
+        (get_config("byol", "imagenet"), 1_281_167, 4.8),
     ],
     ids=["simclr-imagenet", "simclr-cifar10", "byol-imagenet"],
 )
@@ -505,7 +505,7 @@ def test_larc_leaves_excluded_and_zero_parameters_to_sgd():
 @pytest.mark.fast
 def test_larc_from_a_config():
     """solo-learn's BYOL for CIFAR-10 asks for it, and its schedule reaches the clipping."""
-    config = byol.get_config("cifar10").optim.default
+    config = get_config("byol", "cifar10").optim.default
     assert (config.name, config.trust, config.trust_clip, config.exclude) == ("larc", 0.02, True, "1d")
     w, g = {"kernel": jnp.full((2, 2), 50.0)}, {"kernel": jnp.full((2, 2), 1e-3)}
     changes = {"name": "larc", "trust": 0.02, "trust_clip": True, "learning_rate": 0.5}
@@ -528,7 +528,7 @@ def test_a_group_moves_each_so_many_th_update():
 
 @pytest.mark.fast
 def test_the_rate_of_a_resting_group_is_that_of_the_run():
-    c = common.optimizer(name="sgd", learning_rate=1.0, scaling="none", schedule="steps", milestones=(2,), momentum=0.0)
+    c = base.optimizer(name="sgd", learning_rate=1.0, scaling="none", schedule="steps", milestones=(2,), momentum=0.0)
     c.every = 2
     group = {"default": c}
     optimizer, _ = optim.build(group, {"w": "default"}, 1, 2, 8)

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import pirl as config
 from ssl_jax import dist, models
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.joint import pirl
 from ssl_jax.models import parts
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 
 @functools.cache
 def imagenet():
-    c = config.get_config("imagenet")
+    c = get_config("pirl", "imagenet")
     return build.method(c.method, models.backbone(c.model))
 
 
@@ -51,7 +51,7 @@ def test_heads_have_the_papers_sizes():
 
 @pytest.mark.fast
 def test_a_patch_larger_than_its_cell_is_refused():
-    c = config.get_config("cifar10")
+    c = get_config("pirl", "cifar10")
     c.method.patch.size = 11
     method = build.method(c.method, models.backbone(c.model))
     with pytest.raises(UserError, match=r"patch\.size"):

@@ -1,7 +1,6 @@
 """Sizing a run from its compiled program."""
 
 import dataclasses
-import importlib
 import json
 import logging
 import math
@@ -16,6 +15,7 @@ import tiny
 from ssl_jax import plan
 from ssl_jax.batch import index as batch_index
 from ssl_jax.plan import hlo
+from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step
@@ -77,7 +77,7 @@ def test_what_a_step_that_does_not_fit_wanted(message, wanted):
 
 @pytest.mark.fast
 def test_data_that_is_not_here_has_its_shape():
-    config = importlib.import_module("configs.simclr").get_config("imagenet")
+    config = get_config("simclr", "imagenet")
     train_split, _ = plan.stand_in(config, None)
     assert len(train_split.images) == 1_281_167 and len(train_split.classes) == 1000
     assert train_split.streamed and train_split.image_shape[-1] == 3
@@ -110,7 +110,7 @@ def test_local_plan_is_that_of_the_step_that_runs(local):
 
 
 def test_streamed_images_come_as_crops():
-    config = importlib.import_module("configs.simclr").get_config("cifar10_small")
+    config = get_config("simclr", "cifar10_small")
     config.batch_size, config.model.name, config.data.stream = 16, "convnet", "always"
     run = prepare(config, splits=plan.stand_in(config, None))
     _, given, index = plan.arguments(run)
@@ -217,7 +217,7 @@ import jax
 from ssl_jax import plan
 from ssl_jax.data import loader
 from ssl_jax.run import prepare
-config = importlib.import_module("configs.simclr").get_config("cifar10")
+config = get_config("simclr", "cifar10")
 run = prepare(config, plan.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
 _, data, index = plan.arguments(run)
 images = data["image"]

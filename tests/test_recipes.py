@@ -1,22 +1,35 @@
-"""What every preset's optimiser does, against a record: a change of a shared default must not change a recipe unseen.
+"""What every preset is, against a record: a change of a shared default must not change a recipe unseen.
 
 `python tests/test_recipes.py` records it anew, in recipes.json, after a change that is meant.
 """
 
+import ast
 import importlib
+import itertools
 import json
 import pathlib
+import re
+import runpy
 import sys
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from PIL import Image
 import pytest
+import tiny
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from configs import common
 from ssl_jax import optim
 from ssl_jax.methods import build
+from ssl_jax.recipes import base, get_config, presets, published
+from ssl_jax.recipes.cards import CARDS, small_images
+from ssl_jax.recipes.layer import MEASURES, Expected, Recipe
+from ssl_jax.run import prepare
+from ssl_jax.runtime.errors import UserError
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORD = pathlib.Path(__file__).with_name("recipes.json")
 RATE = ("learning_rate", "scaling", "schedule", "per_epoch", "final", "milestones", "factor", "warmup_epochs")
 EXAMPLES = {  # by the beginning of the preset's name
@@ -35,7 +48,7 @@ def group(entry, batch_size, per_epoch, total):
     for milestone in entry.milestones if entry.schedule == "steps" else ():
         steps |= {round(milestone * per_epoch) - 1, round(milestone * per_epoch)}
     schedule, decay = optim.learning_rate(entry, batch_size, per_epoch, total), optim.decay_rate(entry, total)
-    usual = common.optimizer()
+    usual = base.optimizer()
     own = {name: value for name, value in entry.items() if name not in RATE and value != usual[name]}
     return own | {
         "rates": {str(step): float(f"{float(schedule(jnp.asarray(step))):.5g}") for step in sorted(steps)},
@@ -43,13 +56,22 @@ def group(entry, batch_size, per_epoch, total):
     }
 
 
+def fields(config):
+    """Path to each value that is not the default of its field, but for the optimisers."""
+    usual = base.fields()
+    usual.method = base.method_fields(config.method.name)
+    found, usual = flat(json.loads(config.to_json())), flat(json.loads(usual.to_json()))
+    own = {path: value for path, value in found.items() if path not in usual or value != usual[path]}
+    return {path[1:]: value for path, value in sorted(own.items()) if not path.startswith("/optim/")}
+
+
 def recipe(name, preset):
-    """Epochs, batch and every group's optimiser of a preset."""
-    config = importlib.import_module(f"configs.{name}").get_config(preset)
+    """What a preset changes of the defaults, and what every group's optimiser does."""
+    config = get_config(name, preset)
     per_epoch = next(n for start, n in EXAMPLES.items() if preset.startswith(start)) // config.batch_size
     total = per_epoch * config.epochs
     groups = {label: group(entry, config.batch_size, per_epoch, total) for label, entry in sorted(config.optim.items())}
-    return {"epochs": config.epochs, "batch_size": config.batch_size, "optim": groups}
+    return {"epochs": config.epochs, "batch_size": config.batch_size, "optim": groups, "fields": fields(config)}
 
 
 def flat(tree, prefix=""):
@@ -59,14 +81,9 @@ def flat(tree, prefix=""):
     return {path: value for key, x in tree.items() for path, value in flat(x, f"{prefix}/{key}").items()}
 
 
-def presets(name):
-    module = importlib.import_module(f"configs.{name}")
-    return sorted(getattr(module, "PRESETS", common.PRESETS))
-
-
 def defaults():
     """What a group has where its record says nothing."""
-    return json.loads(json.dumps({name: value for name, value in common.optimizer().items() if name not in RATE}))
+    return json.loads(json.dumps({name: value for name, value in base.optimizer().items() if name not in RATE}))
 
 
 @pytest.mark.fast
@@ -91,10 +108,108 @@ def test_recipes_are_those_on_record(name):
             assert found[key] == near, f"{key}, {words}"
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize("name", build.names())
+def test_published_recipes_say_where_they_are_from(name):
+    own = getattr(importlib.import_module(f"ssl_jax.recipes.{name}"), "UNPUBLISHED", {})
+    assert not set(own) & set(published(name))
+    for preset, recipe in published(name).items():
+        assert (recipe.card or preset) in CARDS and recipe.source
+        for result in recipe.expected:
+            assert 0 < result.value < 1 and result.measure in MEASURES
+    assert not any(recipe.source or recipe.expected for recipe in own.values())
+
+
+@pytest.mark.fast
+def test_a_changed_recipe_is_no_longer_the_published_one():
+    one = Recipe(source="a", expected=(Expected(0.5, "knn"),), method={"a": 1, "b": 1}, optim={"b1": 0.5}, epochs=3)
+    other = one.but(method={"b": 2}, optim={"b2": 0.5})
+    assert other == Recipe(method={"a": 1, "b": 2}, optim={"b2": 0.5}, epochs=3)
+    assert one.method == {"a": 1, "b": 1}
+
+
+# A new data set is a card.
+NEW = {
+    "boats": small_images(48, source="folder:boats", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), epochs=7),
+    "letters": small_images(40, source="folder:letters", mean=(0.1,), std=(0.3,), mirror=False),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Images of each new card, in folders of two classes."""
+    draw, places = np.random.default_rng(0), {}
+    for name, card in NEW.items():
+        places[name] = tmp_path_factory.mktemp(name)
+        for split, label, i in itertools.product(("train", "test"), "ab", range(128)):
+            file = places[name] / split / label / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = draw.integers(0, 256, (card.side, card.side, card.channels), np.uint8)
+            Image.fromarray(pixels.squeeze()).save(file)
+    return places
+
+
+@pytest.mark.parametrize("card", list(NEW))
+@pytest.mark.parametrize("name", build.names())
+def test_a_new_data_set_is_one_card_for_all_methods(monkeypatch, folders, name, card):
+    monkeypatch.setitem(CARDS, card, NEW[card])
+    side, channels = NEW[card].side, NEW[card].channels
+    if name in ("colorization", "split_brain") and channels == 1:
+        with pytest.raises(UserError, match="needs colours, and those images have 1 channel"):
+            get_config(name, card)
+        return
+    config = get_config(name, card)
+    assert config.data.source == NEW[card].source
+    config.data.source, config.data.stream, config.batch_size = f"folder:{folders[card]}", "never", 128
+    run = prepare(config, jax.devices()[:1])  # traces `init`
+    assert run.train.image_shape == (side, side, channels)
+    flips = {view.flip for view in run.method.views().values()}
+    assert flips <= {0.0, 0.5} if channels == 3 else flips == {0.0}
+    state = jax.eval_shape(run.init)
+    batch = jax.eval_shape(lambda: tiny.batch_of(run, 128))
+    loss, _ = jax.eval_shape(tiny.loss_function(run), state.params, state.state, batch)
+    assert loss.shape == ()
+
+
+@pytest.mark.fast
+def test_what_cannot_be_says_why():
+    for name, preset, words in (
+        ("mae", "digits", "needs images of 28 pixels at least, and those have 8"),
+        ("colorization", "fashion_mnist", "needs colours"),
+        ("vicreg", "cifar10_lightly", "a benchmark that vicreg is not part of"),
+        ("simclr", "cifar1O", "Did you mean 'cifar10'"),
+        ("simclr", "cifar10+rotation", "--config=multitask:cifar10+simclr+rotation"),
+        ("simclear", "cifar10", "Did you mean 'simclr'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            get_config(name, preset)
+
+
+@pytest.mark.fast
+def test_the_package_does_not_know_the_folder_configs():
+    """A user's own folder of that name must not matter."""
+    for file in (ROOT / "ssl_jax").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            names += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
+            assert not [n for n in names if n == "configs" or re.match(r"configs\.\w+$", n)], file
+
+
+@pytest.mark.fast
+def test_every_method_has_a_config_file():
+    files = {p.stem: p for p in (ROOT / "configs").glob("*.py")}
+    assert sorted(files) == build.names()
+    for name, file in files.items():
+        make = runpy.run_path(str(file))["get_config"]
+        assert make() == get_config(name) and make("imagenet") == get_config(name, "imagenet")
+        assert f"configs/{name}.py:cifar10" in file.read_text()
+
+
 if __name__ == "__main__":
     # A line a preset, which is what a reader of a change wants to see.
     blocks = [f' "defaults": {json.dumps(defaults())}']
     for name in build.names():
-        lines = ",\n".join(f'  "{preset}": {json.dumps(recipe(name, preset))}' for preset in presets(name))
+        lines = ",\n".join(f'  "{preset}": {json.dumps(recipe(name, preset))}' for preset in sorted(presets(name)))
         blocks.append(f' "{name}": {{\n{lines}\n }}')
     RECORD.write_text("{\n" + ",\n".join(blocks) + "\n}\n")

@@ -10,12 +10,12 @@ import pytest
 import tiny
 from tiny import generator
 
-from configs import s4l as config
 from ssl_jax import dist, models
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.combine.supervised import Supervised
 from ssl_jax.methods.pretext.rotation import rotations
 from ssl_jax.methods.semi import s4l
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -127,7 +127,7 @@ def test_a_batch_without_labels_learns_the_task_alone():
 
 @functools.cache
 def method(**changes):
-    c = config.get_config("digits")
+    c = get_config("s4l", "digits")
     return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
 
 

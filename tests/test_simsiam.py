@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from tiny import Pixels, generator
 
-from configs import simsiam as config
 from ssl_jax import dist, losses, optim
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint import simsiam
 from ssl_jax.methods.joint.byol import regression_loss
 from ssl_jax.methods.joint.simsiam import SimSiam, negative_cosine
+from ssl_jax.recipes import get_config
 
 INFO = Info(num_examples=64, batch_size=32, steps_per_epoch=2, total_steps=4)
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
@@ -71,7 +71,7 @@ def test_heads_have_as_many_parameters_as_the_authors():
 @pytest.mark.fast
 @pytest.mark.parametrize("preset", ["cifar10", "imagenet"])
 def test_learning_rate_of_the_predictor_stays(preset):
-    c = config.get_config(preset)
+    c = get_config("simsiam", preset)
     labels = {"default": "default", "predictor": "predictor"}
     _, schedules = optim.build(c.optim, labels, c.batch_size, steps_per_epoch=10, total_steps=10 * c.epochs)
     first, last = ({g: float(s(jnp.asarray(k))) for g, s in schedules.items()} for k in (0, 10 * c.epochs - 1))

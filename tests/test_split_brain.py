@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import split_brain as config
 from ssl_jax import models
 from ssl_jax.augment import lab
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import split_brain
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.split import Split
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -97,12 +97,12 @@ def test_pictures():
 
 @pytest.mark.fast
 def test_what_is_refused():
-    c = config.get_config("cifar10")
+    c = get_config("split_brain", "cifar10")
     method = build.method(c.method, models.backbone(c.model))
     with pytest.raises(UserError, match="1 channel"):
         method.check(32, 32, 1)
     for change in ({"name": "vit_micro"}, {"width": 15}):
-        c = config.get_config("cifar10")
+        c = get_config("split_brain", "cifar10")
         c.model.update(change)
         with pytest.raises(UserError, match="even"):
             build.method(c.method, models.backbone(c.model)).check(32, 32, 3)

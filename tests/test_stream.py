@@ -19,7 +19,6 @@ from sklearn.datasets import load_sample_images
 from test_data import tiny_tfds  # noqa: F401
 import tiny
 
-from configs import rotation, simclr
 from ssl_jax import data, dist, epoch, train
 from ssl_jax.augment import recipes
 from ssl_jax.augment.render import render_views
@@ -29,6 +28,7 @@ from ssl_jax.data.crop import Crop
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
 from ssl_jax.evals.features import extractor
+from ssl_jax.recipes import get_config
 from ssl_jax.run import load_data, prepare
 from ssl_jax.runtime.errors import TryAgain, UserError
 from ssl_jax.state import TrainState
@@ -365,8 +365,8 @@ def test_what_cannot_be_streamed_is_explained(tmp_path):
 # The loop.
 
 
-def config(place, method=simclr, **changes):
-    c = method.get_config("cifar10_small")
+def config(place, method="simclr", **changes):
+    c = get_config(method, "cifar10_small")
     c.data.source, c.data.per_class, c.data.workers = f"folder:{place}", None, 0
     c.model.name, c.model.width, c.batch_size, c.epochs = "convnet", 4, 8, 2
     c.run.log_steps, c.run.eval_epochs = 1, 0.0
@@ -397,7 +397,7 @@ def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_p
     # Without BatchNorm: over so few images it makes much of the least difference.
     changes = {"run.save_epochs": 1.5, "run.keep": 9, "accumulate": 2, "batch_size": 16, "epochs": 3}
     changes |= {"model.norm": "none", "optim.default.learning_rate": 0.02}
-    streamed, held = (config(even, rotation, **changes, **{"data.stream": how}) for how in ("always", "never"))
+    streamed, held = (config(even, "rotation", **changes, **{"data.stream": how}) for how in ("always", "never"))
     traced = tiny.count_traces(monkeypatch)
     train.train(streamed, str(tmp_path / "streamed"))
     assert len(traced) == 1

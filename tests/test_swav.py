@@ -11,13 +11,13 @@ import pytest
 import tiny
 from tiny import Pixels
 
-from configs import swav as config
 from ssl_jax import dist, optim
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.swav import SwAV, sinkhorn, swapped_prediction
 from ssl_jax.methods.shared import multicrop
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.parts import apply
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 
@@ -286,7 +286,7 @@ def test_queue_shorter_than_a_batch_is_refused():
 
 @pytest.mark.fast
 def test_prototypes_have_length_one_and_wait_an_epoch():
-    method, c = small(), config.get_config("digits").optim
+    method, c = small(), get_config("swav", "digits").optim
     params, state = method.init(jax.random.key(0), crops_of(0), INFO)
     np.testing.assert_allclose(np.linalg.norm(params["prototypes"], axis=1), 1, rtol=1e-6)
     labels = method.groups(params)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import common
 from ssl_jax import dist, losses, probe
 from ssl_jax.batch import index as batch_index
 from ssl_jax.batch import indices as batch_indices
 from ssl_jax.data import loader
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.methods.joint import byol, simclr
+from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step, mapped_steps, replica_step
 from ssl_jax.workdir import config as stored_config
@@ -265,7 +265,7 @@ def test_only_embeddings_can_be_compared_over_micro_batches():
 @pytest.mark.fast
 def test_unknown_preset_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'cifar10'"):
-        common.get_config("simclr", "cifar1O")
+        get_config("simclr", "cifar1O")
 
 
 @pytest.mark.fast

@@ -1,7 +1,6 @@
 """VICReg against reference numbers, NumPy and closed forms; what its variance term is for."""
 
 import dataclasses
-import importlib
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from tiny import generator
 from ssl_jax import dist, models
 from ssl_jax.methods import build
 from ssl_jax.methods.joint.vicreg import vicreg_loss
+from ssl_jax.recipes import get_config
 
 
 def pairs(n=6, d=5, seed=0):
@@ -136,7 +136,7 @@ def test_replicas_have_the_loss_and_exact_gradient_of_the_whole_batch(devices, m
 
 @pytest.mark.fast
 def test_expander_is_the_authors():
-    config = importlib.import_module("configs.vicreg").get_config("imagenet")
+    config = get_config("vicreg", "imagenet")
     method = build.method(config.method, models.backbone(config.model))
     head = jax.eval_shape(lambda: method._head().init(jax.random.key(0), jnp.zeros((2, 2048)), train=True))["params"]
     assert sum(x.size for x in jax.tree.leaves(head)) == 151_044_096

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import tiny
 
-from configs import common
 from ssl_jax import models
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.models import vit
 from ssl_jax.models.vit import INITS, Block, ViT
+from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step
@@ -298,7 +298,7 @@ def test_drop_path_is_of_the_example_and_of_training_alone():
 
 
 def model_config(**changes):
-    return ConfigDict({**common.get_config("simclr", "cifar10").model, "name": "vit_tiny", "patch": 4, **changes})
+    return ConfigDict({**get_config("simclr", "cifar10").model, "name": "vit_tiny", "patch": 4, **changes})
 
 
 @pytest.mark.fast

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib
 from typing import Any
 
 import flax.linen as nn
@@ -13,8 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from configs import common
-from ssl_jax import dist
+from ssl_jax import dist, recipes
 from ssl_jax.augment.render import render_views
 from ssl_jax.batch import example
 from ssl_jax.batch import index as batch_index
@@ -32,8 +30,7 @@ BATCH = 16
 
 def config(name: str, **changes: Any):
     """The method's preset without a download (digits, or photo_tiles), four channels wide and 16 images a batch."""
-    module = importlib.import_module(f"configs.{name}")
-    c = module.get_config(getattr(module, "PRESETS", common.PRESETS)[0])
+    c = recipes.get_config(name, recipes.presets(name)[0])
     c.batch_size, c.epochs, c.model.width = BATCH, 2, 4
     with c.unlocked():
         c.update_from_flattened_dict(changes)

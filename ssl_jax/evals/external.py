@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 import optax
 
-from configs import common
-from ssl_jax import dist, weights
-from ssl_jax.augment import recipes
+from ssl_jax import dist, recipes, weights
+from ssl_jax.augment import recipes as views
 from ssl_jax.augment.view import View
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.evals.context import Network
@@ -26,8 +25,8 @@ class Imported(Method):
     """A network that is only looked at; it has no task of its own."""
 
     features_of: Any = None  # the method whose features these are
-    seen: View = recipes.MOCO_V2  # by evaluation
-    view: View = recipes.MOCO_V2  # in which health compares an image with itself, and whose crop fine-tuning takes
+    seen: View = views.MOCO_V2  # by evaluation
+    view: View = views.MOCO_V2  # in which health compares an image with itself, and whose crop fine-tuning takes
 
     def eval_view(self, centre: float) -> View:
         return self.seen
@@ -67,7 +66,7 @@ def load(path: str, source: str, where: str | None) -> Network:
             f"The images of {source} have {channels} channel(s), and the backbone in {path} wants {found.takes}: "
             "choose another --data."
         )
-    recipe = recipes.MOCO_V2 if channels == 3 else recipes.ROTNET  # gray has no colours to change
+    recipe = views.MOCO_V2 if channels == 3 else views.ROTNET  # gray has no colours to change
     view = dataclasses.replace(recipe, size=found.view.size, mean=found.view.mean, std=found.view.std)
     method = Imported(found.module, features_of=found.method, seen=found.view, view=view)
     info = Info(len(images.images), config.batch_size, 1, 1, len(images.classes))
@@ -89,7 +88,7 @@ def _state(params: Any, state: Any) -> TrainState:
 
 def _config(found: weights.Backbone, source: str, where: str | None) -> ConfigDict:
     """The evaluation's part of a config; that of the run where the file came from one."""
-    config = common.get_config("supervised", "cifar10")
+    config = recipes.get_config("supervised", "cifar10")
     config.method = ConfigDict({"name": "imported"})
     with config.ignore_type(), config.unlocked():
         config.eval.update(found.origin.get("config", {}).get("eval", {}))

@@ -1,7 +1,6 @@
 """The config of a run as its workdir holds it: `config.json`."""
 
 from collections.abc import Iterator
-import importlib
 import json
 import logging
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
+from ssl_jax import recipes
 from ssl_jax.runtime.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
@@ -104,12 +104,10 @@ def _complete(stored: dict[str, Any]) -> list[str]:
 
 def _presets(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The presets of a run's method, for the tasks of a run that has any."""
-    module = importlib.import_module(f"configs.{method['name']}")
-    common = importlib.import_module("configs.common")
     tasks = "".join(f"+{name}" for name in method.get("tasks", {}))
-    for preset in getattr(module, "PRESETS", common.PRESETS):
+    for preset in recipes.presets(method["name"]):
         try:
-            yield plain(module.get_config(preset + tasks))
+            yield plain(recipes.get_config(method["name"], preset + tasks))
         except UserError:
             continue  # not every task has every preset
 

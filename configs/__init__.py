@@ -1,1 +1,0 @@
-"""One config a method; `common.py` holds what they share."""
