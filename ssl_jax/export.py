@@ -18,7 +18,6 @@ from typing import Any
 from etils import epath
 
 from ssl_jax import weights
-from ssl_jax.models import ResNet
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.weights import card, onnx_graph, torch_import
 from ssl_jax.workdir.log import speak_plainly
@@ -64,18 +63,14 @@ def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
     path = pathlib.Path(out or folder / f"backbone{ending}")
     if path.suffix != pathlib.Path(ending).suffix and path.suffix != f".{layout}":
         raise UserError(f"--out={path} does not end in {pathlib.Path(ending).suffix}, as the format {layout} has it.")
-    if layout == "timm" and isinstance(backbone.module, ResNet) and backbone.module.width != 64:
-        raise UserError(
-            f"timm has no ResNet of width {backbone.module.width}: use --format=torchvision, whose model card says how "
-            "to build one."
-        )
+    stored = folder / "results.json"
+    results = json.loads(stored.read_text()) if stored.exists() else {}
+    described = card.text(backbone, results, path.name, layout)
     if layout == "onnx":
         _write(path, onnx_graph.model(backbone).SerializeToString())
     else:
         weights.save(path, backbone, layout if named else "ours")
-    stored = folder / "results.json"
-    results = json.loads(stored.read_text()) if stored.exists() else {}
-    _write(card_of(path), card.text(backbone, results, path.name, layout).encode())
+    _write(card_of(path), described.encode())
     return path
 
 

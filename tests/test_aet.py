@@ -24,7 +24,7 @@ projective = jax.jit(ops.projective)
 @functools.cache
 def method(preset="photo_tiles"):
     c = get_config("aet", preset)
-    return build.method(c.method, models.backbone(c.model))
+    return build.method(c.method, models.from_config(c.model))
 
 
 def draws(m, count=4000):

@@ -73,7 +73,7 @@ def test_pictures():
 @pytest.mark.fast
 def test_noise_without_meaning_is_refused():
     c = get_config("denoising_autoencoder", "digits")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     method.check(8, 8, 1)
     with pytest.raises(UserError, match="salt_and_pepper"):
         dataclasses.replace(method, noise="salt").check(8, 8, 1)
@@ -91,7 +91,7 @@ def test_maps_of_backbones(name, side, grid):
     """The map before pooling, of the same width as the features and without another parameter."""
     c = get_config("denoising_autoencoder", "cifar10_small").model
     c.name = name
-    backbone = models.backbone(c)
+    backbone = models.from_config(c)
     shape = jnp.zeros((2, side, side, 3))
     variables = jax.eval_shape(lambda: backbone.init(jax.random.key(0), shape, train=False))
     mapped = jax.eval_shape(lambda v: backbone.apply(v, shape, train=False, pool=False), variables)

@@ -188,7 +188,7 @@ def test_pictures():
 @pytest.mark.fast
 def test_gray_data_are_refused():
     c = get_config("colorization", "cifar10")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     with pytest.raises(UserError, match="1 channel"):
         method.check(32, 32, 1)
 
@@ -197,7 +197,7 @@ def test_gray_data_are_refused():
 def test_imagenet_sizes():
     """Targets of 44x44 for views of 176, as the authors have them, from a ResNet's map of 6x6."""
     c = get_config("colorization", "imagenet")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     batch = {"view": jnp.zeros((1, 176, 176, 3))}
     params, state = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(10, 2, 5, 5)))
     assert params["backbone"]["stem"]["kernel"].shape[2] == 1

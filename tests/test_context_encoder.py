@@ -168,7 +168,7 @@ def test_groups():
 @pytest.mark.fast
 def test_what_is_refused():
     c = get_config("context_encoder", "imagenet")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     method.check(350, 350, 3)
     for change, word in (
         ({"region": "left"}, "region"),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @functools.cache
 def method(preset="photo_tiles", **changes):
     c = get_config("context_prediction", preset)
-    return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
+    return dataclasses.replace(build.method(c.method, models.from_config(c.model)), **changes)
 
 
 def keys(n):

@@ -83,7 +83,7 @@ def test_a_single_image_of_its_kind_is_refused():
 @functools.cache
 def method():
     c = get_config("counting", "photo_tiles")
-    return build.method(c.method, models.backbone(c.model))
+    return build.method(c.method, models.from_config(c.model))
 
 
 @pytest.mark.fast

@@ -132,7 +132,7 @@ def test_directions_turn_the_grid():
 def built(preset, **changes):
     c = get_config("cpc", preset)
     c.update_from_flattened_dict(changes)
-    return build.method(c.method, models.backbone(c.model))
+    return build.method(c.method, models.from_config(c.model))
 
 
 @pytest.mark.fast

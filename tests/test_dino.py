@@ -295,7 +295,7 @@ def test_crops_of_two_sizes_and_drop_path():
 @pytest.mark.fast
 def test_recipes():
     config = get_config("dino", "imagenet")
-    method = DINO(models.backbone(config.model), locals=config.method.locals)
+    method = DINO(models.from_config(config.model), locals=config.method.locals)
     assert list(method.views()) == ["global1", "global2", *(f"local{i + 1}" for i in range(8))]
     for group, resting in (("default", 0.0), ("last_layer", 1.0)):
         c = config.optim[group]

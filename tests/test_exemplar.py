@@ -184,7 +184,7 @@ def test_triplets_are_those_of_the_global_batch(devices):
 @pytest.mark.fast
 def test_every_image_is_a_class():
     c = get_config("exemplar", "cifar10")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     batch = {name: jnp.zeros((1, 32, 32, 3)) for name in method.views()}
     params, _ = jax.eval_shape(lambda: method.init(jax.random.key(0), batch, contract.Info(1000, 2, 5, 5)))
     assert params["hidden"]["out"]["kernel"].shape == (512, 512)  # sec. 3.1: 512 units
@@ -196,7 +196,7 @@ def test_triplets_without_a_pair_are_refused():
     c = get_config("exemplar", "imagenet")
     c.method.copies = 1
     with pytest.raises(UserError, match="copies"):
-        build.method(c.method, models.backbone(c.model)).check(256, 256, 3)
+        build.method(c.method, models.from_config(c.model)).check(256, 256, 3)
 
 
 def test_dropout_belongs_to_the_example():

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @functools.cache
 def method(preset="photo_tiles"):
     c = get_config("jigsaw", preset)
-    return build.method(c.method, models.backbone(c.model))
+    return build.method(c.method, models.from_config(c.model))
 
 
 def keys(n):

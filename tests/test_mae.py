@@ -12,7 +12,7 @@ import tiny
 from ssl_jax import models
 from ssl_jax.methods import build
 from ssl_jax.methods.masked import mae
-from ssl_jax.models.vit import patches, unpatched
+from ssl_jax.models.patches import patches, unpatched
 from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
@@ -126,7 +126,7 @@ def test_pictures():
 def test_the_authors_sizes():
     """ViT-B encodes 49 of 196 patches; the decoder is 512 wide, of 8 blocks, with a mask token and no positions."""
     c = get_config("mae", "imagenet")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     batch = {"view": jnp.zeros((1, 224, 224, 3))}
     method.check(256, 256, 3)
     assert method._visible() == 49
@@ -142,7 +142,7 @@ def test_the_authors_sizes():
 @pytest.mark.fast
 def test_what_is_refused():
     c = get_config("mae", "cifar10_small")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     for wrong, word in (
         (dict(mask_ratio=0.999), "mask_ratio"),
         (dict(mask_ratio=0.0), "mask_ratio"),
@@ -152,4 +152,4 @@ def test_what_is_refused():
             dataclasses.replace(method, **wrong).check(32, 32, 3)
     c.model.name = "resnet18"
     with pytest.raises(UserError, match=r"config\.model\.name"):
-        build.method(c.method, models.backbone(c.model)).check(32, 32, 3)
+        build.method(c.method, models.from_config(c.model)).check(32, 32, 3)

@@ -125,7 +125,7 @@ def size(tree):
 @pytest.mark.parametrize(("preset", "projector"), [("imagenet", 9_445_376), ("imagenet_vit", 19_415_040)])
 def test_heads_are_the_authors(preset, projector):
     config = get_config("mocov3", preset)
-    method = mocov3.MoCoV3(models.backbone(config.model), **_scalars(config.method))
+    method = mocov3.MoCoV3(models.from_config(config.model), **_scalars(config.method))
     batch = {"view1": jnp.zeros((2, 224, 224, 3))}
     params, state = jax.eval_shape(lambda: method.init(KEY, batch, Info(1, 1, 1, 1)))
     assert size(params["projector"]) == projector

@@ -22,7 +22,7 @@ from ssl_jax.models import conv
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product, normalise_by_batch
-from ssl_jax.models.resnet import DEPTHS, Block, ResNet
+from ssl_jax.models.resnet import DEPTHS, ResidualBlock, ResNet
 from ssl_jax.models.vit import ViT
 from ssl_jax.runtime.errors import UserError
 
@@ -340,7 +340,7 @@ def test_batch_norm_with_a_kernel_is_batch_norm_of_the_convolution(groups, devic
 
 
 def test_a_bottleneck_is_the_same_on_one_device_and_two():
-    module = Block(4, 1, True, "batch", 1, False, "kaiming", jnp.float64)
+    module = ResidualBlock(4, 1, True, "batch", 1, False, "kaiming", jnp.float64)
 
     def replica(mapping, variables, x):
         def loss(params):
@@ -490,7 +490,7 @@ def test_norms_without_a_batch(kind, channels):
 
 
 def block(width, stride=1, bottleneck=False, norm="batch", zero_init=False):
-    return Block(
+    return ResidualBlock(
         width,
         stride=stride,
         bottleneck=bottleneck,
@@ -587,7 +587,7 @@ def test_resnet_hands_its_fields_to_its_blocks():
     seen = []
 
     def note(call, args, kwargs, context):
-        if isinstance(context.module, Block):
+        if isinstance(context.module, ResidualBlock):
             m = context.module
             seen.append((m.zero_init, m.norm, m.bn_groups, m.conv_init, m.dtype, m.bottleneck))
         return call(*args, **kwargs)
@@ -666,8 +666,8 @@ def test_backbone_is_what_the_config_says():
               "conv_init": "torch", "dtype": "bfloat16", "remat": 2}  # fmt: skip
     shared = {"width": 8, "norm": "batch", "bn_groups": 4, "conv_init": "torch", "dtype": jnp.dtype("bfloat16")}
     expected = ResNet("resnet50", stem="small", zero_init=True, remat=2, **shared)
-    assert models.backbone(ConfigDict(fields)) == expected
-    assert models.backbone(ConfigDict(fields | {"name": "convnet"})) == ConvNet(**shared)
+    assert models.from_config(ConfigDict(fields)) == expected
+    assert models.from_config(ConfigDict(fields | {"name": "convnet"})) == ConvNet(**shared)
     for field, value, hint in (
         ("name", "resnet5", "Did you mean 'resnet50'"),
         ("norm", "bach", "Did you mean 'batch'"),
@@ -676,7 +676,7 @@ def test_backbone_is_what_the_config_says():
         ("conv_init", "keiming", "Did you mean 'kaiming'"),
     ):
         with pytest.raises(UserError, match=f"config.model.{field} is '{value}', which is not known. {hint}"):
-            models.backbone(ConfigDict(fields | {field: value}))
+            models.from_config(ConfigDict(fields | {field: value}))
 
 
 # Heads.

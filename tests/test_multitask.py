@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 @functools.cache
 def method(preset="photo_tiles", **changes):
     c = get_config("multitask", preset)
-    return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
+    return dataclasses.replace(build.method(c.method, models.from_config(c.model)), **changes)
 
 
 @pytest.mark.fast
@@ -118,7 +118,7 @@ def test_evaluation_follows_the_lead_and_every_task_has_its_pictures():
 @pytest.mark.parametrize("preset", ["photo_tiles", "cifar10_small", "imagenet"])
 def test_tasks_are_named_on_the_command_line(preset, tasks):
     c = get_config("multitask", f"{preset}+{tasks}")
-    m = build.method(c.method, models.backbone(c.model))
+    m = build.method(c.method, models.from_config(c.model))
     side = {"imagenet": 292}.get(preset, 32)
     m.check(side, side, 3)
     assert set(m.tasks) == set(tasks.split("+")) and m.lead == tasks.split("+")[0]
@@ -133,7 +133,7 @@ def test_tasks_are_named_on_the_command_line(preset, tasks):
 def test_colours_are_dropped_where_inputs_keep_them(harmonise):
     c = get_config("multitask", "cifar10_small+rotation+context_prediction")
     c.method.harmonise = harmonise
-    tasks = build.method(c.method, models.backbone(c.model))._tasks()
+    tasks = build.method(c.method, models.from_config(c.model))._tasks()
     assert tasks["context_prediction"].drop_colours is not harmonise
     assert (type(tasks["rotation"].backbone) is multitask.Harmonised) is harmonise
 
@@ -143,7 +143,7 @@ def test_colours_are_dropped_where_inputs_keep_them(harmonise):
 def test_exemplar_among_others_has_triplets(preset):
     """As the paper's; the loss of a softmax over all images would outweigh all others."""
     c = get_config("multitask", f"{preset}+rotation+exemplar")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     assert method.tasks["exemplar"].chance(contract.Info(10**6, 8, 8, 8)) < 1
 
 

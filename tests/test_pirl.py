@@ -21,7 +21,7 @@ from ssl_jax.runtime.errors import UserError
 @functools.cache
 def imagenet():
     c = get_config("pirl", "imagenet")
-    return build.method(c.method, models.backbone(c.model))
+    return build.method(c.method, models.from_config(c.model))
 
 
 @pytest.mark.fast
@@ -53,7 +53,7 @@ def test_heads_have_the_papers_sizes():
 def test_a_patch_larger_than_its_cell_is_refused():
     c = get_config("pirl", "cifar10")
     c.method.patch.size = 11
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     with pytest.raises(UserError, match=r"patch\.size"):
         method.check(32, 32, 3)
     with pytest.raises(UserError, match="grid"):

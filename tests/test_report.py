@@ -15,7 +15,7 @@ from ssl_jax import report
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method, Picture
 from ssl_jax.methods.pretext.rotation import Rotation
-from ssl_jax.models import SIZES, ViT
+from ssl_jax.models.vit import SIZES, ViT
 from ssl_jax.report import curves, network, page, runs, tables
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.checkpoint import Checkpoints

@@ -128,7 +128,7 @@ def test_a_batch_without_labels_learns_the_task_alone():
 @functools.cache
 def method(**changes):
     c = get_config("s4l", "digits")
-    return dataclasses.replace(build.method(c.method, models.backbone(c.model)), **changes)
+    return dataclasses.replace(build.method(c.method, models.from_config(c.model)), **changes)
 
 
 def test_exemplar_averages_over_copies():

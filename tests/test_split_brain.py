@@ -98,11 +98,11 @@ def test_pictures():
 @pytest.mark.fast
 def test_what_is_refused():
     c = get_config("split_brain", "cifar10")
-    method = build.method(c.method, models.backbone(c.model))
+    method = build.method(c.method, models.from_config(c.model))
     with pytest.raises(UserError, match="1 channel"):
         method.check(32, 32, 1)
     for change in ({"name": "vit_micro"}, {"width": 15}):
         c = get_config("split_brain", "cifar10")
         c.model.update(change)
         with pytest.raises(UserError, match="even"):
-            build.method(c.method, models.backbone(c.model)).check(32, 32, 3)
+            build.method(c.method, models.from_config(c.model)).check(32, 32, 3)

@@ -137,7 +137,7 @@ def test_replicas_have_the_loss_and_exact_gradient_of_the_whole_batch(devices, m
 @pytest.mark.fast
 def test_expander_is_the_authors():
     config = get_config("vicreg", "imagenet")
-    method = build.method(config.method, models.backbone(config.model))
+    method = build.method(config.method, models.from_config(config.model))
     head = jax.eval_shape(lambda: method._head().init(jax.random.key(0), jnp.zeros((2, 2048)), train=True))["params"]
     assert sum(x.size for x in jax.tree.leaves(head)) == 151_044_096
     assert set(head["dense1"]) == {"kernel", "bias"} and set(head["out"]) == {"kernel"}

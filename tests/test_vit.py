@@ -13,8 +13,9 @@ import tiny
 from ssl_jax import models
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
-from ssl_jax.models import vit
-from ssl_jax.models.vit import INITS, Block, ViT
+from ssl_jax.models import patches, transformer
+from ssl_jax.models.transformer import INITS, TransformerBlock
+from ssl_jax.models.vit import ViT
 from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
@@ -75,7 +76,7 @@ def as_float64(tree):
 
 @pytest.mark.fast
 def test_block_agrees_with_numpy():
-    block = Block(3, INITS["dino"], jnp.float32)
+    block = TransformerBlock(3, INITS["dino"], jnp.float32)
     x = jnp.asarray(np.random.default_rng(2).normal(size=(2, 5, 12)), jnp.float32)
     gates = jnp.array([[1.0, 1.0], [0.0, 2.0]])
     params = jax.tree.map(lambda p: p + 0.3, block.init(KEY, x, gates)["params"])
@@ -173,16 +174,16 @@ def test_a_fixed_patch_projection_gets_no_gradient_and_never_moves():
 @pytest.mark.fast
 def test_patches_are_cut_row_by_row():
     x = np.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
-    cut = vit.patches(jnp.asarray(x), 2)
+    cut = patches.patches(jnp.asarray(x), 2)
     assert cut.shape == (2, 6, 12)
     np.testing.assert_array_equal(cut[1, 4], x[1, 2:4, 2:4].ravel())
     with pytest.raises(UserError, match=r"4x6 pixels do not divide into patches of 4x4: set config\.model\.patch"):
-        vit.patches(jnp.asarray(x), 4)
+        patches.patches(jnp.asarray(x), 4)
 
 
 @pytest.mark.fast
 def test_fixed_positions_have_their_closed_form():
-    table = vit.sincos((3, 4), 16)
+    table = patches.sincos((3, 4), 16)
     assert table.shape == (1, 13, 16)
     np.testing.assert_array_equal(table[0, 0], 0)
     row, column = 2, 1
@@ -199,8 +200,8 @@ def test_fixed_positions_have_their_closed_form():
 @pytest.mark.fast
 def test_learned_positions_stay_as_they_are_at_their_own_size():
     positions = jnp.asarray(np.random.default_rng(0).normal(size=(1, 17, 6)), jnp.float32)
-    assert vit.resized(positions, (4, 4)) is positions
-    moved = vit.resized(positions, (2, 8))  # as many patches, but another grid
+    assert patches.resized(positions, (4, 4)) is positions
+    moved = patches.resized(positions, (2, 8))  # as many patches, but another grid
     assert moved.shape == (1, 17, 6)
     np.testing.assert_array_equal(moved[:, 0], positions[:, 0])
     assert np.abs(moved - positions).max() > 0.1
@@ -227,10 +228,10 @@ def test_interpolation_is_torchs_bicubic(old, new):
     rows = np.stack([torch_bicubic(column, new) for column in square.T], 1)
     expected = np.stack([torch_bicubic(row, new) for row in rows])
     positions = jnp.asarray(np.concatenate([[7.0], square.ravel()])[None, :, None], jnp.float32)
-    moved = vit.resized(positions, (new, new))
+    moved = patches.resized(positions, (new, new))
     assert moved[0, 0, 0] == 7
     np.testing.assert_allclose(moved[0, 1:, 0].reshape(new, new), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(vit.bicubic(old, new).sum(1), 1, rtol=1e-6)  # a constant stays
+    np.testing.assert_allclose(patches.bicubic(old, new).sum(1), 1, rtol=1e-6)  # a constant stays
 
 
 def test_other_crop_sizes_share_the_learned_positions():
@@ -238,7 +239,7 @@ def test_other_crop_sizes_share_the_learned_positions():
     apply = jax.jit(lambda x: model.apply({"params": params}, x, train=False))
     small = apply(images(4))
     assert small.shape == (3, 192)
-    elsewhere = {**params, "positions": vit.resized(params["positions"], (2, 2))}
+    elsewhere = {**params, "positions": patches.resized(params["positions"], (2, 2))}
     expected = jax.jit(lambda x: model.apply({"params": elsewhere}, x, train=False))(images(4))
     np.testing.assert_allclose(small, expected, rtol=1e-4, atol=1e-5)
 
@@ -267,7 +268,7 @@ def test_stages_are_quarters_of_the_depth():
 @pytest.mark.fast
 def test_gates_open_with_their_probability():
     keys = jax.random.split(KEY, 4000)
-    gates = np.asarray(vit.open_gates(keys, 0.4, 5))
+    gates = np.asarray(transformer.open_gates(keys, 0.4, 5))
     assert gates.shape == (4000, 5, 2)
     np.testing.assert_array_equal(gates[:, 0], 1)
     for block, dropped in enumerate([0, 0.1, 0.2, 0.3, 0.4]):
@@ -276,7 +277,7 @@ def test_gates_open_with_their_probability():
         assert gates[:, block].mean() == pytest.approx(1, abs=0.03)
     both = (gates[:, 4] == 0).all(1).mean()  # the branches of a block are drawn on their own
     assert both == pytest.approx(0.16, abs=0.03)
-    np.testing.assert_array_equal(vit.open_gates(keys[5:7], 0.4, 5), gates[5:7])  # an image has its own
+    np.testing.assert_array_equal(transformer.open_gates(keys[5:7], 0.4, 5), gates[5:7])  # an image has its own
 
 
 def test_drop_path_is_of_the_example_and_of_training_alone():
@@ -303,10 +304,10 @@ def model_config(**changes):
 
 @pytest.mark.fast
 def test_a_config_makes_it():
-    model = models.backbone(model_config(bn_groups=2, dtype="bfloat16"))
+    model = models.from_config(model_config(bn_groups=2, dtype="bfloat16"))
     assert (model.size, model.patch, model.heads, model.bn_groups) == ("vit_tiny", 4, 3, 2)
     assert (model.positions, model.vit_init, model.frozen, model.dtype) == ("learned", "dino", (), jnp.bfloat16)
-    heads = models.backbone(model_config(name="vit_small", heads=12, positions="sincos", vit_init="mocov3"))
+    heads = models.from_config(model_config(name="vit_small", heads=12, positions="sincos", vit_init="mocov3"))
     assert (heads.heads, heads.positions, heads.vit_init) == (12, "sincos", "mocov3")
 
 
@@ -322,7 +323,7 @@ def test_a_config_makes_it():
 )
 def test_mistakes_in_a_config_are_explained(changes, message):
     with pytest.raises(UserError, match=message):
-        models.backbone(model_config(**changes))
+        models.from_config(model_config(**changes))
 
 
 def test_a_joint_embedding_method_trains_it():

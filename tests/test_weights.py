@@ -13,14 +13,16 @@ import pytest
 import tiny
 
 import ssl_jax
-from ssl_jax import export, models, weights
+from ssl_jax import export, weights
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
 from ssl_jax.evals import external as imported_module
 from ssl_jax.evals.features import extractor
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method
-from ssl_jax.models import ConvNet, ResNet, ViT
+from ssl_jax.models.convnet import ConvNet
+from ssl_jax.models.resnet import ResNet
+from ssl_jax.models.vit import SIZES, ViT
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import onnx_graph, torch_import, torch_names
@@ -40,7 +42,7 @@ TORCH = {
 
 @pytest.fixture(autouse=True)
 def a_tiny_transformer(monkeypatch):
-    monkeypatch.setitem(models.SIZES, "vit_test", (16, 2, 2))
+    monkeypatch.setitem(SIZES, "vit_test", (16, 2, 2))
 
 
 def stored(name):
@@ -184,7 +186,7 @@ def test_pickled_checkpoints_need_torch(tmp_path, monkeypatch):
 
 
 def test_moco_v3s_small_transformer_has_twelve_heads(monkeypatch, tmp_path):
-    monkeypatch.setitem(models.SIZES, "vit_small", (24, 2, 6))
+    monkeypatch.setitem(SIZES, "vit_small", (24, 2, 6))
     state = torch_names.to_torch(fresh(ViT("vit_small", 4)).params, {}, ViT("vit_small", 4), "timm", 8)
     for prefix, heads in (("module.base_encoder.", 12), ("backbone.", 6)):
         np.savez(tmp_path / "theirs.npz", **{prefix + k: v for k, v in state.items()})
@@ -401,4 +403,4 @@ def test_every_array_of_a_resnet_has_a_name(arch):
     module = ResNet(arch)
     made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), jnp.zeros((1, 32, 32, 3)))
     ours = flax.traverse_util.flatten_dict({"params": made["params"], "stats": made["batch_stats"]}, sep="/")
-    assert sorted(p.ours for p in torch_names.pairs(module, "timm")) == sorted(ours)
+    assert sorted(p.ours for p in module.torch_pairs("timm")) == sorted(ours)

@@ -2,15 +2,14 @@
 
 import dataclasses
 import functools
-import importlib
 import pathlib
 from typing import Any
 
-import flax.linen as nn
-
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Method
+from ssl_jax.models.backbone import Backbone
 from ssl_jax.runtime.errors import UserError, nearest
+from ssl_jax.runtime.modules import subclass
 
 SHARED = "shared"  # the folder that holds no method
 
@@ -51,24 +50,10 @@ def find(name: str) -> type[Method]:
             f"There is no method '{name}' in ssl_jax/methods. {nearest(name, names())} "
             "A method of your own is named by its module's dotted path, such as my_project.my_method."
         )
-    path = _files().get(name, name)
-    try:
-        module = importlib.import_module(path)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
-            raise  # the module is there, but something that it imports is not
-        raise UserError(
-            f"config.method.name is '{name}', and there is no module {path} on Python's path: start in the folder "
-            "that has it, install it, or add its folder to PYTHONPATH."
-        ) from error
-    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
-    classes = [c for c in own if issubclass(c, Method)]
-    if not classes:
-        raise UserError(f"config.method.name is '{name}', but {path} defines no subclass of ssl_jax's Method.")
-    return classes[-1]
+    return subclass(Method, _files().get(name, name), "config.method.name")
 
 
-def method(config: Any, backbone: nn.Module) -> Method:
+def method(config: Any, backbone: Backbone) -> Method:
     """Makes the method that `config` (the config's `method` part) describes, around a backbone.
 
     Raises:
@@ -87,7 +72,7 @@ def method(config: Any, backbone: nn.Module) -> Method:
     return cls(backbone=backbone, **fields)
 
 
-def _nested(value: Any, backbone: nn.Module) -> Any:
+def _nested(value: Any, backbone: Backbone) -> Any:
     """A field's value: a mapping with a 'name' is a method on the same backbone, any other is one of such values."""
     if not hasattr(value, "items"):
         return _tuples(value)

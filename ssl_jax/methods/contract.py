@@ -8,7 +8,6 @@ from collections.abc import Callable
 import dataclasses
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -17,6 +16,7 @@ import numpy as np
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.data import Dataset
 from ssl_jax.data.samplers import Sampler, Shuffled
+from ssl_jax.models.backbone import Backbone
 from ssl_jax.runtime.errors import UserError
 
 Batch = dict[str, Any]  # name to array, or name of a part to such a dict
@@ -52,7 +52,7 @@ class Method:
     batch; what it needs of the others goes through `ssl_jax.dist`.
     """
 
-    backbone: nn.Module
+    backbone: Backbone
 
     uses_labels = False
     uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
@@ -198,7 +198,7 @@ class Method:
         The label 'frozen' needs no entry there: such parameters never move. A backbone names its own in `frozen`.
         """
         labels = jax.tree.map(lambda _: "default", params)
-        for name in getattr(self.backbone, "frozen", ()):
+        for name in self.backbone.frozen:
             labels["backbone"][name] = jax.tree.map(lambda _: "frozen", params["backbone"][name])
         return labels
 

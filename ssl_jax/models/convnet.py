@@ -6,11 +6,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.conv import Conv
-from ssl_jax.models.norm import Norm
+from ssl_jax.models.backbone import Backbone, one_of
+from ssl_jax.models.conv import INITS, Conv
+from ssl_jax.models.norm import NORMS, Norm, norm_title
+from ssl_jax.models.onnx import Graph
 
 
-class ConvNet(nn.Module):
+class ConvNet(Backbone):
     """Three 3x3 convolutions, the last two with stride 2, each followed by a norm and a ReLU.
 
     Attributes:
@@ -26,6 +28,20 @@ class ConvNet(nn.Module):
     bn_groups: int = 1
     conv_init: str = "kaiming"
     dtype: Any = jnp.float32
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return ("convnet",)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Backbone:
+        one_of("config.model.norm", config.norm, NORMS)
+        one_of("config.model.conv_init", config.conv_init, INITS)
+        return super().from_config(config)
+
+    @property
+    def title(self) -> str:
+        return f"convnet of width {self.width}{norm_title(self.norm)}"
 
     @property
     def stages(self) -> int:
@@ -60,3 +76,12 @@ class ConvNet(nn.Module):
             x = nn.relu(norm(x, train and i >= frozen))
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
         return x.mean((1, 2)) if pool else x
+
+    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
+        if self.norm not in ("batch", "none"):
+            return super().onnx(graph, params, stats, size, mean)
+        x = "images"
+        for i in range(self.stages):
+            x = graph.add("Relu", graph.conv(x, params, stats, f"stage{i + 1}", 1 if i == 0 else 2))
+        graph.average(x)
+        return self.width * 2 ** (self.stages - 1)

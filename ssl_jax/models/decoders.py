@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from ssl_jax.models.conv import Conv
 from ssl_jax.models.norm import BatchNorm
-from ssl_jax.models.vit import INITS, Block, sincos
+from ssl_jax.models.patches import sincos
+from ssl_jax.models.transformer import INITS, TransformerBlock
 
 
 class Decoder(nn.Module):
@@ -105,6 +106,6 @@ class MAEDecoder(nn.Module):
         x = jnp.concatenate([x[:, :1], patches], 1) + jnp.asarray(sincos(self.grid, self.width), x.dtype)
         gates = jnp.ones((1, 2), x.dtype)
         for i in range(self.depth):
-            x = Block(self.heads, init, self.dtype, name=f"block{i + 1}")(x, gates)
+            x = TransformerBlock(self.heads, init, self.dtype, name=f"block{i + 1}")(x, gates)
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
         return dense(self.out, "out")(x)[:, 1:].astype(jnp.float32)

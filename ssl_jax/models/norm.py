@@ -14,6 +14,8 @@ from ssl_jax import dist
 from ssl_jax.models.conv import conv2d
 from ssl_jax.runtime.errors import UserError
 
+NORMS = ("batch", "group", "layer", "none")  # kinds of `Norm`
+
 
 class BatchNorm(nn.Module):
     """Batch normalisation over groups of the global batch, with torch's conventions.
@@ -237,3 +239,8 @@ class Norm(nn.Module):
         elif self.kind == "layer":
             x = nn.LayerNorm(dtype=self.dtype, scale_init=scale_init, name="layer")(x)
         return max_pool(x) if max_pool else x
+
+
+def norm_title(kind: str) -> str:
+    """What a network's title says of its normalisation: nothing of the usual one."""
+    return "" if kind == "batch" else f", norm '{kind}'"

@@ -5,9 +5,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ssl_jax.models.conv import Conv
-from ssl_jax.models.norm import Norm
+from ssl_jax.augment.view import View
+from ssl_jax.models.backbone import Backbone, Pair, one_of
+from ssl_jax.models.conv import INITS, Conv
+from ssl_jax.models.norm import NORMS, Norm, norm_title
+from ssl_jax.models.onnx import Graph
+from ssl_jax.runtime.errors import UserError
 
 # Blocks a stage, and whether they are bottlenecks.
 DEPTHS = {
@@ -18,9 +23,10 @@ DEPTHS = {
     "resnet152": ((3, 8, 36, 3), True),
     "resnet200": ((3, 24, 36, 3), True),
 }
+STEMS = ("imagenet", "small", "small_linear")
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """A ResNet without its classifier.
 
     Attributes:
@@ -46,6 +52,21 @@ class ResNet(nn.Module):
     conv_init: str = "kaiming"
     dtype: Any = jnp.float32
     remat: int = 0
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(DEPTHS)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Backbone:
+        one_of("config.model.norm", config.norm, NORMS)
+        one_of("config.model.stem", config.stem, STEMS)
+        one_of("config.model.conv_init", config.conv_init, INITS)
+        return super().from_config(config).clone(depth=config.name)
+
+    @property
+    def title(self) -> str:
+        return f"{self.depth} of width {self.width}, stem '{self.stem}'{norm_title(self.norm)}"
 
     @property
     def stages(self) -> int:
@@ -80,7 +101,7 @@ class ResNet(nn.Module):
         x = self._norm("stem_norm")(x, train and not frozen, None if small else _max_pool)
         x = x if self.stem == "small_linear" else nn.relu(x)
         for i, count in enumerate(blocks[: stage or self.stages]):
-            block = nn.remat(Block, static_argnums=(2,)) if i < self.remat else Block  # 2: train
+            block = nn.remat(ResidualBlock, static_argnums=(2,)) if i < self.remat else ResidualBlock  # 2: train
             for j in range(count):
                 x = block(
                     self.width * 2**i,
@@ -99,12 +120,120 @@ class ResNet(nn.Module):
     def _norm(self, name: str) -> Norm:
         return Norm(self.norm, self.bn_groups, dtype=self.dtype, name=name)
 
+    def usual_view(self, params: Any) -> View:
+        """All of a 32-pixel image for the small stems."""
+        if self.stem == "imagenet":
+            return super().usual_view(params)
+        return View(size=32, crop="centre", order=("crop",))
+
+    def torch_pairs(self, layout: str) -> list[Pair]:
+        if self.norm != "batch":
+            return super().torch_pairs(layout)
+        pairs = _conv_norm("stem", "conv1", "bn1")
+        blocks, bottleneck = DEPTHS[self.depth]
+        for i, count in enumerate(blocks):
+            for j in range(count):
+                ours, theirs = f"stage{i + 1}_block{j + 1}", f"layer{i + 1}.{j}"
+                for k in range(1, 4 if bottleneck else 3):
+                    pairs += _conv_norm(f"{ours}/conv{k}", f"{theirs}.conv{k}", f"{theirs}.bn{k}")
+                if j == 0 and (i > 0 or bottleneck):
+                    pairs += _conv_norm(f"{ours}/shortcut", f"{theirs}.downsample.0", f"{theirs}.downsample.1")
+        return pairs
+
+    @classmethod
+    def from_torch(cls, name: str, state: dict[str, np.ndarray], **options: Any) -> Backbone:
+        kernel = state.get("conv1.weight")
+        if kernel is None or kernel.ndim != 4 or kernel.shape[-1] not in (3, 7):
+            shape = "no" if kernel is None else f"a {kernel.shape}"
+            raise UserError(
+                f"A {name} begins with a 3x3 or 7x7 convolution, but the weights have {shape} conv1.weight."
+            )
+        small = "small_linear" if options.get("linear_stem") else "small"
+        return cls(name, kernel.shape[0], "imagenet" if kernel.shape[-1] == 7 else small)
+
+    def torch_code(self, layout: str, channels: int, size: int) -> str:
+        """A width or stem that the library has no model of is put in by hand.
+
+        Raises:
+          UserError: for a width that timm cannot build.
+        """
+        if layout == "timm" and self.width != 64:
+            raise UserError(
+                f"timm has no ResNet of width {self.width}: use --format=torchvision, whose model card says how to "
+                "build one."
+            )
+        blocks, bottleneck = DEPTHS[self.depth]
+        kind = "Bottleneck" if bottleneck else "BasicBlock"
+        kernel = "7, 2, 3" if self.stem == "imagenet" else "3, 1, 1"
+        stem = f"model.conv1 = nn.Conv2d({channels}, {self.width}, {kernel}, bias=False)"
+        if layout == "timm":
+            lines = ["import timm", "", f'model = timm.create_model("{self.depth}", num_classes=0)', stem]
+        else:
+            lines = [
+                f"from torchvision.models.resnet import {kind}, ResNet",
+                "",
+                f"model = ResNet({kind}, {list(blocks)})",
+                stem,
+                "model.fc = nn.Identity()",
+            ]
+            if self.width != 64:
+                lines += [
+                    f"model.bn1, model.inplanes = nn.BatchNorm2d({self.width}), {self.width}",
+                    f"for i, blocks in enumerate({list(blocks)}):",
+                    f"    layer = model._make_layer({kind}, {self.width} * 2**i, blocks, stride=1 if i == 0 else 2)",
+                    '    setattr(model, f"layer{i + 1}", layer)',
+                ]
+        if self.stem != "imagenet":
+            lines.append("model.maxpool = nn.Identity()")
+        if self.stem == "small_linear":
+            name = "act1" if layout == "timm" else "relu"
+            lines.append(f"model.{name} = nn.Identity()  # this stem has no ReLU; those of the blocks stay")
+        return "\n".join(lines)
+
+    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
+        if self.norm not in ("batch", "none"):
+            return super().onnx(graph, params, stats, size, mean)
+        small = self.stem != "imagenet"
+        x = graph.conv("images", params, stats, "stem", 1 if small else 2)
+        x = x if self.stem == "small_linear" else graph.add("Relu", x)
+        if not small:
+            x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+        blocks, bottleneck = DEPTHS[self.depth]
+        for i, count in enumerate(blocks):
+            for j in range(count):
+                name = f"stage{i + 1}_block{j + 1}"
+                x = _onnx_block(graph, x, params[name], stats.get(name, {}), 2 if i > 0 and j == 0 else 1, bottleneck)
+        graph.average(x)
+        return self.width * 8 * (4 if bottleneck else 1)
+
+
+def _conv_norm(ours: str, conv: str, norm: str) -> list[Pair]:
+    return [
+        Pair(f"params/{ours}/kernel", f"{conv}.weight", "conv"),
+        Pair(f"params/{ours}_norm/batch/scale", f"{norm}.weight"),
+        Pair(f"params/{ours}_norm/batch/bias", f"{norm}.bias"),
+        Pair(f"stats/{ours}_norm/batch/mean", f"{norm}.running_mean"),
+        Pair(f"stats/{ours}_norm/batch/var", f"{norm}.running_var"),
+    ]
+
+
+def _onnx_block(graph: Graph, x: str, params: Any, stats: Any, stride: int, bottleneck: bool) -> str:
+    strides = (1, stride, 1) if bottleneck else (stride, 1)
+    y = x
+    for k, s in enumerate(strides):
+        y = graph.conv(y, params, stats, f"conv{k + 1}", s)
+        if k + 1 < len(strides):
+            y = graph.add("Relu", y)
+    if "shortcut" in params:
+        x = graph.conv(x, params, stats, "shortcut", stride)
+    return graph.add("Relu", graph.add("Add", x, y))
+
 
 def _max_pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """A residual block: two 3x3 convolutions, or the 1x1, 3x3, 1x1 bottleneck with four times the channels."""
 
     width: int

@@ -1,15 +1,17 @@
 """Vision transformers (Dosovitskiy et al. 2021) as DINO, MoCo v3 and MAE train them."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.models.gelu import gelu
-from ssl_jax.models.heads import torch_uniform
+from ssl_jax.augment.view import View
+from ssl_jax.models.backbone import Backbone, Pair, linear, norm, one_of
+from ssl_jax.models.onnx import Graph
+from ssl_jax.models.patches import patches, resized, sincos
+from ssl_jax.models.transformer import INITS, TransformerBlock, normal, open_gates
 from ssl_jax.runtime.errors import UserError
 
 # Width, blocks and heads. MoCo v3 gives vit_small twice the heads.
@@ -22,31 +24,7 @@ SIZES = {
 }
 
 
-class Init(NamedTuple):
-    """Initialisers of the weights; biases start at zero."""
-
-    linear: Callable[..., Any]
-    qkv: Callable[..., Any]  # queries, keys and values are one matrix
-    patch: Callable[..., Any]
-    token: Callable[..., Any]
-
-
-_normal, _xavier = nn.initializers.normal(0.02), nn.initializers.xavier_uniform()
-INITS = {
-    # Written as a truncated normal, but its cut is at 100 standard deviations; the patches have torch's default.
-    "dino": Init(_normal, _normal, torch_uniform, _normal),
-    # Xavier for each of queries, keys and values: twice the variance that their common matrix would have.
-    "mocov3": Init(
-        _xavier,
-        nn.initializers.variance_scaling(2.0, "fan_avg", "uniform"),
-        _xavier,
-        nn.initializers.normal(1e-6),
-    ),
-    "mae": Init(_xavier, _xavier, _xavier, _normal),
-}
-
-
-class ViT(nn.Module):
+class ViT(Backbone):
     """A vision transformer without its classifier; pre-norm blocks, biases everywhere.
 
     Attributes:
@@ -70,6 +48,30 @@ class ViT(nn.Module):
     bn_groups: int = 1
     dtype: Any = jnp.float32
     remat: int = 0
+
+    options: ClassVar[frozenset[str]] = frozenset({"drop_path", "visible"})
+    pools_map: ClassVar[bool] = False
+    fixed_size: ClassVar[bool] = True  # that of its positions
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(SIZES)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Backbone:
+        one_of("config.model.positions", config.positions, ("learned", "sincos"))
+        one_of("config.model.vit_init", config.vit_init, INITS)
+        width, _, heads = SIZES[config.name]
+        heads = config.heads or heads
+        if width % heads:
+            raise UserError(
+                f"config.model.heads is {heads}, which does not divide the {width} channels of {config.name}."
+            )
+        return super().from_config(config).clone(size=config.name, heads=heads)
+
+    @property
+    def title(self) -> str:
+        return f"{self.size}, patches of {self.patch} pixels"
 
     @property
     def stages(self) -> int:
@@ -135,7 +137,7 @@ class ViT(nn.Module):
         if train and keys is not None:
             gates = open_gates(keys, drop_path, depth)
         for i in range(depth * (stage or self.stages) // self.stages):
-            block = nn.remat(Block) if i * self.stages < self.remat * depth else Block
+            block = nn.remat(TransformerBlock) if i * self.stages < self.remat * depth else TransformerBlock
             x = block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
             x = jax.lax.stop_gradient(x) if i + 1 == depth * frozen // self.stages else x
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, 0] if pool else x)
@@ -149,106 +151,128 @@ class ViT(nn.Module):
         # Views of other sizes than that of initialisation see the same parameter.
         if self.has_variable("params", "positions"):
             return resized(self.get_variable("params", "positions"), grid)
-        return self.param("positions", _normal, (1, 1 + grid[0] * grid[1], width))
+        return self.param("positions", normal, (1, 1 + grid[0] * grid[1], width))
+
+    def filters(self, params: Any) -> np.ndarray:
+        kernel = np.asarray(params["patch"]["kernel"])
+        return kernel.reshape(self.patch, self.patch, -1, kernel.shape[-1])
+
+    def usual_view(self, params: Any) -> View:
+        """Images of the size that the positions are for."""
+        side = round((jnp.shape(params["positions"])[1] - 1) ** 0.5) * self.patch
+        return View(size=side, crop="centre", centre=0.875, interpolation="bicubic", order=("crop",))
+
+    def torch_twin(self) -> Backbone:
+        """A state dict holds fixed positions, too."""
+        return self.clone(positions="learned")
+
+    def torch_params(self, params: Any, size: int) -> Any:
+        return {**params, "positions": self.table(params, size)}
+
+    def table(self, params: Any, size: int) -> np.ndarray:
+        """Positions [1, 1 + patches, D] for images of `size` pixels, learned or fixed."""
+        grid = (size // self.patch, size // self.patch)
+        if self.positions == "sincos":
+            return sincos(grid, SIZES[self.size][0])
+        return np.asarray(resized(jnp.asarray(params["positions"]), grid))
+
+    def torch_pairs(self, layout: str) -> list[Pair]:
+        timm = layout == "timm"
+        pairs = [
+            Pair("params/token", "cls_token" if timm else "class_token"),
+            Pair("params/positions", "pos_embed" if timm else "encoder.pos_embedding"),
+            *linear("patch", "patch_embed.proj" if timm else "conv_proj", "patch"),
+        ]
+        for i in range(SIZES[self.size][1]):
+            pairs += _timm_block(i) if timm else _torchvision_block(i)
+        return pairs + norm("norm", "norm" if timm else "encoder.ln")
+
+    @classmethod
+    def from_torch(cls, name: str, state: dict[str, np.ndarray], **options: Any) -> Backbone:
+        kernel = next((state[k] for k in ("patch_embed.proj.weight", "conv_proj.weight") if k in state), None)
+        if kernel is None or kernel.ndim != 4:
+            raise UserError(
+                f"The weights lack patch_embed.proj.weight, so they are not those of a {name}: give another --arch."
+            )
+        return cls(name, kernel.shape[-1], options.get("heads") or SIZES[name][2])
+
+    def torch_code(self, layout: str, channels: int, size: int) -> str:
+        width, depth, heads = SIZES[self.size]
+        heads = self.heads or heads
+        if layout == "timm":
+            return (
+                "import timm\n\n"
+                f"model = timm.models.VisionTransformer(\n    img_size={size}, patch_size={self.patch}, "
+                f"in_chans={channels}, embed_dim={width}, depth={depth}, num_heads={heads}, num_classes=0\n)"
+            )
+        lines = [
+            "from torchvision.models import VisionTransformer",
+            "",
+            f"model = VisionTransformer({size}, {self.patch}, {depth}, {heads}, {width}, {4 * width})",
+            "model.heads = nn.Identity()",
+        ]
+        if channels != 3:
+            lines.append(f"model.conv_proj = nn.Conv2d({channels}, {width}, {self.patch}, {self.patch})")
+        return "\n".join(lines)
+
+    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
+        width, depth, heads = SIZES[self.size]
+        bias, sides = graph.constant(params["patch"]["bias"]), [self.patch] * 2
+        kernel = graph.constant(self.filters(params).transpose(3, 2, 0, 1))
+        x = graph.add("Conv", "images", kernel, bias, kernel_shape=sides, strides=sides)
+        x = graph.add("Reshape", x, graph.constant(np.array([0, width, -1])))
+        x = graph.add("Transpose", x, perm=[0, 2, 1])
+        # The class token goes where a row of zeros is put in front: it is added with the positions.
+        x = graph.add("Pad", x, graph.constant(np.array([0, 1, 0, 0, 0, 0])))
+        table = np.array(self.table(params, size))
+        table[:, 0] += np.asarray(params["token"])[0, 0]
+        x = graph.add("Add", x, graph.constant(table))
+        for i in range(depth):
+            x = _onnx_block(graph, x, params[f"block{i + 1}"], self.heads or heads, width)
+        if mean:
+            start, end, axis = (graph.constant(np.array([n])) for n in (1, np.iinfo(np.int64).max, 1))
+            patches = graph.norm(graph.add("Slice", x, start, end, axis), params["norm"])
+            graph.add("ReduceMean", patches, axis, keepdims=0, out="features")
+        else:
+            x = graph.add("Gather", x, graph.constant(np.array(0)), axis=1)
+            graph.add("Identity", graph.norm(x, params["norm"]), out="features")
+        return width
 
 
-class Block(nn.Module):
-    """Attention and a two-layer perceptron, each behind a LayerNorm and added to its input."""
-
-    heads: int
-    inits: Init
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:  # [B, n, D], [B or 1, 2] -> [B, n, D]
-        def dense(features, name, init=self.inits.linear):
-            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
-
-        attend, think = gates[:, :, None, None].swapaxes(0, 1)
-        width = x.shape[-1]
-        y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
-        y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
-        y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0)).reshape(x.shape)
-        x += attend * dense(width, "proj")(y)
-        y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
-        y = gelu(dense(4 * width, "mlp1")(y))
-        return x + think * dense(width, "mlp2")(y)
+def _timm_block(i: int) -> list[Pair]:
+    ours, theirs = f"block{i + 1}", f"blocks.{i}"
+    return [
+        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
+        *linear(f"{ours}/qkv", f"{theirs}.attn.qkv"),
+        *linear(f"{ours}/proj", f"{theirs}.attn.proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
+        *linear(f"{ours}/mlp1", f"{theirs}.mlp.fc1"),
+        *linear(f"{ours}/mlp2", f"{theirs}.mlp.fc2"),
+    ]
 
 
-def patches(images: jax.Array, side: int) -> jax.Array:
-    """Cuts images [B, H, W, C] into patches [B, H/side W/side, side side C], row by row, in row, column, channel order.
-
-    Raises:
-      UserError: if the images do not divide into patches.
-    """
-    b, h, w, c = images.shape
-    if h % side or w % side:
-        raise UserError(
-            f"Images of {h}x{w} pixels do not divide into patches of {side}x{side}: set config.model.patch to a "
-            "divisor of the size of every view."
-        )
-    x = images.reshape(b, h // side, side, w // side, side, c).swapaxes(2, 3)
-    return x.reshape(b, -1, side * side * c)
+def _torchvision_block(i: int) -> list[Pair]:
+    ours, theirs = f"block{i + 1}", f"encoder.layers.encoder_layer_{i}"
+    return [
+        *norm(f"{ours}/norm1", f"{theirs}.ln_1"),
+        Pair(f"params/{ours}/qkv/kernel", f"{theirs}.self_attention.in_proj_weight", "dense"),
+        Pair(f"params/{ours}/qkv/bias", f"{theirs}.self_attention.in_proj_bias"),
+        *linear(f"{ours}/proj", f"{theirs}.self_attention.out_proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.ln_2"),
+        *linear(f"{ours}/mlp1", f"{theirs}.mlp.0"),
+        *linear(f"{ours}/mlp2", f"{theirs}.mlp.3"),
+    ]
 
 
-def unpatched(x: jax.Array, grid: tuple[int, int], side: int) -> jax.Array:
-    """Images [B, H, W, C] of patches [B, rows columns, side side C], as `patches` cut them; `grid`: rows, columns."""
-    x = x.reshape(len(x), *grid, side, side, -1).swapaxes(2, 3)
-    return x.reshape(len(x), grid[0] * side, grid[1] * side, -1)
-
-
-def open_gates(keys: jax.Array, drop_path: float, depth: int) -> jax.Array:
-    """Draws which residual branches an image passes through (stochastic depth, Huang et al. 2016).
-
-    Args:
-      keys: one key an image [B].
-      drop_path: probability of skipping a branch of the last block, falling linearly to 0 at the first.
-      depth: number of blocks.
-
-    Returns:
-      factors [B, depth, 2] of the branches: 0, or one over the probability of passing.
-    """
-    keep = 1 - drop_path * np.linspace(0, 1, depth, dtype=np.float32)[:, None]
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (depth, 2)))(keys)
-    return (draws < keep) / keep
-
-
-def sincos(grid: tuple[int, int], width: int) -> np.ndarray:
-    """Fixed two-dimensional positions [1, 1 + rows columns, width]; the class token's is zero.
-
-    Quarters of the width: sine and cosine of the row, sine and cosine of the column, at `width / 4` frequencies from
-    1 down to almost 1/10000 (MoCo v3's code; MAE's has the columns first).
-    """
-    frequencies = 10000.0 ** -(np.arange(width // 4) / (width // 4))
-    row, column = np.indices(grid).reshape(2, -1, 1) * frequencies
-    table = np.concatenate([np.sin(row), np.cos(row), np.sin(column), np.cos(column)], 1)
-    return np.concatenate([np.zeros((1, width)), table])[None].astype(np.float32)
-
-
-def resized(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
-    """Learned positions [1, 1 + s s, D] for another grid of patches: bicubic as in DINO's code, class token kept."""
-    side = round((positions.shape[1] - 1) ** 0.5)  # views are square
-    if grid == (side, side):
-        return positions
-    square = positions[:, 1:].reshape(side, side, -1)
-    rows, columns = (jnp.asarray(bicubic(side, n)) for n in grid)
-    moved = jnp.einsum("ri,cj,ijd->rcd", rows, columns, square, precision="highest")
-    return jnp.concatenate([positions[:, :1], moved.reshape(1, -1, square.shape[-1])], 1)
-
-
-def bicubic(old: int, new: int) -> np.ndarray:
-    """Weights [new, old] of torch's bicubic interpolation (a = -0.75, not antialiased, edges repeated).
-
-    The scale is (new + 0.1) / old: DINO's code adds the 0.1 against rounding, and torch then takes the ratio as given.
-    """
-    a = -0.75
-    centre = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
-    weights = np.zeros((new, old))
-    for tap in range(-1, 3):
-        place = np.floor(centre) + tap
-        d = np.abs(centre - place)
-        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
-        far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-        column = np.clip(place, 0, old - 1).astype(int)
-        np.add.at(weights, (np.arange(new), column), np.where(d <= 1, near, np.where(d < 2, far, 0.0)))
-    return weights.astype(np.float32)
+def _onnx_block(graph: Graph, x: str, params: Any, heads: int, width: int) -> str:
+    y = graph.linear(graph.norm(x, params["norm1"]), params["qkv"])
+    y = graph.add("Reshape", y, graph.constant(np.array([0, 0, 3, heads, width // heads])))
+    y = graph.add("Transpose", y, perm=[2, 0, 3, 1, 4])  # [3, N, heads, n, D / heads]
+    q, k, v = (graph.add("Gather", y, graph.constant(np.array(i)), axis=0) for i in range(3))
+    scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = graph.add("Mul", scores, graph.constant(np.array((width // heads) ** -0.5)))
+    y = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)
+    y = graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), graph.constant(np.array([0, 0, width])))
+    x = graph.add("Add", x, graph.linear(y, params["proj"]))
+    y = graph.add("Gelu", graph.linear(graph.norm(x, params["norm2"]), params["mlp1"]))
+    return graph.add("Add", x, graph.linear(y, params["mlp2"]))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import re
 from typing import Any
 
 import jax
@@ -14,7 +13,6 @@ from ssl_jax.augment.render import render_batch
 from ssl_jax.evals.features import extractor
 from ssl_jax.evaluate import restore
 from ssl_jax.methods.contract import Method
-from ssl_jax.models import ViT
 from ssl_jax.report import page
 from ssl_jax.report.page import Cell, Empty
 from ssl_jax.report.runs import Files
@@ -101,15 +99,10 @@ def filters(network: Network) -> str:
     """
     params = network.run.method.variables(network.params, network.state)["params"]
     module = network.run.method.backbone
-    if isinstance(module, ViT):
-        kernel = np.asarray(params["patch"]["kernel"])
-        kernel = kernel.reshape(module.patch, module.patch, -1, kernel.shape[-1])
-    else:
-        params = params.get("first", params)  # of split_brain's halves, that which sees lightness
-        first = params.get("stem", params.get("stage1", {}))
-        if np.ndim(first.get("kernel")) != 4:
-            raise Empty(f"A {type(module).__name__} does not begin with a convolution whose filters could be drawn.")
-        kernel = np.asarray(first["kernel"])
+    # Of split_brain's halves, that which sees lightness.
+    kernel = module.filters(params.get("first", params))
+    if kernel is None:
+        raise Empty(f"A {type(module).__name__} does not begin with a convolution whose filters could be drawn.")
     kernel = np.moveaxis(kernel, -1, 0)
     strongest = np.sort(np.argsort(-np.abs(kernel).sum((1, 2, 3)), kind="stable")[:_FILTERS])
     cells = [Cell(_stretched(kernel[i], "gray")) for i in strongest]
@@ -153,7 +146,7 @@ def feature_maps(network: Network, index: int) -> str:
 
 
 def stage_outputs(method: Method, params: Any, state: Any, images: jax.Array) -> dict[int, np.ndarray]:
-    """Output of each stage of the backbone for the first image, [h, w, channels] (a transformer's without its token).
+    """The map of each stage of the backbone for the first image, [h, w, channels].
 
     Args:
       method: whose backbone runs.
@@ -161,23 +154,9 @@ def stage_outputs(method: Method, params: Any, state: Any, images: jax.Array) ->
       state: of the run.
       images: normalised [1, H, W, C].
     """
-    module = method.backbone
-    variables = method.variables(params, state)
-    _, caught = module.apply(variables, images, train=False, capture_intermediates=True, mutable=["intermediates"])
-    outputs = {name: value["__call__"][0] for name, value in caught["intermediates"].items() if "__call__" in value}
-
-    def number(name: str) -> tuple[list[int], str]:
-        return [int(d) for d in re.findall(r"\d+", name)], name
-
+    variables, module = method.variables(params, state), method.backbone
     found = {}
-    stages: int = module.stages  # type: ignore[attr-defined]
-    for stage in range(1, stages + 1):
-        if isinstance(module, ViT):
-            depth = sum(name.startswith("block") for name in outputs)
-            tokens = np.asarray(outputs[f"block{depth * stage // stages}"], np.float32)[0, 1:]
-            found[stage] = tokens.reshape(images.shape[1] // module.patch, -1, tokens.shape[-1])
-        else:
-            last = max((n for n in outputs if re.match(rf"stage{stage}(_|$)", n)), key=number)
-            # A convnet's norm is caught before its ReLU; the output of a residual block has had its own.
-            found[stage] = np.maximum(np.asarray(outputs[last], np.float32)[0], 0)
+    for stage in range(1, module.stages + 1):
+        maps: Any = module.apply(variables, images, train=False, stage=stage, pool=False)
+        found[stage] = np.asarray(maps[0], np.float32)
     return found

@@ -8,13 +8,11 @@ name `ssl_jax`, what makes the numbers a function of images: the network, and ho
 from collections.abc import Callable
 import dataclasses
 import functools
-import importlib
 import json
 from typing import Any
 
 from etils import epath
 import flax
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +23,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.runtime.modules import subclass
 from ssl_jax.weights import torch_names
 from ssl_jax.workdir.checkpoint import Checkpoints
 
@@ -47,7 +46,7 @@ class Backbone:
     origin: dict[str, Any]  # where it comes from, for the model card: names to plain values
 
     @property
-    def module(self) -> nn.Module:
+    def module(self) -> models.Backbone:
         """The network."""
         return self.method.backbone
 
@@ -69,10 +68,8 @@ class Backbone:
     @property
     def channels(self) -> int:
         """Channels of the network's input."""
-        if "patch" in self.params:
-            return self.params["patch"]["kernel"].shape[0] // self.module.patch**2  # type: ignore[attr-defined]
         parts = list(self.params.values()) if self.halves else [self.params]
-        return sum(part["stem" if "stem" in part else "stage1"]["kernel"].shape[2] for part in parts)
+        return sum(self.module.channels(part) for part in parts)
 
     @property
     def takes(self) -> int:
@@ -114,7 +111,7 @@ class Backbone:
         return jax.jit(features, static_argnums=0)
 
     def _checked(self, images: np.ndarray, stage: int | None) -> np.ndarray:
-        stages = self.module.stages  # type: ignore[attr-defined]
+        stages = self.module.stages
         if stage is not None and not 1 <= stage <= stages:
             raise UserError(f"There is no stage {stage} in this backbone: ask for 1 to {stages}.")
         if images.ndim != 4 or not all(images.shape[1:]):
@@ -165,7 +162,7 @@ def _of_run(folder: epath.Path) -> Backbone:
     from ssl_jax.evaluate import load_config  # here, since evaluation itself loads backbones
 
     config = load_config(str(folder))
-    method = build.method(config.method, models.backbone(config.model))
+    method = build.method(config.method, models.from_config(config.model))
     checkpoints = Checkpoints(folder)
     try:
         shapes = checkpoints.shapes()
@@ -183,7 +180,7 @@ def _of_run(folder: epath.Path) -> Backbone:
 
 def _simplest(method: Method) -> Method:
     """The method, or the plain one if that gives the same features of the network that was taken from it."""
-    mean = method.uses_map and isinstance(method.backbone, models.ViT)  # instead of the class token
+    mean = method.uses_map and not method.backbone.pools_map  # instead of the class token
     plain = type(method).features is Method.features and not mean
     return Method(method.backbone) if plain else method
 
@@ -196,9 +193,8 @@ def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
     if meta["names"] == "ours":
         nested = flax.traverse_util.unflatten_dict(arrays, sep="/")
         return Backbone(method, nested["params"], nested.get("stats", {}), view, meta["origin"])
-    if isinstance(module, models.ViT):
-        module = module.clone(positions="learned")  # a state dict holds fixed positions too
-        method = dataclasses.replace(method, backbone=module)
+    module = module.torch_twin()
+    method = dataclasses.replace(method, backbone=module)
     params, stats = torch_names.from_torch(arrays, module)
     return Backbone(method, params, stats, view, meta["origin"])
 
@@ -218,9 +214,8 @@ def save(path: str | epath.Path, backbone: Backbone, names: str = "ours") -> Non
     if names == "ours":
         tree = {"params": backbone.params, "stats": backbone.stats}
         arrays = flax.traverse_util.flatten_dict(tree, sep="/")
-    elif backbone.halves:
-        raise UserError(f"{names} has no network of two halves, as this one: use the format npz or safetensors.")
     else:
+        refuse_halves(backbone, names)
         arrays = torch_names.to_torch(backbone.params, backbone.stats, backbone.module, names, backbone.view.size)
     meta = {
         "names": names,
@@ -230,6 +225,12 @@ def save(path: str | epath.Path, backbone: Backbone, names: str = "ours") -> Non
         "origin": backbone.origin,
     }
     _write(path, {k: np.ascontiguousarray(v) for k, v in arrays.items()}, json.dumps(meta))
+
+
+def refuse_halves(backbone: Backbone, names: str) -> None:
+    """Refuses, with a `UserError`, two networks under names that are those of one."""
+    if backbone.halves:
+        raise UserError(f"{names} has no network of two halves, as this one: use the format npz or safetensors.")
 
 
 def _write(path: epath.Path, arrays: dict[str, np.ndarray], text: str) -> None:
@@ -283,15 +284,20 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _description(module: nn.Module) -> dict[str, Any]:
-    """A network as JSON: its class, as a path inside `ssl_jax.models`, and its fields."""
+def _description(module: models.Backbone) -> dict[str, Any]:
+    """A network as JSON: its fields and its class, 'resnet.ResNet' in `ssl_jax.models` or 'my_project.my_net:MyNet'."""
     fields = {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
-    place = type(module).__module__.removeprefix(models.__name__ + ".")
-    return {"class": f"{place}.{type(module).__name__}", **fields, "dtype": jnp.dtype(fields["dtype"]).name}
+    place, name = type(module).__module__, type(module).__name__
+    inside = place.removeprefix(f"{models.__name__}.")
+    path = f"{place}:{name}" if inside == place else f"{inside}.{name}"
+    return {"class": path, **fields, "dtype": jnp.dtype(fields["dtype"]).name}
 
 
-def _module(description: dict[str, Any]) -> nn.Module:
+def _module(description: dict[str, Any]) -> models.Backbone:
     fields = dict(description)
-    place, name = fields.pop("class").rsplit(".", 1)
-    cls = getattr(importlib.import_module(f"{models.__name__}.{place}"), name)
+    path = fields.pop("class")
+    place, _, name = path.partition(":") if ":" in path else f"{models.__name__}.{path}".rpartition(".")
+    cls = subclass(models.Backbone, place, "The network of the weights")
+    if cls.__name__ != name:
+        raise UserError(f"The weights are of a {path}, and {place} has a {cls.__name__}: use the code that wrote them.")
     return cls(**{**fields, "dtype": jnp.dtype(fields["dtype"])})

@@ -9,14 +9,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
-import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax.augment.view import View
+from ssl_jax import models
 from ssl_jax.methods.contract import Method
-from ssl_jax.models import DEPTHS, SIZES, ResNet, ViT
-from ssl_jax.runtime.errors import UserError, nearest
+from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import Backbone, read, torch_names
 
 # What tells the beginning of a backbone: torchvision's ResNet, timm's transformer, torchvision's.
@@ -37,8 +34,8 @@ def backbone(
 
     Args:
       path: a .safetensors, .npz, .pth, .pt or .tar file.
-      arch: a key of `DEPTHS` or `SIZES`; width, stem, patch and channels follow from the arrays.
-      view: fields of the view of images that are not those of `usual_view`.
+      arch: name of a backbone, as in `config.model.name`; width, stem, patch and channels follow from the arrays.
+      view: fields of the view of images that are not those of the network's `usual_view`.
       heads: attention heads of a transformer; 0 for the size's own. No array tells them.
       linear_stem: whether a 3x3 stem has no ReLU (lightly's CIFAR benchmark). No array tells it.
 
@@ -48,8 +45,7 @@ def backbone(
     Raises:
       UserError: if the file cannot be read, or does not hold this architecture; names the key.
     """
-    if arch not in (*DEPTHS, *SIZES):
-        raise UserError(f"--arch is '{arch}', which is not known. {nearest(arch, (*DEPTHS, *SIZES))}")
+    kind = models.find(arch, "--arch")
     arrays = arrays_of(path)
     root = find_root(arrays)
     inside = {k.removeprefix(root): v for k, v in arrays.items() if k.startswith(root)}
@@ -57,10 +53,10 @@ def backbone(
     dropped = [k for k in arrays if not k.startswith(root) or k.removeprefix(root) not in state]
     if arch == "vit_small" and not heads and set(root.split(".")) & {"base_encoder", "momentum_encoder"}:
         heads = 12  # MoCo v3's ViT-S has twice the usual heads (sec. 5)
-    module = _network(state, arch, heads, linear_stem)
+    module = kind.from_torch(arch, state, heads=heads, linear_stem=linear_stem)
     params, stats = torch_names.from_torch(state, module)
     origin = {"imported from": path.name, "architecture": arch, "prefix": root}
-    seen = dataclasses.replace(usual_view(module, params), **view)
+    seen = dataclasses.replace(module.usual_view(params), **view)
     seen.check("view", seen.size, seen.size, len(seen.mean))
     return Backbone(Method(module), params, stats, seen, origin), dropped
 
@@ -117,27 +113,3 @@ def find_root(names: Any) -> str:
 
 def _in_block(prefix: str) -> bool:
     return any(part.isdigit() for part in prefix.split(".")[-2:])
-
-
-def _network(state: dict[str, np.ndarray], arch: str, heads: int, linear_stem: bool) -> nn.Module:
-    if arch in SIZES:
-        kernel = next((state[k] for k in _ANCHORS[1:] if k in state), None)
-        if kernel is None or kernel.ndim != 4:
-            raise UserError(f"The weights lack {_ANCHORS[1]}, so they are not those of a {arch}: give another --arch.")
-        return ViT(arch, kernel.shape[-1], heads or SIZES[arch][2])
-    kernel = state.get(_ANCHORS[0])
-    if kernel is None or kernel.ndim != 4 or kernel.shape[-1] not in (3, 7):
-        shape = "no" if kernel is None else f"a {kernel.shape}"
-        raise UserError(f"A {arch} begins with a 3x3 or 7x7 convolution, but the weights have {shape} conv1.weight.")
-    small = "small_linear" if linear_stem else "small"
-    return ResNet(arch, kernel.shape[0], "imagenet" if kernel.shape[-1] == 7 else small)
-
-
-def usual_view(module: nn.Module, params: Any) -> View:
-    """ImageNet's usual centre crop at the size that a network was made for; all of the image for 32-pixel stems."""
-    if isinstance(module, ViT):
-        side = round((jnp.shape(params["positions"])[1] - 1) ** 0.5) * module.patch
-        return View(size=side, crop="centre", centre=0.875, interpolation="bicubic", order=("crop",))
-    if isinstance(module, ResNet) and module.stem != "imagenet":
-        return View(size=32, crop="centre", order=("crop",))
-    return View(size=224, crop="centre", centre=0.875, order=("crop",))

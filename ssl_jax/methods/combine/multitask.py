@@ -15,7 +15,7 @@ the gradient of the weighted sum of the losses moves the backbone. Decisions:
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -38,6 +38,8 @@ class Harmonised(nn.Module):
     """A backbone in front of which inputs are harmonised; its parameters are named as the backbone's own."""
 
     backbone: nn.Module
+
+    options: ClassVar[frozenset[str]] = frozenset()  # no task needs any
 
     def setup(self) -> None:
         nn.share_scope(self, self.backbone)

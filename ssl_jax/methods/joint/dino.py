@@ -24,7 +24,6 @@ from ssl_jax.methods.contract import Batch, Info, Method
 from ssl_jax.methods.joint.byol import target_decay
 from ssl_jax.models.heads import DINOHead, torch_uniform
 from ssl_jax.models.parts import apply, initialise
-from ssl_jax.models.vit import ViT
 from ssl_jax.runtime.errors import UserError
 
 
@@ -94,7 +93,7 @@ class DINO(Method):
     tau_schedule: str = "cosine"  # to 1, or 'constant'
     concat_views: bool = True  # views of one size in one forward pass; else BatchNorm sees each alone (lightly)
     evaluate_teacher: bool = True  # sec. 5.2; False: the student (lightly)
-    drop_path: float = 0.1  # of the student, where the backbone is a ViT; ResNets have none
+    drop_path: float = 0.1  # of the student, where the backbone has it, as ViTs do
 
     def views(self) -> dict[str, View]:
         return {
@@ -134,7 +133,7 @@ class DINO(Method):
         def encode(params, stats, names, drop_path):  # views of one size; an image's are neighbours
             x = jnp.stack([batch[name] for name in names], 1)
             x = x.reshape(-1, *x.shape[2:])
-            if not (train and drop_path and isinstance(self.backbone, ViT)):
+            if not (train and drop_path and "drop_path" in self.backbone.options):
                 return apply(self.backbone, "backbone", params, stats, x, train=train)
             keys = dist.example_keys(jax.random.fold_in(rng, streams.view(views, names[0])), batch["position"])
             keys = jax.vmap(lambda key: jax.random.split(key, len(names)))(keys).reshape(-1)

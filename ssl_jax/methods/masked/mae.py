@@ -29,7 +29,7 @@ from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Batch, Info, Method, Picture
 from ssl_jax.models.decoders import MAEDecoder
 from ssl_jax.models.parts import apply, initialise
-from ssl_jax.models.vit import ViT, patches, unpatched
+from ssl_jax.models.patches import patches, unpatched
 from ssl_jax.runtime.errors import UserError
 
 
@@ -81,7 +81,7 @@ class MAE(Method):
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
-        if not isinstance(self.backbone, ViT):
+        if "visible" not in self.backbone.options:
             raise UserError(
                 "MAE encodes some of an image's patches, which only a vision transformer can: set config.model.name "
                 "to one (vit_micro, tiny, small, base, large); as a task of multitask it also needs "

@@ -1,0 +1,33 @@
+"""Finds a class by the path of its module, so that a part of a run may live outside the package."""
+
+import importlib
+from typing import Any
+
+from ssl_jax.runtime.errors import UserError
+
+
+def subclass(base: type[Any], path: str, field: str) -> type[Any]:
+    """The subclass of `base` that a module defines; the last one of several.
+
+    Args:
+      base: a class of the package.
+      path: dotted path of the module.
+      field: of the config that names the module, for the message.
+
+    Raises:
+      UserError: if there is no such module, or it defines no such class.
+    """
+    try:
+        module = importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{path}.".startswith(f"{error.name}."):
+            raise  # the module is there, but something that it imports is not
+        raise UserError(
+            f"{field} is '{path}', and there is no module {path} on Python's path: start in the folder that has it, "
+            "install it, or add its folder to PYTHONPATH."
+        ) from error
+    own = [c for c in vars(module).values() if isinstance(c, type) and c.__module__ == module.__name__]
+    classes = [c for c in own if issubclass(c, base)]
+    if not classes:
+        raise UserError(f"{field} is '{path}', but {path} defines no subclass of ssl_jax's {base.__name__}.")
+    return classes[-1]
