@@ -13,7 +13,7 @@ import numpy as np
 from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
 from ssl_jax.augment.view import View
-from ssl_jax.data import loader, samplers, stream
+from ssl_jax.data import cutter, loader, samplers
 from ssl_jax.methods.contract import Batch
 from ssl_jax.run import Run
 
@@ -110,7 +110,7 @@ def make_loader(run: Run, start: int) -> loader.Loader:
     key = np.asarray(jax.random.key_data(jax.random.key(run.config.seed)))
     seed, stop = run.config.seed, run.info.total_steps
     plans = {
-        name: stream.Training(
+        name: cutter.Training(
             run.sampler, name, streams.part(run.sampler.parts, name) if name else None, seed, key, start, stop
         )
         for name in run.sampler.parts

@@ -12,7 +12,7 @@ import numpy as np
 
 from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
-from ssl_jax.data import loader, stream
+from ssl_jax.data import cutter, loader
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState
 
@@ -66,7 +66,7 @@ def embedder(run: Run, between: Callable[[], None] = lambda: None) -> Callable[.
     def blocks(images: Any, rng: jax.Array) -> Iterator[tuple[Any, jax.Array]]:
         # Either way the last block is filled up with images from the front.
         if run.train.streamed:
-            plan = stream.Pass(np.asarray(jax.random.key_data(rng)), count, block)
+            plan = cutter.Pass(np.asarray(jax.random.key_data(rng)), count, block)
             many = loader.workers(run.config.data.workers)
             for crops, _, index in loader.streamed(images, run.train.labels, views, plan, run.mesh, 1, many):
                 yield crops, index

@@ -14,7 +14,7 @@ import optax
 
 from ssl_jax import data, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
-from ssl_jax.data import samplers, stream
+from ssl_jax.data import cutter, samplers
 from ssl_jax.data.samplers import Sampler
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info, Method
@@ -125,7 +125,7 @@ def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
     if config.run.stop_epoch is not None and config.run.stop_epoch < 1:
         raise UserError("config.run.stop_epoch must be at least 1, or None to train to the last epoch.")
     if train.streamed:
-        stream.check(method.views(), config.data.size)
+        cutter.check(method.views(), config.data.size)
         if config.run.steps_per_call > 1:
             raise UserError(
                 f"config.run.steps_per_call is {config.run.steps_per_call}, which is for data that lives on the "
@@ -155,7 +155,7 @@ def _sampled(config: Any, method: Method, train: data.Dataset, devices_mesh: Mes
 
 def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
     """Loads the training split, and the test split where the source has one; or lists them for streaming."""
-    wanted, kind = config.data.stream, config.data.source.partition(":")[0]
+    wanted = config.data.stream
     if wanted not in ("auto", "always", "never"):
         raise UserError(f"config.data.stream is '{wanted}': use 'auto', 'always' or 'never'.")
     if wanted == "always":
@@ -163,7 +163,7 @@ def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
     try:
         return _load_splits(config, streamed=False)
     except data.DoesNotFit:
-        if wanted == "never" or kind not in data.STREAMED:
+        if wanted == "never" or not data.streams(config.data.source):
             raise
         return _load_splits(config, streamed=True)
 

@@ -17,7 +17,7 @@ import tiny
 from ssl_jax import data, dist, epoch
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.batch import index as batch_index
-from ssl_jax.data import loader, stream
+from ssl_jax.data import cutter, loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.evals import cache, context, fine_tune
 from ssl_jax.monitor import Monitor
@@ -92,7 +92,7 @@ def evaluated(run, ts, folder):
 def streams(mesh, images):
     """Whether every device got the crops and rows of its own part of each block; images are as bright as their row."""
     dataset = data.load(f"folder:{images}", "train", stream=True)
-    plan = stream.Pass(np.zeros(2, np.uint32), len(dataset.images), 16)
+    plan = cutter.Pass(np.zeros(2, np.uint32), len(dataset.images), 16)
     view = evaluation(View(size=8, mean=(0.0,) * 3, std=(1.0,) * 3), 1.0)
     given = loader.streamed(dataset.images, dataset.labels, {"view": view}, plan, mesh, 2, 0)
     for number, (crops, _, index) in enumerate(given):

@@ -8,7 +8,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from ssl_jax.augment import ops
-from ssl_jax.data import crop, folder
+from ssl_jax.data import crop, decode
 from ssl_jax.data.crop import Crop, cut
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -100,7 +100,7 @@ def test_images_are_upright_as_when_held_in_memory(photograph, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(photograph[:200, :300], "jpeg", quality=95, exif=exif)
-    upright = folder.decode(data)
+    upright = decode.decode(data)
     places = []
 
     def place(height, width):
@@ -123,7 +123,7 @@ def test_every_mode_becomes_three_channels(photograph, mode):
     image.save(stream, "tiff" if mode == "CMYK" else "png")
     found = one(stream.getvalue(), 4, 4, 32, 32)
     assert found.shape == (32, 32, 3)
-    np.testing.assert_array_equal(found, np.broadcast_to(folder.decode(stream.getvalue()), (40, 40, 3))[4:36, 4:36])
+    np.testing.assert_array_equal(found, np.broadcast_to(decode.decode(stream.getvalue()), (40, 40, 3))[4:36, 4:36])
 
 
 @pytest.mark.fast
@@ -137,7 +137,7 @@ def test_outside_the_image_are_zeros(photograph):
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
 def test_a_stored_side_comes_first(photograph, kind):
     data = encoded(photograph, kind)
-    wanted = folder.decode(data, 100)[10:42, 20:52].astype(float)
+    wanted = decode.decode(data, 100)[10:42, 20:52].astype(float)
     assert np.abs(one(data, 10, 20, 32, 32, size=100) - wanted).mean() < (0.01 if kind == "png" else 5.0)
 
 

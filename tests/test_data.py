@@ -17,7 +17,8 @@ from PIL import Image
 import pytest
 
 from ssl_jax import data
-from ssl_jax.data import builtin, folder
+from ssl_jax.data import decode, files, tars
+from ssl_jax.data.sources import cifar10, fashion_mnist
 from ssl_jax.runtime.errors import TryAgain, UserError
 
 Layout = dict[str, bytes]
@@ -254,7 +255,7 @@ def test_unreadable_images_are_left_out_and_named_once(tmp_path, caplog):
 def test_a_disk_that_is_away_is_no_damage(tmp_path, monkeypatch, cache):
     """A file is read again for a while; then the whole is an error, of which nothing is remembered."""
     where = write(tmp_path / "images", {f"a/{i}.png": png((i, 0, 0)) for i in range(3)})
-    monkeypatch.setattr(folder, "_PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(files, "_PAUSES", (0.0, 0.0, 0.0))
     read, failures = pathlib.Path.read_bytes, []
 
     def away(path, times):
@@ -276,10 +277,10 @@ def test_a_disk_that_is_away_is_no_damage(tmp_path, monkeypatch, cache):
 @pytest.mark.fast
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_memory_is_checked_before_decoding_everything(tmp_path, monkeypatch, mode):
-    monkeypatch.setattr(folder.joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(decode.joblib, "cpu_count", lambda: 1)
     calls = []
-    decode = folder.decode
-    monkeypatch.setattr(folder, "decode", lambda *args: calls.append(args) or decode(*args))
+    original = decode.decode
+    monkeypatch.setattr(decode, "decode", lambda *args: calls.append(args) or original(*args))
     where = write(tmp_path / "images", {f"{i}.png": png(0, mode) for i in range(100)})
     need = 100 * 8 * 8 * len(mode) / 2**30
     with pytest.raises(UserError, match=r"GiB.*max_gib"):
@@ -305,8 +306,8 @@ def test_a_late_colour_image_is_counted_with_its_channels(tmp_path):
 @pytest.mark.fast
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_per_class_decodes_only_the_first_of_each_class(tmp_path, monkeypatch, kind):
-    decode, calls = folder.decode, []
-    monkeypatch.setattr(folder, "decode", lambda *args: calls.append(args) or decode(*args))
+    original, calls = decode.decode, []
+    monkeypatch.setattr(decode, "decode", lambda *args: calls.append(args) or original(*args))
     layout = {
         f"{split}/{name}/{i}.png": png((i, 0, 0)) for split in ("test", "train") for name in "ba" for i in (3, 1, 2)
     }
@@ -323,8 +324,8 @@ def test_a_cache_hit_unpacks_and_decodes_nothing_and_is_equal(tmp_path, monkeypa
     where = write(tmp_path / "images", TWO_SPLITS) if kind == "folder" else pack(tmp_path / "images.tar.gz", TWO_SPLITS)
     first = data.load(f"folder:{where}", "train")
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "decode", None)
-        patch.setattr(folder, "_members", None)
+        patch.setattr(decode, "decode", None)
+        patch.setattr(tars, "_members", None)
         assert data.splits(f"folder:{where}") == ("train", "test")
         again = data.load(f"folder:{where}", "train")
     assert again.classes == first.classes and again.name == first.name
@@ -435,7 +436,7 @@ def fashion(count: int = 3) -> Layout:
 
 @pytest.fixture
 def no_fashion_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(builtin, "FASHION_PACKAGE", tmp_path / "no_package")
+    monkeypatch.setattr(fashion_mnist, "PACKAGE", tmp_path / "no_package")
 
 
 @pytest.mark.fast
@@ -471,20 +472,20 @@ def test_damaged_idx_files_are_named(tmp_path, no_fashion_package, content, mess
 def test_fashion_mnist_is_downloaded_and_checked(tmp_path, cache, monkeypatch, no_fashion_package):
     host = tmp_path / "host"
     write(host, fashion())
-    monkeypatch.setattr(builtin, "FASHION_URL", host.as_uri() + "/")
+    monkeypatch.setattr(fashion_mnist, "URL", host.as_uri() + "/")
     with pytest.raises(UserError, match="checksum"):
         data.load("fashion_mnist", "train")
     assert not list((cache / "fashion_mnist").iterdir())
-    sums = {name: builtin.hashlib.md5(content).hexdigest() for name, content in fashion().items()}
-    monkeypatch.setattr(builtin, "FASHION_MD5", sums)
+    sums = {name: fashion_mnist.hashlib.md5(content).hexdigest() for name, content in fashion().items()}
+    monkeypatch.setattr(fashion_mnist, "MD5", sums)
     assert len(data.load("fashion_mnist", "train").images) == 3
-    monkeypatch.setattr(builtin, "FASHION_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
     assert len(data.load("fashion_mnist", "test").images) == 3
 
 
 @pytest.mark.fast
 def test_fashion_mnist_that_is_nowhere_says_where_it_looked(tmp_path, monkeypatch, no_fashion_package):
-    monkeypatch.setattr(builtin, "FASHION_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
     with pytest.raises(UserError) as error:
         data.load("fashion_mnist", "train", path=str(tmp_path / "mine"))
     for part in ("mine", "no_package", "cache", "no_tfds", "dataset-fashion-mnist", "--config.data.path"):
@@ -492,7 +493,7 @@ def test_fashion_mnist_that_is_nowhere_says_where_it_looked(tmp_path, monkeypatc
 
 
 def test_the_real_fashion_mnist():
-    if not builtin.FASHION_PACKAGE.is_dir():
+    if not fashion_mnist.PACKAGE.is_dir():
         pytest.skip("the package dataset-fashion-mnist is not installed")
     train = data.load("fashion_mnist", "train")
     assert train.images.shape == (60000, 28, 28, 1)
@@ -582,7 +583,7 @@ def test_cifar10_may_be_a_folder_of_images_or_nowhere(tmp_path):
 def test_cifar10_archive_of_jpegs(photographs):
     train = data.load("cifar10", "train", path=str(photographs / "cifar10_jpeg.tar.gz"), per_class=20)
     assert train.images.shape == (200, 32, 32, 3)
-    assert train.classes == builtin.CIFAR_CLASSES
+    assert train.classes == cifar10.CLASSES
     assert train.labels.tolist() == np.repeat(np.arange(10), 20).tolist()
     # CIFAR-10's training mean is (125.3, 123.0, 113.9).
     np.testing.assert_allclose(train.images.mean((0, 1, 2)), [125.3, 123.0, 113.9], atol=12)

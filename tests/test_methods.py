@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import models
+from ssl_jax import data, models
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
@@ -204,9 +204,9 @@ def test_presets(name, preset):
     """Every preset makes a method whose views fit its data; fields of the config are the method's own."""
     config = get_config(name, preset)
     method = build.method(config.method, backbone=models.from_config(config.model))
-    size = config.data.size or {"digits": 8, "fashion_mnist": 28, "imagenet": 256}.get(preset, 32)
-    channels = 1 if preset in ("digits", "fashion_mnist") else 3
-    method.check(size, size, channels)
+    card = data.card(config.data.source)
+    size = config.data.size or card.side or 256  # the images of ImageNet differ in size
+    method.check(size, size, card.channels)
     fields = {f.name for f in dataclasses.fields(method)} - {"backbone"}
     assert set(config.method) == fields | {"name"}
     sizes = [view.size for view in method.views().values()]

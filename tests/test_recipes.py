@@ -21,7 +21,7 @@ import tiny
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import optim
+from ssl_jax import data, optim
 from ssl_jax.methods import build
 from ssl_jax.recipes import base, get_config, presets, published
 from ssl_jax.recipes.cards import CARDS, small_images
@@ -32,14 +32,6 @@ from ssl_jax.runtime.errors import UserError
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORD = pathlib.Path(__file__).with_name("recipes.json")
 RATE = ("learning_rate", "scaling", "schedule", "per_epoch", "final", "milestones", "factor", "warmup_epochs")
-EXAMPLES = {  # by the beginning of the preset's name
-    "digits": 1352,
-    "photo_tiles": 2080,
-    "fashion_mnist": 60_000,
-    "cifar10_small": 10_000,
-    "cifar10": 50_000,
-    "imagenet": 1_281_167,
-}
 
 
 def group(entry, batch_size, per_epoch, total):
@@ -68,7 +60,8 @@ def fields(config):
 def recipe(name, preset):
     """What a preset changes of the defaults, and what every group's optimiser does."""
     config = get_config(name, preset)
-    per_epoch = next(n for start, n in EXAMPLES.items() if preset.startswith(start)) // config.batch_size
+    card, few = data.card(config.data.source), config.data.per_class
+    per_epoch = (min(card.count, few * card.classes) if few else card.count) // config.batch_size
     total = per_epoch * config.epochs
     groups = {label: group(entry, config.batch_size, per_epoch, total) for label, entry in sorted(config.optim.items())}
     return {"epochs": config.epochs, "batch_size": config.batch_size, "optim": groups, "fields": fields(config)}

@@ -23,10 +23,12 @@ from ssl_jax import data, dist, epoch, train
 from ssl_jax.augment import recipes
 from ssl_jax.augment.render import render_views
 from ssl_jax.augment.view import View, evaluation
-from ssl_jax.data import folder, loader, stream
+from ssl_jax.data import cutter, files, lazy, loader
 from ssl_jax.data.crop import Crop
+from ssl_jax.data.cutter import Cutter, Pass, Training, share
+from ssl_jax.data.lazy import Images
+from ssl_jax.data.prefetch import blocks
 from ssl_jax.data.samplers import Shuffled
-from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
 from ssl_jax.evals.features import extractor
 from ssl_jax.recipes import get_config
 from ssl_jax.run import load_data, prepare
@@ -218,7 +220,7 @@ class Counted:
 class Away:
     """Files of which one cannot be had now."""
 
-    files: stream.Files
+    files: lazy.Files
 
     def read(self, row):
         if row == 3:
@@ -241,7 +243,7 @@ def test_only_a_few_images_are_in_memory(mixed, monkeypatch):
     for _ in range(3):
         next(made_ahead)
     made_ahead.close()
-    assert 3 * 32 <= files.reads <= 3 * 32 + 8 * stream.PIECE
+    assert 3 * 32 <= files.reads <= 3 * 32 + 8 * cutter.PIECE
 
 
 def test_unreadable_images_are_replaced_named_and_counted(mixed, tmp_path, caplog):
@@ -274,7 +276,7 @@ def test_a_crop_costs_the_same_of_many_images(mixed):
 
 def test_a_disk_that_is_away_is_an_error(mixed, monkeypatch):
     """And no damaged image, whose place another takes."""
-    monkeypatch.setattr(folder, "_PAUSES", ())
+    monkeypatch.setattr(files, "_PAUSES", ())
     images = listed(mixed).images
     away = dataclasses.replace(images, files=Away(images.files))
     with pytest.raises(TryAgain, match=r"^3 could not be read in 1 attempts \(TimeoutError: no answer\).* again\.$"):
@@ -283,7 +285,7 @@ def test_a_disk_that_is_away_is_an_error(mixed, monkeypatch):
 
 @pytest.mark.fast
 def test_no_end_of_damaged_images_is_an_error(mixed, monkeypatch):
-    monkeypatch.setattr(stream, "MOST_SKIPPED", 4)
+    monkeypatch.setattr(lazy, "MOST_SKIPPED", 4)
     images = listed(mixed).images
     gone = dataclasses.replace(images, files=dataclasses.replace(images.files, root="/nowhere"))
     with pytest.raises(UserError, match=r"None of 4 images, of 32, can be read \(train/x/05\.jpeg, \.\.\.\)"):
@@ -353,9 +355,9 @@ def test_what_cannot_be_streamed_is_explained(tmp_path):
     with pytest.raises(UserError, match="digits is small"):
         data.load("digits", "train", stream=True)
     with pytest.raises(UserError, match=r"config\.method\.v\.order has 'jitter' before 'crop'"):
-        stream.check({"v": dataclasses.replace(recipes.WMSE_CIFAR)}, 32)
+        cutter.check({"v": dataclasses.replace(recipes.WMSE_CIFAR)}, 32)
     with pytest.raises(UserError, match=r"set --config\.data\.size"):  # a crop without a scale
-        stream.check({"v": dataclasses.replace(recipes.ROTNET_CIFAR, order=("crop",))}, None)
+        cutter.check({"v": dataclasses.replace(recipes.ROTNET_CIFAR, order=("crop",))}, None)
     place = write(tmp_path / "small", dict(zip("ab", cuttings(2, (20, 20), "png"), strict=True)))
     (place / "a").rename(place / "a.png")
     with pytest.raises(UserError, match="None of 1 images"):  # 20 + 2 x 4 pixels hold no crop of 32

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from ssl_jax.data.folder import eight_bits, fit
+from ssl_jax.data.decode import eight_bits, fit
 
 try:  # the same filters as Pillow's in SIMD, three to five times as fast; its wheels are for x86-64
     import cykooz_resizer as simd
@@ -41,7 +41,7 @@ def cut(data: bytes, place: Callable[[int, int], list[Crop]], size: int | None =
     Args:
       data: bytes of the file.
       place: gives the crops of an image of that height and width, upright as its EXIF orientation says.
-      size: first resize the short side to so many pixels and crop the centre, as `folder.decode` does.
+      size: first resize the short side to so many pixels and crop the centre, as `decode.decode` does.
 
     Returns:
       uint8 `[side, side, 3]` a crop; grey images get three equal channels, transparency is dropped.

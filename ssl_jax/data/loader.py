@@ -15,8 +15,11 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.view import View
-from ssl_jax.data import Dataset, samplers
-from ssl_jax.data.stream import Cutter, Images, Pass, Training, blocks, share
+from ssl_jax.data import samplers
+from ssl_jax.data.cutter import Cutter, Pass, Training, share
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.lazy import Images
+from ssl_jax.data.prefetch import blocks
 
 Inputs = tuple[Any, Any]  # data and rows, as `step.replica_step` takes them
 

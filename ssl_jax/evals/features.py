@@ -12,8 +12,9 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
+from ssl_jax.data.cutter import Pass
+from ssl_jax.data.lazy import Images
 from ssl_jax.data.loader import streamed
-from ssl_jax.data.stream import Images, Pass
 from ssl_jax.methods.contract import Method
 
 

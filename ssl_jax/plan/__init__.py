@@ -28,7 +28,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import batch, command_line, data, dist
-from ssl_jax.data import samplers, stream
+from ssl_jax.data import lazy, samplers
 from ssl_jax.plan import hlo
 from ssl_jax.run import Run, load_data, prepare
 from ssl_jax.runtime.errors import UserError, explained
@@ -64,13 +64,6 @@ CHIPS = {
     "NVIDIA A100-SXM4-80GB": Chip(312e12, 2039e9, 300e9, 80e9),
     "NVIDIA H100 80GB HBM3": Chip(989e12, 3350e9, 450e9, 80e9),
     "NVIDIA H200": Chip(989e12, 4800e9, 450e9, 141e9),
-}
-
-# Training images of data sets that a config may name without their being on this machine, as [N, H, W, C], classes.
-_KNOWN = {
-    "cifar10": ((50_000, 32, 32, 3), 10),
-    "fashion_mnist": ((60_000, 28, 28, 1), 10),
-    "tfds:imagenet2012": ((1_281_167, 256, 256, 3), 1000),
 }
 
 
@@ -185,26 +178,25 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
     Raises:
       UserError: if the data set is neither known nor on this machine, and `images` is not given.
     """
-    source = config.data.source
-    if source in _KNOWN:
-        (count, height, width, channels), classes = _KNOWN[source]
+    source, size = config.data.source, config.data.size
+    card = data.card(source)
+    if card.count and card.classes and card.channels:
+        height = width = size or card.side or 0
+        count, channels, classes = card.count, card.channels, card.classes
         count = min(count, config.data.per_class * classes) if config.data.per_class else count
     elif images is None:
         found = load_data(config)[0]
         (height, width, channels), count, classes = found.image_shape, len(found.labels), len(found.classes)
-    elif config.data.size is None:
+    elif size is None:
         raise UserError("--images needs the side of the images too: set --config.data.size.")
     else:
-        count, height, width, channels, classes = images, config.data.size, config.data.size, 3, 0
-    height, width = (config.data.size or side for side in (height, width))
+        count, height, width, channels, classes = images, size, size, 3, 0
     shape = (images or count, height, width, channels)
     labels = (np.arange(shape[0]) % classes if classes else np.full(shape[0], -1)).astype(np.int32)
     pixels: Any = np.broadcast_to(np.uint8(0), shape)  # one pixel, seen as a whole data set
-    fits = config.data.stream == "never" or math.prod(shape) <= config.data.max_gib * _GIB
+    fits = height > 0 and (config.data.stream == "never" or math.prod(shape) <= config.data.max_gib * _GIB)
     if config.data.stream == "always" or not fits:
-        pixels = stream.Images(
-            stream.FolderFiles("", np.empty(0, bytes)), np.broadcast_to(0, shape[:1]), config.data.size
-        )
+        pixels = lazy.Images(lazy.FolderFiles("", np.empty(0, bytes)), np.broadcast_to(0, shape[:1]), size)
     return data.Dataset(source, pixels, labels, tuple(map(str, range(classes)))), None
 
 

@@ -6,7 +6,7 @@ import platform
 
 import jax
 
-from ssl_jax.data.folder import cache_folder
+from ssl_jax.runtime.paths import cache_folder
 
 
 def keep() -> None:
@@ -16,7 +16,7 @@ def keep() -> None:
     cache off. JAX's own key covers the program, its options and the versions.
     """
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder(None) / "programs" / _machine()))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "programs" / _machine()))
 
 
 def _machine() -> str:

@@ -1,6 +1,7 @@
-"""Data sets that TensorFlow Datasets has prepared as ArrayRecord files, read without TensorFlow."""
+"""Source "tfds": data sets that TensorFlow Datasets has prepared as ArrayRecord files, read without TensorFlow."""
 
 from collections.abc import Iterator
+import dataclasses
 import functools
 import json
 import os
@@ -12,24 +13,56 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from ssl_jax.data import Dataset, Request
-from ssl_jax.data.folder import Reader, cached, decode_all, first_per_class, is_address, remembered
+from ssl_jax.data.cache import cached, remembered
+from ssl_jax.data.dataset import Card, Dataset, Request
+from ssl_jax.data.decode import decode_all
+from ssl_jax.data.files import Reader, is_address
+from ssl_jax.data.labels import first_per_class
+from ssl_jax.data.lazy import Images
 from ssl_jax.runtime.errors import UserError
 
+CARD = Card(origin="prepared by TensorFlow Datasets, https://www.tensorflow.org/datasets")
+CARDS = {
+    "cifar100": Card(
+        side=32,
+        channels=3,
+        classes=100,
+        count=50_000,
+        test_count=10_000,
+        mean=(0.5071, 0.4865, 0.4409),
+        std=(0.2673, 0.2564, 0.2762),
+        mirrors=True,
+        licence="none stated",
+        origin="Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "imagenet2012": Card(
+        channels=3,
+        classes=1000,
+        count=1_281_167,
+        test_count=50_000,  # the validation images, since those of the test split have no labels
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        mirrors=True,
+        licence="non-commercial research and education",
+        origin="ILSVRC 2012, Russakovsky et al. 2015, https://www.image-net.org",
+    ),
+}
 
-def load(name: str, request: Request, path: str | None = None) -> Dataset:
+
+def load(where: str, path: str | None, request: Request) -> Dataset:
     """Loads one split of a prepared data set; "test" is its test split or, where that has no labels, "validation".
 
     Args:
-      name: as in tfds: "NAME", "NAME/CONFIG", either with ":VERSION" (the newest one otherwise).
+      where: as in tfds: "NAME", "NAME/CONFIG", either with ":VERSION" (the newest one otherwise).
+      path: the folder of prepared data sets; None is $TFDS_DATA_DIR, then ~/tensorflow_datasets.
       request: which split, how large, and where decoded images are cached. The first `per_class` images are
         those first in the files.
-      path: the folder of prepared data sets; None is $TFDS_DATA_DIR, then ~/tensorflow_datasets.
 
     Raises:
       UserError: the package is missing, the data set is not prepared, has no such split or no images.
     """
-    place, info, split = _split(name, request, path)
+    place, info, split = _split(where, request, path)
+    name = f"tfds:{where}"
 
     def make() -> tuple[Dataset, list[str]]:
         examples, image_key, classes = _examples(place, split)
@@ -37,54 +70,78 @@ def load(name: str, request: Request, path: str | None = None) -> Dataset:
         labels = np.full(len(examples), known, np.int32)
         rows = np.arange(len(labels))
         if request.per_class is not None:
-            rows = first_per_class(labels, request.per_class, f"tfds:{name}")
+            rows = first_per_class(labels, request.per_class, name)
         items = _read(examples, image_key, rows)
-        images, kept, skipped = decode_all(items, len(rows), request, f"tfds:{name}")
-        return Dataset(f"tfds:{name}", images, labels[rows[kept]], classes), skipped
+        images, kept, skipped = decode_all(items, len(rows), request, name)
+        return Dataset(name, images, labels[rows[kept]], classes), skipped
 
-    return cached([str(place.resolve()), info], request, f"tfds:{name}", make)
+    found = cached([str(place.resolve()), info], request, name, make)
+    return dataclasses.replace(found, name=name, card=_card(where, found.classes))
 
 
-def examples(name: str, request: Request, path: str | None = None) -> tuple[Any, str, np.ndarray, tuple[str, ...], str]:
-    """Opens one split of a prepared data set, which is then read example by example.
+def listing(where: str, path: str | None, request: Request) -> Dataset:
+    """Lists one split of a prepared data set, whose images are then read one by one.
 
     Args:
-      name: as for `load`.
-      request: which split, and where its labels are kept: reading them goes through all examples, once.
+      where: as for `load`.
       path: as for `load`.
-
-    Returns:
-      the examples (images still encoded), the key of the image in each, labels int32 `[N]` (-1 where unknown), the
-      names of the classes, and what changes with the data set's files.
+      request: which split, and where its labels are kept: reading them goes through all examples, once.
 
     Raises:
       UserError: as for `load`.
     """
-    place, info, split = _split(name, request, path)
-    source, image_key, classes = _examples(place, split)
+    place, info, split = _split(where, request, path)
+    name = f"tfds:{where}"
+    examples, image_key, classes = _examples(place, split)
 
     def make() -> dict[str, np.ndarray]:
-        rows = tqdm.trange(len(source), desc=f"labels of {name}", unit="img", disable=not sys.stderr.isatty())
-        return {"labels": np.array([source[row]["label"] for row in rows], np.int32)}
+        rows = tqdm.trange(len(examples), desc=f"labels of {where}", unit="img", disable=not sys.stderr.isatty())
+        return {"labels": np.array([examples[row]["label"] for row in rows], np.int32)}
 
     if classes:
         labels = remembered(["labels", str(place.resolve()), info, split], request.cache, make)["labels"]
     else:
-        labels = np.full(len(source), -1, np.int32)
-    return source, image_key, labels, classes, f"{info} {split}"
+        labels = np.full(len(examples), -1, np.int32)
+    rows = np.arange(len(labels))
+    if request.per_class is not None:
+        rows = first_per_class(labels, request.per_class, name)
+    images = Images(RecordFiles(examples, image_key, rows), np.arange(len(rows)), request.size, f"{info} {split}")
+    return Dataset(name, images, labels[rows], classes, card=_card(where, classes))
 
 
-def splits(name: str, path: str | None = None) -> tuple[str, ...]:
+def splits(where: str, path: str | None) -> tuple[str, ...]:
     """Returns which of "train" and "test" a prepared data set has.
 
     Args:
-      name: as for `load`.
+      where: as for `load`.
       path: as for `load`.
 
     Raises:
       UserError: the data set is not prepared.
     """
-    return tuple(_splits((_find_or_explain(name, path) / "dataset_info.json").read_text()))
+    return tuple(_splits((_find_or_explain(where, path) / "dataset_info.json").read_text()))
+
+
+def _card(name: str, classes: tuple[str, ...]) -> Card:
+    return CARDS.get(name, dataclasses.replace(CARD, classes=len(classes)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFiles:
+    """Images of a prepared tfds data set."""
+
+    examples: Any  # tfds's data source, images left encoded
+    key: str  # of the image in an example
+    rows: np.ndarray  # int [N], of the examples
+
+    def read(self, row: int) -> bytes:
+        return bytes(self.examples[int(self.rows[row])][self.key])
+
+    def name(self, row: int) -> str:
+        return f"example {self.rows[row]}"
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 def roots(path: str | None) -> list[pathlib.Path]:
@@ -141,6 +198,8 @@ def _is_array_record(folder: pathlib.Path) -> bool:
 
 
 def _find_or_explain(name: str, path: str | None) -> pathlib.Path:
+    if not name:
+        raise UserError("Source 'tfds' has no name: write tfds:NAME, for example tfds:cifar10.")
     place = find(name, path)
     if place is None:
         looked = ", ".join(str(root / name.replace(":", "/")) for root in roots(path))

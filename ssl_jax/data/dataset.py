@@ -1,0 +1,150 @@
+"""What a data set is: its images, its labels, further arrays of the same length, and the card that describes it."""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import numpy as np
+
+from ssl_jax.runtime.errors import UserError
+
+
+class DoesNotFit(UserError):
+    """The images cannot be held in memory as one array; most sources can still be streamed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The facts of a data set as it is published; None or empty where they are unknown or differ.
+
+    Attributes:
+      side: height and width of an image in pixels; None: the images differ in size.
+      channels: 1 (grey) or 3.
+      classes: number of classes.
+      count: training images.
+      test_count: test images.
+      mean: of each channel over the training images, of values from 0 to 1.
+      std: standard deviation, likewise.
+      mirrors: whether an image and its mirror image mean the same, so that a view may flip it.
+      domains: names of the domains, in the order of `fields["domain"]`.
+      new_classes: whether the test images are of classes that the training images lack.
+      licence: under which the images may be used.
+      origin: who made it, and where it comes from.
+    """
+
+    side: int | None = None
+    channels: int | None = None
+    classes: int | None = None
+    count: int | None = None
+    test_count: int | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    mirrors: bool | None = None
+    domains: tuple[str, ...] = ()
+    new_classes: bool = False
+    licence: str = ""
+    origin: str = ""
+
+
+class Lazy(Protocol):
+    """An array [N, ...] whose rows are read when they are wanted."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """One split of an image data set, held in memory or streamed.
+
+    Attributes:
+      name: the source it was loaded from.
+      images: uint8 `[N, H, W, C]`, C is 1 (every image of the split is grey) or 3; or what reads them when they are
+        wanted, always in colour.
+      labels: int32 `[N]`, -1 where unknown.
+      classes: class names in label order; empty where there are none.
+      fields: further arrays `[N, ...]` by name, or what reads their rows: `domain`, `clip`, `mask` `[N, H, W]`, ...
+      card: the facts of the data set.
+
+    Raises:
+      ValueError: the labels or a field have another length than the images.
+    """
+
+    name: str
+    images: Any  # np.ndarray or lazy.Images
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    fields: Mapping[str, np.ndarray | Lazy] = dataclasses.field(default_factory=dict)
+    card: Card = Card()
+
+    def __post_init__(self) -> None:
+        for name, values in {"labels": self.labels, **self.fields}.items():
+            if len(values) != len(self.images):
+                raise ValueError(f"{self.name} has {len(self.images)} images but {len(values)} values of '{name}'")
+
+    def __getitem__(self, rows: Any) -> "Dataset":
+        """Returns the data set of some rows: a slice, or an array of row numbers or of booleans."""
+        fields = {name: values[rows] for name, values in self.fields.items()}
+        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows], fields=fields)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the images stay on disk until they are wanted."""
+        return not isinstance(self.images, np.ndarray)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image; a side of 2^31 - 1 stands for sides that differ."""
+        if self.streamed:
+            side = self.images.size or 2**31 - 1
+            return side, side, 3
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def pictures(self, rows: np.ndarray, side: int) -> np.ndarray:
+        """Some images as one array uint8 `[n, H, W, C]`; streamed ones are their centre squares, `side` pixels wide."""
+        chosen = self.images[rows]
+        return chosen.pictures(side) if self.streamed else chosen
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is wanted of a source.
+
+    Attributes:
+      split: "train" or "test".
+      size: side of the square images in pixels, to which they are brought; None: as they are.
+      per_class: so many images of each class, the first ones; None: all.
+      max_gib: the largest array of images to make, in GiB.
+      cache: folder for downloads and decoded images; None: the usual one.
+    """
+
+    split: str
+    size: int | None = None
+    per_class: int | None = None
+    max_gib: float = 8.0
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "test"):
+            raise UserError(f"There is no split '{self.split}': ask for 'train' or 'test'.")
+        for field in ("size", "per_class"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise UserError(f"data.{field} is {value}: set it to at least 1, or to None.")
+
+
+def check_memory(shape: tuple[int, ...], max_gib: float, where: str) -> None:
+    """Raises DoesNotFit where a uint8 array of `shape` exceeds `max_gib` GiB."""
+    gib = math.prod(map(float, shape)) / 2**30
+    if gib > max_gib:
+        raise DoesNotFit(
+            f"The images of {where} need {gib:.3g} GiB ({' x '.join(map(str, shape))}), more than "
+            f"max_gib = {max_gib:g}: set --config.data.size=... smaller, raise --config.data.max_gib, or set "
+            "--config.data.stream=auto."
+        )

@@ -1,0 +1,139 @@
+"""Decodes image files to uint8 arrays."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+import io
+import itertools
+import sys
+import warnings
+
+import joblib
+import numpy as np
+from PIL import Image, ImageOps
+import tqdm
+
+from ssl_jax.data.dataset import DoesNotFit, Request, check_memory
+from ssl_jax.data.files import Reader, retry
+from ssl_jax.runtime.errors import UserError
+
+GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
+
+
+def decode(data: bytes, size: int | None = None) -> np.ndarray:
+    """Decodes one image file, upright as its EXIF orientation says.
+
+    Args:
+      data: the bytes of the file.
+      size: side in pixels of the result; None keeps the image's own size.
+
+    Returns:
+      uint8 `[H, W, 1]` for a grey image, else `[H, W, 3]`. Transparency is dropped; 16 bits become 8.
+
+    Raises:
+      Exception: whatever Pillow meets in a damaged file.
+    """
+    with Image.open(io.BytesIO(data)) as opened:
+        image = eight_bits(ImageOps.exif_transpose(opened))
+    pixels = np.asarray(fit(image, size) if size else image)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def eight_bits(image: Image.Image) -> Image.Image:
+    """Brings an image to mode "L" or "RGB": transparency is dropped, 16 bits become 8.
+
+    Raises:
+      ValueError: it has floating-point pixels.
+    """
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if image.mode in GREY_16:
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+
+
+def fit(image: Image.Image, size: int, filter: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
+    """Resizes the short side to `size` pixels (antialiased) and crops the centre square."""
+    width, height = image.size
+    short = min(width, height)
+    width, height = size * width // short, size * height // short
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), filter)
+    return resized.crop((left, top, left + size, top + size))
+
+
+def decode_all(
+    items: Iterable[tuple[int, str, Reader]], count: int, request: Request, where: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Decodes images in parallel into one array.
+
+    Args:
+      items: row in the result, name, and a function that gives the bytes of the file.
+      count: how many items there are.
+      request: the size and the memory limit.
+      where: the source, for messages.
+
+    Returns:
+      images uint8 `[M, H, W, C]` in the order of their rows, the rows int `[M]` that could be read, and the
+      names of the others.
+
+    Raises:
+      UserError: several sizes without `size`, too much memory, or nothing that can be read.
+    """
+    images, first = np.zeros((0, 0, 0, 0), np.uint8), ""
+    good, skipped = np.zeros(count, bool), {}
+    for row, name, pixels in tqdm.tqdm(
+        _decoded(items, request.size),
+        total=count,
+        desc=f"decoding {where}",
+        unit="img",
+        disable=count < PROGRESS_FROM or not sys.stderr.isatty(),
+    ):
+        if pixels is None:
+            skipped[row] = name
+            continue
+        if not first:
+            check_memory((count, *pixels.shape), request.max_gib, where)
+            images, first = np.zeros((count, *pixels.shape), np.uint8), name
+        if pixels.shape[:2] != images.shape[1:3]:
+            raise DoesNotFit(
+                f"The images of {where} differ in size ({first}: {_size(images[0])}, {name}: "
+                f"{_size(pixels)}): set --config.data.size=... to resize and crop them, or --config.data.stream=auto."
+            )
+        if pixels.shape[2] > images.shape[3]:  # the first colour image after grey ones
+            check_memory((count, *pixels.shape), request.max_gib, where)
+            images = np.repeat(images, 3, axis=3)
+        images[row], good[row] = pixels, True
+    if not first:
+        raise UserError(f"None of the {count} images in {where} can be read.")
+    rows = np.flatnonzero(good)
+    return images if good.all() else images[rows], rows, [skipped[row] for row in sorted(skipped)]
+
+
+def _decoded(
+    items: Iterable[tuple[int, str, Reader]], size: int | None
+) -> Iterator[tuple[int, str, np.ndarray | None]]:
+    """Decodes in threads (Pillow releases the interpreter), a bounded number of images ahead."""
+
+    def one(item: tuple[int, str, Reader]) -> tuple[int, str, np.ndarray | None]:
+        row, name, read = item
+        try:
+            return row, name, decode(retry(read, name), size)
+        except (MemoryError, UserError):
+            raise
+        except Exception:  # Pillow's readers raise anything at all on damaged files
+            return row, name, None
+
+    workers = joblib.cpu_count()
+    items = iter(items)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+        # Remarks on odd metadata; what cannot be read is counted and named by the caller.
+        warnings.filterwarnings("ignore", module="PIL")
+        while batch := list(itertools.islice(items, 32 * workers)):
+            yield from pool.map(one, batch)
+
+
+def _size(image: np.ndarray) -> str:
+    return f"{image.shape[1]}x{image.shape[0]}"

@@ -1,0 +1,145 @@
+"""Image files in a folder or a bucket: their names, and their bytes, with a retry where reading fails for now."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+import time
+from typing import Any
+import zlib
+
+import fsspec
+
+from ssl_jax.runtime.errors import TryAgain, UserError
+
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_PAUSES = (1.0, 4.0, 16.0, 64.0)  # seconds between attempts to read what cannot be read now
+
+Reader = Callable[[], bytes]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One image file: its name within the source, what identifies its content, its label, and where it lies."""
+
+    name: str
+    bytes: int
+    mtime_ns: int
+    label: int = -1
+    file: str = ""  # the .tar file that holds it, if any
+    offset: int = 0  # of its first byte in there
+
+
+class Folder:
+    """The images below a folder."""
+
+    def __init__(self, root: pathlib.Path):
+        self.root = root
+        self.entries = sorted(self._walk(), key=lambda entry: entry.name)
+
+    def _walk(self) -> Iterator[Entry]:
+        for name in names_below(self.root):
+            if is_image(name):
+                with contextlib.suppress(FileNotFoundError):  # a dangling link
+                    stat = (self.root / name).stat()
+                    yield Entry(name, stat.st_size, stat.st_mtime_ns)
+
+    def identity(self) -> object:
+        return [
+            str(self.root.resolve()),
+            [(entry.name, entry.bytes, entry.mtime_ns) for entry in self.entries],
+        ]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        for row, entry in enumerate(entries):
+            yield row, entry.name, (self.root / entry.name).read_bytes
+
+
+class Bucket:
+    """The images below a folder in a bucket (gs://BUCKET/FOLDER, or whatever fsspec can read), listed in one go."""
+
+    def __init__(self, root: str):
+        self.root = root
+        try:
+            files, place = fsspec.core.url_to_fs(root)
+            found = files.find(place, detail=True)
+        except (ImportError, OSError, ValueError) as error:
+            raise UserError(f"{root} cannot be read ({error}): for gs:// pip install -e .[gcs] and log in.") from error
+        self.entries = [
+            Entry(name[len(place.rstrip("/")) + 1 :], stat["size"], self._version(stat))
+            for name, stat in sorted(found.items())
+            if is_image(name[len(place.rstrip("/")) + 1 :])
+        ]
+
+    @staticmethod
+    def _version(stat: dict[str, Any]) -> int:
+        """A number that changes with the content; stores call it differently."""
+        told = [str(stat[name]) for name in ("etag", "md5Hash", "mtime", "created") if name in stat]
+        return zlib.crc32(" ".join(told).encode())
+
+    def identity(self) -> object:
+        return [self.root, [(entry.name, entry.bytes, entry.mtime_ns) for entry in self.entries]]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        for row, entry in enumerate(entries):
+            yield row, entry.name, functools.partial(read_file, self.root, entry.name)
+
+
+def read_file(root: str, name: str) -> bytes:
+    """Returns the bytes of a file below a folder, or below an address such as gs://BUCKET/FOLDER."""
+    if not is_address(root):
+        return (pathlib.Path(root) / name).read_bytes()
+    files, place = fsspec.core.url_to_fs(root)
+    return files.cat_file(f"{place.rstrip('/')}/{name}")
+
+
+def read_part(file: str, offset: int, count: int) -> bytes:
+    """Returns `count` bytes of a file from `offset` on."""
+    with open(file, "rb") as stream:
+        stream.seek(offset)
+        return stream.read(count)
+
+
+def retry(read: Reader, name: str) -> bytes:
+    """Returns what `read` gives; tries again for a while where the fault may pass, as of a network drive that is away.
+
+    Args:
+      read: gives the bytes of a file.
+      name: of the file, for the message.
+
+    Raises:
+      TryAgain: it cannot be read now, which is no fault of the file.
+      Exception: it is not there or may not be read, or what holds it is damaged.
+    """
+    for pause in (*_PAUSES, None):
+        try:
+            return read()
+        except (FileNotFoundError, PermissionError, MemoryError, ValueError, LookupError, RuntimeError):
+            raise
+        except Exception as error:  # stores have errors of their own
+            if pause is None:
+                raise TryAgain(
+                    f"{name} could not be read in {len(_PAUSES) + 1} attempts ({type(error).__name__}: {error}): see "
+                    "whether its disk or its network is there, and give the same command again."
+                ) from error
+        time.sleep(pause)
+    raise AssertionError
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is that of a bucket or the like, SCHEME://..."""
+    return "://" in path
+
+
+def names_below(root: pathlib.Path) -> Iterator[str]:
+    """Yields the names of all files below a folder."""
+    for folder, _, files in os.walk(root, followlinks=True):
+        below = pathlib.Path(folder).relative_to(root)
+        yield from ((below / file).as_posix() for file in files)
+
+
+def is_image(name: str) -> bool:
+    file = pathlib.PurePosixPath(name)
+    return file.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in file.parts)

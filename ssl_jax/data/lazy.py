@@ -1,0 +1,130 @@
+"""Images that stay in their files until they are wanted."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import os
+from typing import Any, Protocol
+
+import numpy as np
+
+from ssl_jax.data.crop import Crop, cut
+from ssl_jax.data.files import read_file, read_part, retry
+from ssl_jax.runtime.errors import UserError
+
+MOST_SKIPPED = 1000  # damaged images one after the other: so many are no accident
+
+
+class Files(Protocol):
+    """Encoded images in a fixed order, which can travel to another process."""
+
+    def read(self, row: int) -> bytes:
+        """Returns the bytes of one file."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What to call it in a message."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FolderFiles:
+    """Image files below a folder."""
+
+    root: str
+    names: np.ndarray  # bytes [N], below the folder
+
+    def read(self, row: int) -> bytes:
+        return read_file(self.root, self.name(row))
+
+    def name(self, row: int) -> str:
+        return os.fsdecode(self.names[row])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class TarFiles:
+    """Images in uncompressed .tar files."""
+
+    tars: tuple[str, ...]
+    names: np.ndarray  # bytes [N]
+    places: np.ndarray  # int64 [N, 3]: number of the .tar file, first byte, length
+
+    def read(self, row: int) -> bytes:
+        tar, offset, size = self.places[row].tolist()
+        return read_part(self.tars[tar], offset, size)
+
+    def name(self, row: int) -> str:
+        return f"{self.tars[self.places[row, 0]]}:{os.fsdecode(self.names[row])}"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images of one split that stay where they are; indexing chooses some of them and reads none.
+
+    Attributes:
+      files: all images of the split.
+      rows: int `[N]`, those that are meant, in order.
+      size: side of the square that each is first brought to, as `data.load` explains; None: its own size.
+      content: changes with the files and their order.
+      skipped: rows of `files` that this process has reported as unreadable.
+    """
+
+    files: Files
+    rows: np.ndarray
+    size: int | None = None
+    content: str = ""
+    skipped: set[int] = dataclasses.field(default_factory=set, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> "Images":
+        return dataclasses.replace(self, rows=self.rows[rows])
+
+    def cut(self, row: int, place: Callable[[int, int], list[Crop]]) -> tuple[list[np.ndarray], int]:
+        """Cuts crops out of an image or, where it cannot be read, out of the next one that can.
+
+        Args:
+          row: of the image.
+          place: as for `crop.cut`.
+
+        Returns:
+          the crops, and the row of the image they are of.
+
+        Raises:
+          UserError: no image can be read.
+          TryAgain: this one cannot be read now.
+        """
+        tried = min(len(self), MOST_SKIPPED)
+        for passed in range(tried):
+            seen = (row + passed) % len(self)
+            file = int(self.rows[seen])
+            try:
+                data = retry(functools.partial(self.files.read, file), self.files.name(file))
+                return cut(data, place, self.size), seen
+            except (MemoryError, UserError):
+                raise
+            except Exception:  # Pillow's readers raise anything at all on damaged files; `prefetch` counts and names
+                continue
+        named = self.files.name(int(self.rows[row]))
+        raise UserError(
+            f"None of {tried} images, of {len(self)}, can be read ({named}, ...): see whether they are there, or fetch "
+            "them again."
+        )
+
+    def pictures(self, side: int) -> np.ndarray:
+        """The centre squares of all images at one size, for people: uint8 `[N, side, side, 3]`."""
+
+        def centre(height: int, width: int) -> list[Crop]:
+            short = min(height, width)
+            return [Crop((height - short) // 2, (width - short) // 2, short, short, side)]
+
+        return np.stack([self.cut(row, centre)[0][0] for row in range(len(self))])

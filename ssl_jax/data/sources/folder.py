@@ -1,0 +1,135 @@
+"""Source "folder": images below a folder or an address, or in tar archives."""
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import numpy as np
+
+from ssl_jax.data.cache import cached
+from ssl_jax.data.dataset import Card, Dataset, Request
+from ssl_jax.data.decode import decode_all
+from ssl_jax.data.files import Bucket, Entry, Folder, is_address, names_below
+from ssl_jax.data.labels import by_split, select
+from ssl_jax.data.lazy import Files, FolderFiles, Images, TarFiles
+from ssl_jax.data.tars import ARCHIVES, Archive, Shards, open_tar
+from ssl_jax.runtime.errors import UserError
+
+CARD = Card(origin="the user's own images")
+
+
+def splits(where: str, path: str | None) -> tuple[str, ...]:
+    """Returns the splits of a folder or archive: "train", "test" or both.
+
+    Args:
+      where: a folder, or a .tar, .tar.gz or .tgz file.
+      path: the same, where `where` is empty.
+
+    Raises:
+      UserError: there is nothing there, or no image in it.
+    """
+    place = _place(where, path)
+    with _open(place) as files:
+        found = by_split(files.entries, place)
+    return tuple(split for split in ("train", "test") if found.get(split))
+
+
+def load(where: str, path: str | None, request: Request) -> Dataset:
+    """Loads one split of a folder or archive of images.
+
+    Top-level folders `train/` and `test/` (or `val/`) are the splits; without them everything is training
+    data. The first level below is the class, and names in sorted order give the labels; images that lie
+    directly in the split have label -1. A single folder that wraps a whole archive is looked through. Images
+    come in the order of class, then file name. Unreadable ones are left out, with one warning.
+
+    Args:
+      where: as for `splits`.
+      path: as for `splits`.
+      request: which split, how large, and where decoded images are cached.
+
+    Raises:
+      UserError: nothing there, no such split, a test class that training lacks, images of several sizes
+        without `size`, more memory than `max_gib`, or no readable image.
+    """
+    place = _place(where, path)
+    with _open(place, request.cache) as files:
+
+        def make() -> tuple[Dataset, list[str]]:
+            entries, classes = select(files.entries, request, place)
+            items = files.read(entries)
+            images, rows, skipped = decode_all(items, len(entries), request, place)
+            labels = np.array([entry.label for entry in entries], np.int32)[rows]
+            return Dataset(place, images, labels, classes), skipped
+
+        found = cached(files.identity(), request, place, make)
+    height, width, channels = found.image_shape
+    card = dataclasses.replace(
+        CARD, side=height if height == width else None, channels=channels, classes=len(found.classes)
+    )
+    return dataclasses.replace(found, name=f"folder:{place}", card=card)
+
+
+def listing(where: str, path: str | None, request: Request) -> Dataset:
+    """Lists one split of a folder or archive in the order of `load`, without opening any image.
+
+    Args:
+      where: a folder of images or of .tar files, or a .tar file; a compressed archive can only be read forwards.
+      path: as for `splits`.
+      request: which split, and where the index of a .tar file is kept.
+
+    Raises:
+      UserError: as for `load`, or the archive is compressed.
+    """
+    place = _place(where, path)
+    entries, classes = _entries(place, request)
+    labels = np.array([entry.label for entry in entries], np.int32)
+    content = hashlib.sha256(repr([dataclasses.astuple(entry) for entry in entries]).encode()).hexdigest()
+    images = Images(_files(place, entries), np.arange(len(entries)), request.size, content)
+    card = dataclasses.replace(CARD, side=request.size, channels=3, classes=len(classes))
+    return Dataset(f"folder:{place}", images, labels, classes, card=card)
+
+
+def _place(where: str, path: str | None) -> str:
+    if not (place := where or path or ""):
+        raise UserError("Source 'folder' has no place: write folder:PATH or set --config.data.path=PATH.")
+    return place
+
+
+def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...]]:
+    """Returns the entries of a split, which say where they lie, and the names of the classes."""
+    with _open(place, request.cache) as files:
+        if isinstance(files, Archive) and files.file.suffix != ".tar":
+            raise UserError(f"{files.file} is compressed, so that images cannot be read in any order: gunzip it.")
+        found = Shards([files.file], files.file.parent, request.cache) if isinstance(files, Archive) else files
+        return select(found.entries, request, place)
+
+
+def _files(place: str, entries: list[Entry]) -> Files:
+    # Arrays and not lists of strings, since each worker holds a copy.
+    names = np.array([os.fsencode(entry.name) for entry in entries])
+    if not entries[0].file:
+        return FolderFiles(place if is_address(place) else str(pathlib.Path(place).expanduser()), names)
+    tars = {file: number for number, file in enumerate(sorted({entry.file for entry in entries}))}
+    places = np.array([(tars[entry.file], entry.offset, entry.bytes) for entry in entries], np.int64)
+    return TarFiles(tuple(tars), names, places)
+
+
+@contextlib.contextmanager
+def _open(path: str, cache: str | None = None) -> Iterator[Folder | Bucket | Shards | Archive]:
+    place = pathlib.Path(path).expanduser()
+    if is_address(path):
+        yield Bucket(path)
+    elif place.is_dir():
+        folder = Folder(place)
+        shards = [] if folder.entries else sorted(place / name for name in names_below(place) if name.endswith(".tar"))
+        yield Shards(shards, place, cache) if shards else folder
+    elif place.is_file() and place.name.lower().endswith(ARCHIVES):
+        with open_tar(place) as tar:
+            yield Archive(place, tar, cache)
+    elif place.exists():
+        raise UserError(f"{place} is neither a folder nor a {', '.join(ARCHIVES)} file.")
+    else:
+        raise UserError(f"There are no images at {place.absolute()}: no such folder or archive.")

@@ -1,0 +1,117 @@
+"""Images in tar files: an uncompressed one is read at any place, a compressed one forwards only."""
+
+from collections.abc import Iterator
+import dataclasses
+import functools
+import pathlib
+import tarfile
+import zlib
+
+import numpy as np
+
+from ssl_jax.data.cache import remembered
+from ssl_jax.data.files import Entry, Reader, is_image, read_part
+from ssl_jax.data.labels import unwrap
+from ssl_jax.runtime.errors import UserError
+
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+
+
+class Shards:
+    """The images in uncompressed .tar files, whose folders are merged into one tree."""
+
+    def __init__(self, files: list[pathlib.Path], root: pathlib.Path, cache: str | None):
+        self._files, self._root, self._cache = files, root, cache
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        found = []
+        for file in self._files:
+            # Those of train/x.tar belong to train/, whatever folders it has inside.
+            above = file.parent.relative_to(self._root)
+            for name, offset, size in _index(file, self._cache):
+                found.append(Entry((above / name).as_posix(), size, 0, file=str(file), offset=offset))
+        names = unwrap([entry.name for entry in found])
+        found = [dataclasses.replace(entry, name=name) for entry, name in zip(found, names, strict=True)]
+        return sorted(found, key=lambda entry: (entry.name, entry.file))
+
+    def identity(self) -> object:
+        return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        for row, entry in enumerate(entries):
+            yield row, entry.name, functools.partial(read_part, entry.file, entry.offset, entry.bytes)
+
+
+def _index(file: pathlib.Path, cache: str | None) -> list[tuple[str, int, int]]:
+    """Name, offset and length of the images in a .tar file; listed once, since that reads all of its headers."""
+
+    def make() -> dict[str, np.ndarray]:
+        with open_tar(file) as tar:
+            found = [member for member in _members(tar, file) if is_image(plain_name(member)) and not member.issparse()]
+        return {
+            "names": np.array([plain_name(member) for member in found], np.str_),
+            "places": np.array([(member.offset_data, member.size) for member in found], np.int64).reshape(-1, 2),
+        }
+
+    stat = file.stat()
+    stored = remembered(["tar", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
+    places = zip(stored["names"].tolist(), stored["places"].tolist(), strict=True)
+    return [(name, offset, size) for name, (offset, size) in places]
+
+
+class Archive:
+    """The images in a tar file, listed when first needed."""
+
+    def __init__(self, file: pathlib.Path, tar: tarfile.TarFile, cache: str | None):
+        self.file, self.tar, self._cache = file, tar, cache
+
+    @functools.cached_property
+    def members(self) -> dict[str, tarfile.TarInfo]:
+        files = {plain_name(member): member for member in _members(self.tar, self.file)}
+        named = {name: member for name, member in files.items() if is_image(name)}
+        return dict(zip(unwrap(list(named)), named.values(), strict=True))
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        """Kept for the next start: the headers of a compressed archive are found by unpacking all of it."""
+
+        def make() -> dict[str, np.ndarray]:
+            return {
+                "names": np.array(list(self.members), np.str_),
+                "bytes": np.array([member.size for member in self.members.values()], np.int64),
+            }
+
+        stored = remembered(["archive", *self.identity()], self._cache, make)
+        pairs = zip(stored["names"].tolist(), stored["bytes"].tolist(), strict=True)
+        return [Entry(name, size, 0) for name, size in pairs]
+
+    def identity(self) -> list[object]:
+        stat = self.file.stat()
+        return [str(self.file.resolve()), stat.st_size, stat.st_mtime_ns]
+
+    def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
+        """Yields the files in the archive's order: a compressed tar can only be read forwards."""
+        rows = sorted(range(len(entries)), key=lambda row: self.members[entries[row].name].offset)
+        for row in rows:
+            stream = self.tar.extractfile(self.members[entries[row].name])
+            data = stream.read() if stream else b""
+            yield row, entries[row].name, functools.partial(bytes, data)
+
+
+def _members(tar: tarfile.TarFile, file: pathlib.Path) -> list[tarfile.TarInfo]:
+    try:
+        return [member for member in tar if member.isfile()]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} is damaged or incomplete ({error}): fetch it again.") from error
+
+
+def plain_name(member: tarfile.TarInfo) -> str:
+    return pathlib.PurePosixPath(member.name).as_posix()
+
+
+def open_tar(file: pathlib.Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(file)
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{file} is not a readable tar file ({error}): fetch it again.") from error
