@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import batch, dist, probe
+from ssl_jax.methods.contract import flat
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState
 
@@ -62,7 +63,7 @@ def _whole(run: Run, make: Callable[..., Any]) -> Callable[..., tuple[dict[str, 
 
         _, z = jax.lax.scan(forward, ts.state, part)
         (loss, metrics), pulls = jax.value_and_grad(compare, has_aux=True)(z)
-        return {"loss": loss, **dist.mean(metrics)}, pulls
+        return {"loss": loss, **dist.mean(flat(metrics))}, pulls
 
     return whole
 
@@ -88,10 +89,11 @@ def _micro_batch(run: Run, make: Callable[..., Any]) -> Callable[..., tuple[Any,
         (loss, (moved, aux)), grads = jax.value_and_grad(loss_of, has_aux=True)(ts.params)
         # Exact under shard_map already; under pmap this is where the replicas meet.
         grads = dist.mean(grads)
-        metrics = {"loss": loss, **dist.mean(aux["metrics"])} if pull is None else {}
+        metrics = {"loss": loss, **dist.mean(flat(aux.metrics))} if pull is None else {}
         probe_grads: Any = {}
-        if ts.probe:
-            probe_grads, metrics["probe_top1"] = probe.gradient(ts.probe["params"], aux["features"], views["label"])
+        if ts.probe and aux.features is not None:
+            labels = views["label"] if aux.labels is None else aux.labels
+            probe_grads, metrics["probe_top1"] = probe.gradient(ts.probe["params"], aux.features, labels)
         return moved, (grads, probe_grads, metrics)
 
     return one

@@ -240,9 +240,9 @@ def _measure(name: str, what: Subject, results: Results) -> None:
 def _conclude(run: Run, results: Results) -> None:
     """Says what is wrong with the run, if anything is."""
     values = results.values
-    if "pretext/loss" in values:
-        method, info = run.method, run.info
-        values = values | {"loss": values["pretext/loss"], "chance": method.chance(info), "best": method.best(info)}
+    chance = run.method.chance(run.info)
+    if "pretext/loss" in values and chance is not None:
+        values = values | {"loss": values["pretext/loss"], "chance": chance, "best": run.method.best(run.info)}
     if trouble := health.diagnose(values):
         print(trouble)
 

@@ -60,7 +60,8 @@ class Monitor:
             show = {"kNN": f"{100 * values['knn/top1']:.1f}%", **show}
         log.write(done, values, show=show)
         method, info = self._run.method, self._run.info
-        task = {} if loss is None else {"loss": loss, "chance": method.chance(info), "best": method.best(info)}
+        chance = method.chance(info)
+        task = {} if loss is None or chance is None else {"loss": loss, "chance": chance, "best": method.best(info)}
         trouble = health.diagnose(values | task)
         if trouble and done:
             log.say(trouble)

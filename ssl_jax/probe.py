@@ -20,9 +20,9 @@ def init(config: Any, method: Method, params: Any, state: Any, train: Dataset) -
     """The probe's parameters, which start at zero, and its optimiser's state; empty where no image has a label."""
     if not (train.labels >= 0).any():
         return {}
-    side = next(iter(method.views().values())).size
+    side = method.primary_view().size
     one = jax.ShapeDtypeStruct((1, side, side, train.image_shape[-1]), jnp.float32)
-    width = jax.eval_shape(method.features, params, state, one).shape[-1]
+    width = jax.eval_shape(method.encode, method.variables(params, state), one)[0].pooled.shape[-1]
     head = {"kernel": jnp.zeros((width, len(train.classes))), "bias": jnp.zeros(len(train.classes))}
     return {"params": head, "opt_state": optimizer(config).init(head)}
 

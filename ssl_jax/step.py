@@ -35,7 +35,7 @@ def replica_step(run: Run) -> Step:
         updates, opt_state = run.optimizer.update(grads, ts.opt_state, ts.params)
         params = optax.apply_updates(ts.params, updates)
         params, state = run.method.after_update(params, state, ts.step, run.info)
-        online = probe.update(run.config, ts.probe, probe_grads) if ts.probe else ts.probe
+        online = probe.update(run.config, ts.probe, probe_grads) if probe_grads else ts.probe
         metrics["grad_norm"] = optax.tree.norm(grads)
         # Here and not where they are logged: what the host computed there would wait for the update that is running.
         metrics |= {f"lr/{group}": schedule(ts.step) for group, schedule in run.schedules.items()}

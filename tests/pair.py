@@ -77,9 +77,8 @@ def evaluated(run, ts, folder):
     images = context.with_labels(context.load_images(run))
     what = context.prepare(run, ts, images, cache=cache.FeatureCache(folder))
     pixels = run.train.images
-    shape = jax.ShapeDtypeStruct((1, *pixels.shape[1:]), np.float32)
-    start = fine_tune.weights(run.method, ts.params, ts.state, shape)
-    tuner = fine_tune.Tuner(run.method, run.eval_view, run.mesh, (ts.params, ts.state), 10)
+    start = run.method.variables(ts.params, ts.state)
+    tuner = fine_tune.Tuner(run.method, run.eval_view, run.mesh, 10)
     network = tuner(start, pixels[:64], run.train.labels[:64], 1, 0)
     test = images[1]
     return {

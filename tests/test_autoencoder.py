@@ -104,4 +104,4 @@ def test_features_are_the_mean_of_the_map():
     ts, x = tiny.fresh(run), tiny.batch_of(run, 2)["view"]
     variables = {"params": ts.params["backbone"], "batch_stats": ts.state["stats"]["backbone"]}
     pooled = run.method.backbone.apply(variables, x, train=False)
-    np.testing.assert_allclose(run.method.features(ts.params, ts.state, x), pooled, rtol=1e-6)
+    np.testing.assert_allclose(tiny.features(run.method, ts.params, ts.state, x), pooled, rtol=1e-6)

@@ -80,7 +80,7 @@ def test_features_see_lightness_alone():
     run, ts = run_and_state()
     images = tiny.batch_of(run, 4)["view"]
     gray = lab.lab_to_rgb(lab.rgb_to_lab(images).at[..., 1:].set(0.0))
-    features = jax.jit(lambda x: run.method.features(ts.params, ts.state, x))
+    features = jax.jit(lambda x: tiny.features(run.method, ts.params, ts.state, x))
     assert np.abs(gray - images).max() > 0.1
     np.testing.assert_allclose(features(gray), features(images), atol=1e-4)
     assert np.abs(features(1 - images) - features(images)).max() > 1e-2

@@ -197,7 +197,7 @@ def test_features_are_the_mean_over_patches():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
     patches = [x[:, i : i + 4, j : j + 4] for i in (0, 2, 4) for j in (0, 2, 4)]
     z = [run.method.backbone.apply({"params": ts.params["backbone"]}, p, train=False) for p in patches]
-    np.testing.assert_allclose(run.method.features(ts.params, ts.state, x), np.mean(z, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(tiny.features(run.method, ts.params, ts.state, x), np.mean(z, 0), rtol=1e-5, atol=1e-6)
 
 
 def test_without_negatives_it_collapses(monkeypatch):

@@ -12,7 +12,7 @@ import tiny
 from tiny import Pixels
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.contract import Info
+from ssl_jax.methods.contract import Info, flat
 from ssl_jax.methods.joint import dcl as dcl_module
 from ssl_jax.methods.joint.dcl import DCL, decoupled_contrast, positive_weights
 from ssl_jax.methods.joint.simclr import SimCLR, nt_xent
@@ -157,7 +157,7 @@ def test_networks_are_those_of_simclr(concat_views):
         results = []
         for method in (simclr, dcl, weighted):
             loss, (after, aux) = method.loss(params, state, batch, rng=None, step=0, info=info)
-            results.append((dist.mean(loss), after, dist.mean(aux["metrics"])))
+            results.append((dist.mean(loss), after, dist.mean(flat(aux.metrics))))
         return results
 
     mesh = dist.make_mesh(jax.devices()[:2])

@@ -13,7 +13,7 @@ import tiny
 from tiny import Pixels
 
 from ssl_jax import dist
-from ssl_jax.methods.contract import Info
+from ssl_jax.methods.contract import Info, flat
 from ssl_jax.methods.joint.deepcluster import BLOCK, UNASSIGNED, DeepCluster, clustering_loss, spherical_kmeans
 from ssl_jax.methods.shared import multicrop
 from ssl_jax.runtime.errors import UserError
@@ -135,7 +135,7 @@ def mapped(devices=1):
         value, (state, aux) = METHOD.loss(params, state, batch, rng=None, step=0, info=INFO)
         crops = [batch[name] for name in METHOD.views()]
         z = multicrop.embed(METHOD.backbone, METHOD._head(), params, state["stats"], crops, train=True)[1]
-        return dist.mean(value), state, z, dist.mean(aux["metrics"])
+        return dist.mean(value), state, z, dist.mean(flat(aux.metrics))
 
     mesh, specs = dist.make_mesh(jax.devices()[:devices]), METHOD.specs()
     step = dist.map_replicas(replica, mesh, (P(), specs, P(dist.AXIS)), (P(), specs, P(dist.AXIS), P()))
@@ -217,7 +217,7 @@ def test_without_clustering_it_collapses():
         def update(params, _):
             def loss(params):
                 value, (_, aux) = METHOD.loss(params, state, batch, rng=None, step=0, info=INFO)
-                return dist.mean(value), dist.mean(aux["metrics"])
+                return dist.mean(value), dist.mean(flat(aux.metrics))
 
             (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
             return jax.tree.map(lambda p, g: p - 0.1 * g, params, grads), (value, metrics)

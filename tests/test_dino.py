@@ -215,11 +215,11 @@ def test_the_teacher_moves_after_the_optimiser_and_is_evaluated():
         tiny.assert_close(after["teacher"]["params"], expected, 1e-5)
         assert params is ts.params
     images = batch["global1"]
-    ours = run.method.features(ts.params, ts.state, images)
-    np.testing.assert_array_equal(ours, run.method.features(tiny.fresh(run).params, ts.state, images))
+    ours = tiny.features(run.method, ts.params, ts.state, images)
+    np.testing.assert_array_equal(ours, tiny.features(run.method, tiny.fresh(run).params, ts.state, images))
     variables = {"params": before["backbone"], "batch_stats": ts.state["teacher"]["stats"]["backbone"]}
     np.testing.assert_allclose(ours, run.method.backbone.apply(variables, images, train=False), rtol=1e-5)
-    student = dataclasses.replace(run.method, evaluate_teacher=False).features(ts.params, ts.state, images)
+    student = tiny.features(dataclasses.replace(run.method, evaluate_teacher=False), ts.params, ts.state, images)
     variables = {"params": ts.params["backbone"], "batch_stats": ts.state["stats"]["backbone"]}
     np.testing.assert_allclose(student, run.method.backbone.apply(variables, images, train=False), rtol=1e-5)
     assert np.abs(student - ours).max() > 1e-3
@@ -277,7 +277,7 @@ def test_crops_of_two_sizes_and_drop_path():
             found, (moved, aux) = method.loss(
                 params, state, batch, rng=rng, step=jnp.zeros((), int), info=run.info, train=train
             )
-            return dist.mean(found), moved["centre"], aux["features"]
+            return dist.mean(found), moved["centre"], aux.features
 
         specs = (P(), P(dist.AXIS))
         return jax.shard_map(replica, mesh=mesh, in_specs=specs, out_specs=(P(), P(), P(dist.AXIS)))(rng, batch)

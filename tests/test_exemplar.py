@@ -226,7 +226,7 @@ def test_with_negatives_drawn_near_it_collapses(monkeypatch):
     run = tiny.run("exemplar", batch_size=32, epochs=5, **changes)
 
     def spread_of(params, state):
-        h = run.method.features(params, state, tiny.batch_of(run, 32)["view1"])
+        h = tiny.features(run.method, params, state, tiny.batch_of(run, 32)["view1"])
         z = h @ params["embedding"]["out"]["kernel"] + params["embedding"]["out"]["bias"]
         return float(exemplar.losses.spread(z))
 

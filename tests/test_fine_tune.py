@@ -10,6 +10,7 @@ import tiny
 
 from ssl_jax.augment import recipes
 from ssl_jax.evals import fine_tune
+from ssl_jax.evals.features import extractor
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.vit import ViT
 
@@ -21,8 +22,8 @@ def case(name="rotation", devices=1, frozen=0):
     """A run, the backbone's initial weights and a tuner."""
     run = tiny.run(name, devices)
     ts = tiny.fresh(run)
-    start = fine_tune.weights(run.method, ts.params, ts.state, jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32))
-    return run, start, fine_tune.Tuner(run.method, run.eval_view, run.mesh, (ts.params, ts.state), 10, frozen)
+    start = run.method.variables(ts.params, ts.state)
+    return run, start, fine_tune.Tuner(run.method, run.eval_view, run.mesh, 10, frozen)
 
 
 def test_learns_and_repeats():
@@ -53,7 +54,7 @@ def test_frozen_stages_stay_bitwise_and_the_others_move(frozen):
     run, start, tune = case(frozen=frozen)
     network = jax.device_get(tune(start, run.train.images[:64], run.train.labels[:64], 2, seed=0))
     backbone = run.method.backbone
-    for before, after in zip(start, (network[0]["backbone"], network[1]), strict=True):
+    for before, after in ((start["params"], network[0]["backbone"]), (start["batch_stats"], network[1])):
         for name in before:
             same = all(
                 np.array_equal(a, b)
@@ -66,27 +67,43 @@ def test_frozen_stages_stay_bitwise_and_the_others_move(frozen):
 def test_transplant_copies_the_first_stages():
     run, start, _ = case()
     zeros = jax.tree.map(jnp.zeros_like, start)
-    params, stats = fine_tune.transplant(run.method.backbone, start, zeros, 2)
+    mixed = fine_tune.transplant(run.method.backbone, start, zeros, 2)
+    params, stats = mixed["params"], mixed["batch_stats"]
     tiny.assert_same(
-        {k: params[k] for k in ("stage1", "stage2_norm")}, {k: start[0][k] for k in ("stage1", "stage2_norm")}
+        {k: params[k] for k in params if k < "stage3"}, {k: x for k, x in start["params"].items() if k < "stage3"}
     )
     assert not np.any(params["stage3"]["kernel"])
     assert np.any(stats["stage2_norm"]["batch"]["var"]) and not np.any(stats["stage3_norm"]["batch"]["var"])
 
 
-@pytest.mark.parametrize("name", ["dino", "cpc"])
-def test_tunes_what_the_features_are_made_of(name):
-    """DINO's features are its teacher's; CPC's are of gray patches: the tuned network still is the one evaluated."""
+def test_transplant_copies_the_first_stages_of_both_halves():
+    half = {"stage1": 1, "stage2": 1, "stage3": 1}
+    there = {"params": {"first": half, "second": half}}
+    none = jax.tree.map(lambda _: 0, there)
+    found = fine_tune.transplant(case()[0].method.backbone, there, none, 1)
+    assert found["params"] == {half: {"stage1": 1, "stage2": 0, "stage3": 0} for half in ("first", "second")}
+
+
+@pytest.mark.parametrize("name", ["dino", "cpc", "split_brain", "multitask"])
+def test_tunes_the_network_that_is_evaluated(name):
+    """DINO's teacher; gray patches; two halves; of several tasks the first: it begins with the features, and learns."""
     run = tiny.run(name)
     ts = tiny.fresh(run)
-    side = run.eval_view.size
-    images = jnp.asarray(run.train.images[:4, :side, :side] / 255.0, jnp.float32)
-    start = fine_tune.weights(run.method, ts.params, ts.state, jax.ShapeDtypeStruct(images.shape, jnp.float32))
+    start = run.method.variables(ts.params, ts.state)
     if name == "dino":
-        tiny.assert_same(start[0], ts.state["teacher"]["params"]["backbone"])
-    substitute = fine_tune._Substitute(run.method.backbone, start)
-    found = fine_tune._features(run.method, (ts.params, ts.state), substitute, images)
-    np.testing.assert_array_equal(found, run.method.features(ts.params, ts.state, images))
+        tiny.assert_same(start["params"], ts.state["teacher"]["params"]["backbone"])
+    tune = fine_tune.Tuner(run.method, run.eval_view, run.mesh, 10)
+    some, labels = run.train.images[:64], run.train.labels[:64]
+    network = jax.device_get(tune(start, some, labels, 3, seed=0))  # the head starts at zero
+    assert jax.tree.map(jnp.shape, network[1]) == jax.tree.map(jnp.shape, start["batch_stats"])
+    leaves = (jax.tree.leaves(tree) for tree in (network[0]["backbone"], start["params"]))
+    assert np.mean([np.any(a != b) for a, b in zip(*leaves, strict=True)]) > 0.9
+    # With the head at zero but for one feature a class, logits are features.
+    features = extractor(run.method, run.eval_view, run.mesh, 64)(ts.params, ts.state, some)
+    kernel = jnp.eye(features.shape[1], 10)
+    untuned = {"backbone": start["params"], "head": {"kernel": kernel, "bias": jnp.zeros(10)}}
+    logits = tune._logits((untuned, start["batch_stats"]), some)
+    np.testing.assert_allclose(logits, features[:, :10], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.fast

@@ -110,7 +110,7 @@ def test_tokens_in_any_order_are_those_of_the_map():
     np.testing.assert_allclose(tokens[:, 1:], mapped, atol=1e-4)
     np.testing.assert_allclose(tokens[:, 0], token, atol=1e-4)
     # Features for evaluation are the class token of the whole image.
-    np.testing.assert_allclose(run.method.features(ts.params, ts.state, x), token, atol=1e-4)
+    np.testing.assert_allclose(tiny.features(run.method, ts.params, ts.state, x), token, atol=1e-4)
 
 
 def test_pictures():

@@ -14,7 +14,7 @@ import tiny
 from tiny import Pixels, generator
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.contract import Info
+from ssl_jax.methods.contract import Info, flat
 from ssl_jax.methods.joint import mocov1
 from ssl_jax.methods.joint.mocov1 import Head, MoCoV1, enqueue, info_nce, new_queue
 from ssl_jax.methods.joint.mocov2 import MoCoV2
@@ -163,7 +163,7 @@ def forward(method, params, state, batch, devices=1):
         loss, (state, aux) = method.loss(
             params, state, batch, rng=jax.random.key(1), step=jnp.zeros((), jnp.int32), info=INFO
         )
-        return dist.mean(loss), state, dist.mean(aux["metrics"])
+        return dist.mean(loss), state, dist.mean(flat(aux.metrics))
 
     mesh = dist.make_mesh(jax.devices()[:devices])
     return dist.map_replicas(replica, mesh, (P(), P(), P(dist.AXIS)), P())(params, state, batch)

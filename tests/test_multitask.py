@@ -99,14 +99,25 @@ def test_with_the_others_weighing_nothing_a_task_is_what_it_is_alone():
     np.testing.assert_allclose(both, wanted, rtol=1e-5)
 
 
+@pytest.mark.fast
+def test_every_hook_is_delegated():
+    """A hook that is new to `Method` has to be passed on to the tasks."""
+    # Made of other hooks, and the two parts of a loss that compares embeddings, of which there is none here.
+    others = {"primary_view", "eval_view", "embed", "compare"}
+    hooks = {name for name in vars(contract.Method) if not name.startswith("_") and name != "backbone"}
+    assert {"needs", "lead_view", "sampler", "encode", "predict", "on_epoch", "chance"} < hooks
+    assert hooks - others <= set(vars(multitask.Multitask))
+
+
 def test_evaluation_follows_the_lead_and_every_task_has_its_pictures():
     run = tiny.compiled("multitask")[0]
     ts, batch = tiny.fresh(run), tiny.batch_of(run, 16)
     assert run.method.lead == "rotation"
     x = batch["rotation/view"]
-    found = jax.jit(run.method.features)(ts.params, ts.state, x)
+    features = jax.jit(functools.partial(tiny.features, run.method))
+    found = features(ts.params, ts.state, x)
     moved = {**ts.state, "context_prediction": jax.tree.map(lambda s: s + 1, ts.state["context_prediction"])}
-    np.testing.assert_array_equal(jax.jit(run.method.features)(ts.params, moved, x), found)
+    np.testing.assert_array_equal(features(ts.params, moved, x), found)
     pictures = run.method.pictures(ts.params, ts.state, batch, rng=jax.random.key(0))
     assert [p.title.split(":")[0] for p in pictures] == ["context_prediction", "rotation"]
     for picture in pictures:
@@ -223,16 +234,14 @@ def test_the_combinations_of_the_paper_train():
     for name in ("context_prediction", "colorization", "exemplar"):
         assert np.isfinite(metrics[f"{name}/loss"])
         assert any(np.any(x) for x in jax.tree.leaves(grads[name]))
-    held_out = run.method.held_out()
-    assert set(held_out.tasks) == {"context_prediction", "colorization"} and held_out.lead == "context_prediction"
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
     measure = pretext.measurer(run.method, run.info, run.mesh, 8)
     found = measure(ts.params, ts.state, ts.step, images, np.zeros(16, np.int32))
     assert "context_prediction/neighbour_top1" in found and not [name for name in found if "exemplar" in name]
+    parts = [run.method.tasks[name].chance(run.info) for name in ("context_prediction", "colorization")]
+    np.testing.assert_allclose(found["loss/chance"], sum(parts), rtol=1e-5)
     only = dataclasses.replace(run.method, tasks={"exemplar": run.method.tasks["exemplar"]}, lead="exemplar")
-    assert only.held_out() is None
-    other_lead = dataclasses.replace(run.method, lead="exemplar").held_out()
-    assert other_lead.lead in other_lead.tasks
+    assert only.needs == {"index"} and run.method.needs == {"colour"}
 
 
 def test_tasks_that_cannot_share_a_backbone_are_named():

@@ -12,7 +12,7 @@ import tiny
 from tiny import Pixels, generator
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.contract import Info
+from ssl_jax.methods.contract import Info, flat
 from ssl_jax.methods.joint import nnclr
 from ssl_jax.methods.joint.nnclr import NNCLR, nearest_neighbour, neighbour_contrast
 from ssl_jax.runtime.errors import UserError
@@ -123,7 +123,7 @@ def forward(method, params, state, batch):
             loss, (after, aux) = method.loss(
                 params, state, batch, rng=jax.random.key(1), step=jnp.zeros((), jnp.int32), info=INFO
             )
-            return dist.mean(loss), (after, dist.mean(aux["metrics"]))
+            return dist.mean(loss), (after, dist.mean(flat(aux.metrics)))
 
         (loss, (after, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
         return loss, after, metrics, grads

@@ -256,7 +256,7 @@ def test_maps_of_a_stage_are_those_that_features_are_the_mean_of():
     ts = tiny.fresh(run)
     images = jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
     for stage, maps in network.stage_outputs(run.method, ts.params, ts.state, images).items():
-        wanted = run.method.features(ts.params, ts.state, images, stage)[0]
+        wanted = tiny.features(run.method, ts.params, ts.state, images, stage)[0]
         np.testing.assert_allclose(maps.mean((0, 1)), wanted, rtol=1e-5, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tiny import Pixels, generator
 
 from ssl_jax import dist, losses, optim
-from ssl_jax.methods.contract import Info
+from ssl_jax.methods.contract import Info, flat
 from ssl_jax.methods.joint import simsiam
 from ssl_jax.methods.joint.byol import regression_loss
 from ssl_jax.methods.joint.simsiam import SimSiam, negative_cosine
@@ -104,7 +104,7 @@ def strangers(rng):
 def step(method, params, state, batch):
     def loss_of(params):
         loss, (after, aux) = method.loss(params, state, batch, rng=None, step=0, info=INFO)
-        return dist.mean(loss), (after, dist.mean(aux["metrics"]))
+        return dist.mean(loss), (after, dist.mean(flat(aux.metrics)))
 
     (loss, (state, metrics)), grads = jax.value_and_grad(loss_of, has_aux=True)(params)
     return loss, state, metrics["projection_std"], grads

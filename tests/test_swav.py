@@ -12,7 +12,7 @@ import tiny
 from tiny import Pixels
 
 from ssl_jax import dist, optim
-from ssl_jax.methods.contract import Info
+from ssl_jax.methods.contract import Info, flat
 from ssl_jax.methods.joint.swav import SwAV, sinkhorn, swapped_prediction
 from ssl_jax.methods.shared import multicrop
 from ssl_jax.models.convnet import ConvNet
@@ -325,7 +325,7 @@ def test_without_sinkhorn_it_collapses():
             def update(carry, _):
                 def loss(params):
                     value, (state, aux) = method.loss(params, carry[1], batch, rng=None, step=0, info=INFO)
-                    return dist.mean(value), (state, dist.mean(aux["metrics"]))
+                    return dist.mean(value), (state, dist.mean(flat(aux.metrics)))
 
                 (value, (state, metrics)), grads = jax.value_and_grad(loss, has_aux=True)(carry[0])
                 params = jax.tree.map(lambda p, g: p - 0.3 * g, carry[0], grads)

@@ -15,6 +15,7 @@ from ssl_jax.batch import index as batch_index
 from ssl_jax.batch import indices as batch_indices
 from ssl_jax.data import loader
 from ssl_jax.data.samplers import Shuffled
+from ssl_jax.methods.contract import Aux
 from ssl_jax.methods.joint import byol, simclr
 from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
@@ -175,10 +176,7 @@ def test_byol_without_stop_gradient_and_predictor_collapses(monkeypatch):
             z[v], stats = byol.apply(self._head(), "projector", params, stats, h, train=train)
         u = {v: x / jnp.linalg.norm(x, axis=-1, keepdims=True) for v, x in z.items()}
         loss = 4 * jnp.mean(jnp.sum(jnp.square(u["view1"] - u["view2"]), -1))
-        aux = {
-            "metrics": {"projection_std": losses.spread(z["view1"], dist.AXIS)},
-            "features": jax.lax.stop_gradient(h),
-        }
+        aux = Aux({"projection_std": losses.spread(z["view1"], dist.AXIS)}, jax.lax.stop_gradient(h))
         return loss, ({**state, "stats": stats}, aux)
 
     changes = {"epochs": 4, "optim.default.learning_rate": 0.5}

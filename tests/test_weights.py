@@ -1,5 +1,6 @@
 """Weights out and in: torch's own features of torch's own weights, names, files, and what a caller may get wrong."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -62,7 +63,7 @@ def imported(tmp_path, name, prefix="", **beside):
 
 
 def features(backbone, images):
-    return np.asarray(backbone.method.features(*backbone.state, jnp.asarray(images)))
+    return np.asarray(backbone.method.encode(backbone.variables, jnp.asarray(images))[0].pooled)
 
 
 def close(found, wanted, tolerance=1e-5):
@@ -256,8 +257,8 @@ def test_a_run_gives_what_evaluation_sees(workdir, tmp_path):
 
 def _changing():
     """Methods whose features are not just those of their network, or not of the network that they train."""
-    base = Method.features, Method.variables
-    return [name for name in build.names() if (build.find(name).features, build.find(name).variables) != base]
+    base = Method.encode, Method.variables
+    return [name for name in build.names() if (build.find(name).encode, build.find(name).variables) != base]
 
 
 @pytest.mark.parametrize("name", _changing())
@@ -285,6 +286,17 @@ def test_a_method_that_changes_images_does_so_without_its_run(tmp_path, name):
             ssl_jax.load_backbone(str(file))(np.zeros((1, 8, 8, channels), np.uint8))
     for layout in ("torchvision", "onnx"):  # of the bare network, or refused in a sentence
         assert export.main([f"--workdir={folder}", f"--format={layout}"]) in (0, 2)
+
+
+def test_a_file_of_cpc_from_before_has_the_same_features(tmp_path):
+    """Its view had the normalisation of patches, which `encode` has now."""
+    folder = stored_run(tmp_path, "cpc", tiny.fresh(tiny.run("cpc")))
+    backbone, images = weights.load(folder), tiny.run("cpc").train.images[:4]
+    patch = backbone.method.patch
+    before = dataclasses.replace(backbone, view=dataclasses.replace(backbone.view, mean=patch.mean, std=patch.std))
+    assert before.view != backbone.view
+    weights.save(tmp_path / "b.npz", before)
+    np.testing.assert_array_equal(weights.load(tmp_path / "b.npz")(images), backbone(images))
 
 
 def test_two_halves_have_no_other_format(tmp_path, capsys):

@@ -20,6 +20,7 @@ from ssl_jax.data import loader
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import contract
+from ssl_jax.methods.contract import flat
 from ssl_jax.run import Run, prepare
 from ssl_jax.state import TrainState
 from ssl_jax.state import specs as state_specs
@@ -113,7 +114,7 @@ def loss_function(run: Run, method: contract.Method | None = None):
 
     def loss(params, state, batch, step):
         value, (state, aux) = method.loss(params, state, batch, rng=jax.random.key(1), step=step, info=run.info)
-        return dist.mean(value), (state, dist.mean(aux["metrics"]))
+        return dist.mean(value), (state, dist.mean(flat(aux.metrics)))
 
     mesh = dist.make_mesh(jax.devices()[:1])
     in_specs = (P(), method.specs(), P(dist.AXIS), P())
@@ -259,3 +260,8 @@ def assert_global_triplets(devices, loss, reference):
         np.testing.assert_allclose(wanted[0], reference(z @ w, labels), rtol=1e-9)
         for a, b in zip(found, wanted, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def features(method, params, state, images, stage=None):
+    """What a method's network makes of normalised images: float32 [B, D]."""
+    return method.encode(method.variables(params, state), images, stage=stage)[0].pooled

@@ -13,7 +13,7 @@ from ssl_jax.augment import recipes as views
 from ssl_jax.augment.view import View
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.evals.context import Network
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Batch, Info, Method, Variables
 from ssl_jax.models.parts import initialise
 from ssl_jax.run import Run, load_data
 from ssl_jax.runtime.errors import UserError
@@ -21,28 +21,25 @@ from ssl_jax.state import TrainState
 
 
 @dataclasses.dataclass(frozen=True)
-class Imported(Method):
+class External(Method):
     """A network that is only looked at; it has no task of its own."""
 
-    features_of: Any = None  # the method whose features these are
-    seen: View = views.MOCO_V2  # by evaluation
+    source: Any = None  # the method whose network it is
     view: View = views.MOCO_V2  # in which health compares an image with itself, and whose crop fine-tuning takes
 
-    def eval_view(self, centre: float) -> View:
-        return self.seen
-
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
-        method = self.features_of
-        if type(method) is Method:
+        if type(self.source) is Method:
             params, stats = initialise({"backbone": self.backbone}, rng, batch["view"])
             return params, {"stats": stats}
-        return method.holding(method.variables(*method.init(rng, batch, info)))
+        return _held(self.source.variables(*self.source.init(rng, batch, info)))
 
-    def variables(self, params: Any, state: Any) -> dict[str, Any]:
-        return self.features_of.variables(params, state)
+    def encode(self, variables, images, **options):
+        return self.source.encode(variables, images, **options)
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        return self.features_of.features(params, state, images, stage)
+
+def _held(variables: Variables) -> tuple[Any, Any]:
+    """Parameters and state of a method that has nothing but its network."""
+    return {"backbone": variables["params"]}, {"stats": {"backbone": variables["batch_stats"]}}
 
 
 def load(path: str, source: str, where: str | None) -> Network:
@@ -67,19 +64,19 @@ def load(path: str, source: str, where: str | None) -> Network:
             "choose another --data."
         )
     recipe = views.MOCO_V2 if channels == 3 else views.ROTNET  # gray has no colours to change
-    view = dataclasses.replace(recipe, size=found.view.size, mean=found.view.mean, std=found.view.std)
-    method = Imported(found.module, features_of=found.method, seen=found.view, view=view)
+    own = {name: getattr(found.view, name) for name in ("size", "mean", "std", "interpolation")}
+    method = External(found.module, source=found.method, view=dataclasses.replace(recipe, **own))
     info = Info(len(images.images), config.batch_size, 1, 1, len(images.classes))
 
     def init() -> TrainState:
         """The network untrained."""
-        views = {"view": view} | found.method.views()
-        batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in views.items()}
+        drawn = method.views() | found.method.views()
+        batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in drawn.items()}
         params, state = jax.jit(lambda: method.init(jax.random.key(config.seed), batch, info))()
         return _state(params, state)
 
     run = Run(config, images, test, method, mesh, info, Shuffled(info.num_examples, 1), optax.identity(), {}, init)
-    return Network(run, _state(*found.state))
+    return Network(run, _state(*_held(found.variables)))
 
 
 def _state(params: Any, state: Any) -> TrainState:

@@ -35,7 +35,7 @@ def extractor(
     """Compiles the frozen backbone once for any number of images.
 
     Args:
-      method: whose `features` are wanted.
+      method: whose network's features are wanted.
       view: how an image is seen.
       mesh: the batch is laid over its devices.
       batch_size: images a block, rounded up to a multiple of the devices.
@@ -81,7 +81,8 @@ def _compiled(
     def features(params: Any, state: Any, images: jax.Array, places: jax.Array, draw: int, cropped: bool) -> Any:
         keys = dist.example_keys(jax.random.fold_in(jax.random.key(0), draw), places)
         x = render_batch(view, keys, images, cropped=cropped)
-        return [method.features(params, state, x, stage) for stage in stages]
+        variables = method.variables(params, state)
+        return [method.encode(variables, x, stage=stage)[0].pooled for stage in stages]
 
     def parts(images: np.ndarray | Images) -> Iterator[jax.Array]:
         if isinstance(images, Images) and len(images):

@@ -1,11 +1,9 @@
 """Fine-tuning: the whole backbone, or what lies behind its first stages, trained on labelled images."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -16,7 +14,8 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Method
+from ssl_jax.methods.contract import Method, Variables
+from ssl_jax.models.split import HALVES
 
 # Passes over the labelled images, by their percentage. SimCLR has 60 epochs of 1 % and 30 of 10 and of 100 %
 # (appendix B.5); these fit a minute or two of two CPU cores for ten thousand small images, and more do better.
@@ -30,72 +29,26 @@ _MOMENTUM = 0.9
 _BLOCK = 512  # test images at a time
 
 
-@dataclasses.dataclass
-class _Substitute:
-    """Stands in for a method's backbone while the method computes features, to note or to replace the weights.
-
-    So whatever a method does around its backbone (CPC's gray patches, DINO's teacher) stays as its `features` has it.
-    """
-
-    backbone: nn.Module
-    weights: Any = None  # parameters and running statistics to use; None: those that the method gives
-    train: bool = False
-    frozen: int = 0
-
-    def apply(
-        self, variables: Any, images: jax.Array, *, train: bool, stage: int | None = None, pool: bool = True
-    ) -> Any:
-        del train, stage
-        if self.weights is None:
-            self.weights = variables["params"], variables["batch_stats"]
-        params, stats = self.weights
-        both = {"params": params, "batch_stats": stats}
-        if not self.train:
-            return self.backbone.apply(both, images, train=False, pool=pool)
-        options: dict[str, Any] = {"pool": pool} | ({"frozen": self.frozen} if self.frozen else {})
-        out, moved = self.backbone.apply(both, images, train=True, mutable=["batch_stats"], **options)
-        self.weights = params, moved.get("batch_stats", {})
-        return out
-
-
-def _features(method: Method, like: tuple[Any, Any], substitute: _Substitute, images: jax.Array) -> jax.Array:
-    stand_in = dataclasses.replace(method, backbone=substitute)  # type: ignore[arg-type]
-    return stand_in.features(*like, images)
-
-
-def weights(method: Method, params: Any, state: Any, images: jax.ShapeDtypeStruct) -> tuple[Any, Any]:
-    """The backbone's parameters and running statistics that the method's `features` uses.
-
-    Args:
-      method: the method.
-      params: of it.
-      state: of it.
-      images: shape of normalised images [B, H, W, C]; nothing is computed.
-    """
-    witness = _Substitute(method.backbone)
-    jax.eval_shape(functools.partial(_features, method, (params, state), witness), images)
-    return witness.weights
-
-
-def transplant(backbone: Any, base: tuple[Any, Any], fresh: tuple[Any, Any], stages: int) -> tuple[Any, Any]:
+def transplant(backbone: Any, base: Variables, fresh: Variables, stages: int) -> Variables:
     """Weights whose stem and first `stages` stages are `base`'s and whose rest is `fresh` (Yosinski et al. 2014)."""
 
     def mixed(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+        if set(b) == set(HALVES):  # of split_brain
+            return {half: mixed(a[half], b[half]) for half in b}
         return {name: a[name] if backbone.stage_of(name) <= stages else b[name] for name in b}
 
-    return mixed(base[0], fresh[0]), mixed(base[1], fresh[1])
+    return {kind: mixed(base[kind], fresh[kind]) for kind in fresh}
 
 
 def augmentation(method: Method, view: View) -> View:
-    """How an image is seen while fine-tuning: the method's first view without its colours, crop and flip for most.
+    """How an image is seen while fine-tuning: the method's own view without its colours, crop and flip for most.
 
     Args:
       method: whose views tell how far an image may be moved (digits have no mirror image).
       view: as evaluation sees it, for size and normalisation.
     """
-    first = next(iter(method.views().values()))
     off: dict[str, Any] = dict.fromkeys(("jitter", "gray", "blur", "solarize", "photometric", "pca", "hsv"), 0.0)
-    return dataclasses.replace(first, size=view.size, mean=view.mean, std=view.std, **off)
+    return dataclasses.replace(method.primary_view(), size=view.size, mean=view.mean, std=view.std, **off)
 
 
 class Tuner:
@@ -108,16 +61,12 @@ class Tuner:
       method: whose backbone it is.
       view: how evaluation sees an image.
       mesh: batches are laid over its devices.
-      like: parameters and state of the method, or their shapes; only their structure is looked at.
       num_classes: number of classes.
       frozen: the stem and so many stages do not move.
     """
 
-    def __init__(
-        self, method: Method, view: View, mesh: Mesh, like: tuple[Any, Any], num_classes: int, frozen: int = 0
-    ) -> None:
+    def __init__(self, method: Method, view: View, mesh: Mesh, num_classes: int, frozen: int = 0) -> None:
         self._method, self._view, self._mesh, self._frozen = method, view, mesh, frozen
-        self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         self._classes = num_classes
         self._drawn = augmentation(method, view)
         self._batch = -(-BATCH_SIZE // mesh.devices.size) * mesh.devices.size
@@ -126,11 +75,11 @@ class Tuner:
         self._step = dist.map_replicas(self._replica, mesh, in_specs, P())
         self._logits = jax.jit(self._answers, out_shardings=dist.shardings(P(), mesh))  # every process gets all
 
-    def __call__(self, start: tuple[Any, Any], images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> Any:
-        """Trains from `start` (parameters and statistics of the backbone) and returns the tuned network.
+    def __call__(self, start: Variables, images: np.ndarray, labels: np.ndarray, epochs: int, seed: int) -> Any:
+        """Trains from `start` and returns the tuned network.
 
         Args:
-          start: as `weights` returns it.
+          start: the network's parameters and running statistics.
           images: uint8 [N, H, W, C].
           labels: [N] integers in [0, num_classes).
           epochs: passes over the images. Updates are whole batches of an endless sequence of permutations, so that few
@@ -138,9 +87,9 @@ class Tuner:
           seed: of the order and the views.
         """
         side = jax.ShapeDtypeStruct((1, self._view.size, self._view.size, images.shape[-1]), jnp.float32)
-        width = jax.eval_shape(self._method.features, *self._like, side).shape[-1]
+        width = jax.eval_shape(self._method.encode, start, side)[0].pooled.shape[-1]
         head = {"kernel": jnp.zeros((width, self._classes)), "bias": jnp.zeros(self._classes)}
-        network = dist.replicate(({"backbone": start[0], "head": head}, start[1]), self._mesh)
+        network = dist.replicate(({"backbone": start["params"], "head": head}, start["batch_stats"]), self._mesh)
         velocity = dist.replicate(self._sgd.init(network[0]), self._mesh)
         updates = max(1, math.ceil(len(images) * epochs / self._batch))
         order = _order(len(images), updates * self._batch, seed).reshape(updates, -1)
@@ -165,9 +114,9 @@ class Tuner:
     def _answers(self, network: Any, images: jax.Array) -> jax.Array:
         keys = jax.random.split(jax.random.key(0), len(images))
         params, stats = network
-        tuned = _Substitute(self._method.backbone, (params["backbone"], stats))
-        x = render_batch(self._view, keys, images)
-        return _linear(params["head"], _features(self._method, self._like, tuned, x))
+        variables = {"params": params["backbone"], "batch_stats": stats}
+        encoded, _ = self._method.encode(variables, render_batch(self._view, keys, images))
+        return _linear(params["head"], encoded.pooled)
 
     def _replica(self, network, velocity, images, labels, key, rate):
         params, stats = network
@@ -175,9 +124,10 @@ class Tuner:
         x = render_batch(self._drawn, keys, images)
 
         def loss_of(params):
-            tuned = _Substitute(self._method.backbone, (params["backbone"], stats), True, self._frozen)
-            features = _features(self._method, self._like, tuned, x)
-            return dist.mean(losses.cross_entropy(_linear(params["head"], features), labels)), tuned.weights[1]
+            variables = {"params": params["backbone"], "batch_stats": stats}
+            encoded, moved = self._method.encode(variables, x, train=True, frozen=self._frozen)
+            loss = losses.cross_entropy(_linear(params["head"], encoded.pooled), labels)
+            return dist.mean(loss), moved["batch_stats"]
 
         grads, stats = jax.grad(loss_of, has_aux=True)(params)
         moves, velocity = self._sgd.update(dist.mean(grads), velocity)

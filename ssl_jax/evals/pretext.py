@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
 from ssl_jax.evals.features import spread
-from ssl_jax.methods.contract import Info, Method
+from ssl_jax.methods.contract import Info, Method, Metric, flat
 from ssl_jax.runtime.errors import UserError
 
 MAX_IMAGES = 2048  # in two views and two networks each, as BYOL has it, some twenty seconds of two CPU cores
@@ -32,26 +32,25 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
 
     Returns:
       a function `(params, state, step, images uint8 [N, H, W, C], labels [N]) -> {'loss' and the method's metrics}`,
-      means over all images.
+      means over all images, as `contract.flat` names them.
 
     Raises:
       UserError: if the loss is about the training images themselves (memory banks, one class an image).
     """
-    task = method.held_out()
-    if task is None:
+    if "index" in method.needs:
         raise UserError(
             f"The loss of {type(method).__name__} compares training images with what it stored of them, so that it "
             "has no meaning for test images: leave pretext out of --evals."
         )
-    views = task.views()
+    views, chance = method.views(), method.chance(info)
 
     def replica(params, state, step, images, labels, number):
         place = number * batch_size + dist.positions(len(images))
         rng = jax.random.key(0)
         batch = render_views(views, rng, place, images) | {"position": dist.positions(len(images)), "label": labels}
         key = jax.random.fold_in(jax.random.fold_in(rng, streams.loss(views)), number)
-        loss, (_, aux) = task.loss(params, state, batch, rng=key, step=step, info=info, train=False)
-        return dist.mean({"loss": loss, **aux["metrics"]})
+        loss, (_, aux) = method.loss(params, state, batch, rng=key, step=step, info=info, train=False)
+        return dist.mean(flat({"loss": Metric(loss, chance, "loss"), **aux.metrics}))
 
     in_specs = (P(), method.specs(), P(), P(dist.AXIS), P(dist.AXIS), P())
     mapped = dist.map_replicas(replica, mesh, in_specs, P())

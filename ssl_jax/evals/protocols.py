@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.data import Dataset
@@ -42,10 +40,9 @@ def representation_health(s: Subject) -> Values:
 
 
 def _views(network: Network, images: Dataset) -> np.ndarray:
-    """Features [N, views, D] of some training images in several views, drawn as the first view of training is."""
+    """Features [N, views, D] of some training images in several views, drawn as a view of training is."""
     seen = network.run.eval_view
-    recipe = next(iter(network.run.method.views().values()))
-    recipe = dataclasses.replace(recipe, size=seen.size, mean=seen.mean, std=seen.std)
+    recipe = dataclasses.replace(network.run.method.primary_view(), size=seen.size, mean=seen.mean, std=seen.std)
     extract = extractor(network.run.method, recipe, network.run.mesh)
     some = spread(in_memory(images, _LIDAR_IMAGES, network.run.eval_side)[0], _LIDAR_IMAGES)
     ts = network.ts
@@ -163,14 +160,13 @@ def own_task(s: Subject) -> Values:
     """The method's loss and metrics on the test images, beside those of the untrained network."""
     values: Values = {}
     run = s.networks[""].run
-    task = run.method.held_out()
-    if task is None:
+    if "index" in run.method.needs:
         print(f"pretext: skipped, the loss of {run.config.method.name} is about the training images themselves")
         return values
     if not len(s.images[1].images):
         raise UserError(f"pretext needs test images, which {s.images[0].name} lacks: leave it out of --evals.")
     known, these = ((d.name, d.classes) for d in (run.train, s.images[0]))
-    if run.method.uses_labels and known != these:  # its head would be asked for classes that it never saw
+    if "labels" in run.method.needs and known != these:  # its head would be asked for classes that it never saw
         print(f"pretext: skipped, {run.config.method.name} answers with the labels of {run.train.name}, not with these")
         return values
     images, labels = in_memory(s.images[1], s.config.run.eval_images, run.eval_side)
@@ -180,21 +176,16 @@ def own_task(s: Subject) -> Values:
         found = measure(ts.params, ts.state, ts.step, images, labels)
         # A baseline is a number of the task, whatever the network.
         values |= {
-            f"pretext/{name}{suffix}": v for name, v in found.items() if not (suffix and name.endswith("_baseline"))
+            f"pretext/{name}{suffix}".replace("/chance", "_baseline"): v
+            for name, v in found.items()
+            if not (suffix and name.endswith(("_baseline", "/chance")))
         }
-    values["pretext/loss_baseline"] = task.chance(run.info)
     return values
 
 
 def fine_tuning(s: Subject) -> Values:
     """The whole backbone with 1, 10 and 100 % of the labels, and copies of its first stages where asked for."""
     values: Values = {}
-    for network in s.networks.values():
-        if not network.run.method.fine_tunes:
-            raise UserError(
-                f"The backbone of {network.run.config.method.name} cannot be trained further as one network: leave "
-                "fine_tune out of --evals."
-            )
     if any(d.streamed for d in s.images):
         raise UserError(
             f"Fine-tuning keeps its images in memory, and those of {s.images[0].name} are streamed: give it fewer with "
@@ -202,12 +193,11 @@ def fine_tuning(s: Subject) -> Values:
         )
     train_x, train_y = s.images[0].images, s.images[0].labels
     test_x, test_y = (spread(a, fine_tune.MAX_TEST) for a in (s.images[1].images, s.images[1].labels))
-    starts = {suffix: _weights(network, train_x) for suffix, network in s.networks.items()}
+    starts = {suffix: n.run.method.variables(n.ts.params, n.ts.state) for suffix, n in s.networks.items()}
 
     def tuner(network: Network, frozen: int = 0) -> fine_tune.Tuner:
-        like = (network.ts.params, network.ts.state)
-        method = network.run.method
-        return fine_tune.Tuner(method, network.run.eval_view, network.run.mesh, like, s.features.classes, frozen)
+        run = network.run
+        return fine_tune.Tuner(run.method, run.eval_view, run.mesh, s.features.classes, frozen)
 
     def top1(tune: fine_tune.Tuner, start: Any, percent: int) -> float:
         rows = label_curve.subset(train_y, percent, [s.config.seed, 0])
@@ -227,12 +217,6 @@ def fine_tuning(s: Subject) -> Values:
         values[f"fine_tune/frozen{count}/top1"] = top1(tuner(s.networks[""], count), start, 100)
         values[f"fine_tune/tuned{count}/top1"] = top1(whole, start, 100)
     return values
-
-
-def _weights(network: Network, images: np.ndarray) -> tuple[Any, Any]:
-    side = network.run.eval_view.size
-    shape = jax.ShapeDtypeStruct((1, side, side, images.shape[-1]), jnp.float32)
-    return fine_tune.weights(network.run.method, network.ts.params, network.ts.state, shape)
 
 
 def _common(s: Subject) -> dict[str, Any]:

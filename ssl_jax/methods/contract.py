@@ -4,10 +4,11 @@
 has to know it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -16,9 +17,11 @@ import numpy as np
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.data import Dataset
 from ssl_jax.data.samplers import Sampler, Shuffled
-from ssl_jax.models.backbone import Backbone
+from ssl_jax.models.backbone import Backbone, Encoded
+from ssl_jax.models.parts import encode
 from ssl_jax.runtime.errors import UserError
 
+Variables = dict[str, Any]  # of a network: 'params', and 'batch_stats', empty without running statistics
 Batch = dict[str, Any]  # name to array, or name of a part to such a dict
 Embed = Callable[[Callable[[Any, Any, Batch], jax.Array]], jax.Array]
 
@@ -32,6 +35,36 @@ class Info:
     steps_per_epoch: int  # updates
     total_steps: int  # updates
     num_classes: int = 0  # of the training labels; 0: none are known
+
+
+@flax.struct.dataclass
+class Metric:
+    """A number that a method or an evaluation reports, and what it is to be compared with."""
+
+    value: Any
+    chance: Any = None  # what an answer by chance would have; None: not known
+    kind: str = flax.struct.field(pytree_node=False, default="share")  # or 'loss', 'std' (of embeddings), 'value'
+
+
+class Aux(NamedTuple):
+    """What a loss gives beside its value."""
+
+    metrics: dict[str, Any]  # name to a `Metric` or a plain number, means over this replica's rows
+    features: jax.Array | None = (
+        None  # stopped backbone output [B, D] of one view, for the online probe; None: no probe
+    )
+    labels: jax.Array | None = None  # of the rows of `features`; by default the batch's
+
+
+def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Metrics as plain numbers: NAME, and NAME/chance where that is known."""
+    found: dict[str, Any] = {}
+    for name, metric in metrics.items():
+        found[name] = metric.value if isinstance(metric, Metric) else metric
+        if isinstance(metric, Metric) and metric.chance is not None:
+            # From the value, so that it varies between the replicas as the value does.
+            found[f"{name}/chance"] = jnp.full_like(metric.value, metric.chance)
+    return found
 
 
 class Picture(NamedTuple):
@@ -54,11 +87,11 @@ class Method:
 
     backbone: Backbone
 
-    uses_labels = False
-    uses_index = False  # whether `loss` reads batch['index'], so that it has a meaning for training images alone
-    fine_tunes = True  # whether evaluation may train the backbone further: it is one network that sees whole images
-    uses_map = False  # the network's use is its map: features are the map's mean, not a ViT's class token
-    uses_colour = False  # images are taken apart into lightness and colours, which gray ones lack
+    # What it needs beyond images, of 'labels', 'index' (its loss is about the training images themselves, and has no
+    # meaning for others), 'colour', 'domains', 'masks' and 'clips'.
+    needs: ClassVar[frozenset[str]] = frozenset()
+    lead_view: ClassVar[str] = ""  # evaluation and fine-tuning see images as this view does; '': the first
+    pools_map: ClassVar[bool] = False  # features are the mean of the map, also of a backbone with a class token
 
     def views(self) -> dict[str, View]:
         """View name to recipe; by default every field that is a `View`."""
@@ -67,7 +100,7 @@ class Method:
 
     def check(self, height: int, width: int, channels: int) -> None:
         """Refuses, with a `UserError`, images on which the method has no meaning."""
-        if self.uses_colour and channels != 3:
+        if "colour" in self.needs and channels != 3:
             name = type(self).__module__.rpartition(".")[2]
             raise UserError(
                 f"config.method.name is '{name}', which predicts colours, but the images of config.data.source have "
@@ -76,17 +109,14 @@ class Method:
         for name, view in self.views().items():
             view.check(name, height, width, channels)
 
-    def held_out(self) -> "Method | None":
-        """The method whose loss has a meaning for images that were not trained on, on the same parameters and state.
-
-        Returns:
-          by default this method, or None where `uses_index`.
-        """
-        return None if self.uses_index else self
+    def primary_view(self) -> View:
+        """The view named by `lead_view`, or the first: how far an image may be moved, and how it is normalised."""
+        views = self.views()
+        return views[self.lead_view or next(iter(views))]
 
     def eval_view(self, centre: float) -> View:
         """How evaluation sees an image: centre crop of that share of the short side, normalised as in training."""
-        return evaluation(next(iter(self.views().values())), centre)
+        return evaluation(self.primary_view(), centre)
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
         """Which rows make a batch; by default every image once an epoch, shuffled.
@@ -114,7 +144,7 @@ class Method:
         step: jax.Array,
         info: Info,
         train: bool = True,
-    ) -> tuple[jax.Array, tuple[Any, dict[str, Any]]]:
+    ) -> tuple[jax.Array, tuple[Any, Aux]]:
         """The loss on this replica's rows.
 
         Args:
@@ -127,13 +157,11 @@ class Method:
           train: use the batch's statistics.
 
         Returns:
-          `(loss, (state, aux))`: the mean over this replica's rows; aux has 'metrics' (means over the rows) and
-          'features' (the stopped backbone output [B, D] of one view, for the online probe). A pretext task's own
-          measure comes as a pair of metrics: `x`, and `x_baseline`, which an answer that knows nothing would have.
+          `(loss, (state, aux))`: the mean over this replica's rows, and an `Aux`.
         """
         embeddings, (state, aux) = self.embed(params, state, batch, rng=rng, step=step, info=info, train=train)
         loss, metrics = self.compare(embeddings)
-        return loss, (state, {**aux, "metrics": metrics})
+        return loss, (state, aux._replace(metrics=metrics))
 
     def embed(self, params, state, batch, *, rng, step, info, train=True):  # type: ignore[no-untyped-def]
         """The part of a loss that sees images, for a method whose loss compares embeddings; arguments as of `loss`.
@@ -142,27 +170,48 @@ class Method:
         it only ever sees a micro-batch of images (`config.accumulate_loss`).
 
         Returns:
-          `(embeddings, (state, aux))`: a tree of arrays [B, ...], and aux without 'metrics'.
+          `(embeddings, (state, aux))`: a tree of arrays [B, ...], and an `Aux` without metrics.
         """
         raise NotImplementedError
 
-    def compare(self, embeddings: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def compare(self, embeddings: Any) -> tuple[jax.Array, dict[str, Any]]:
         """The loss of this replica's embeddings among those of all, and metrics."""
         raise NotImplementedError
 
-    def variables(self, params: Any, state: Any) -> dict[str, Any]:
+    def variables(self, params: Any, state: Any) -> Variables:
         """The backbone that is evaluated and taken away: its 'params', and 'batch_stats' where it has any."""
         return {"params": params["backbone"], "batch_stats": state["stats"].get("backbone", {})}
 
-    def holding(self, variables: dict[str, Any]) -> tuple[Any, Any]:
-        """Params and state with nothing but the backbone that `variables` gave, enough for it and for `features`."""
-        return {"backbone": variables["params"]}, {"stats": {"backbone": variables["batch_stats"]}}
+    def encode(
+        self,
+        variables: Variables,
+        images: jax.Array,
+        *,
+        train: bool = False,
+        stage: int | None = None,
+        frozen: int = 0,
+    ) -> tuple[Encoded, Variables]:
+        """What the network makes of whole images: the way in for evaluation, fine-tuning, dense tasks and export.
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        """Backbone features [B, D] of normalised images, frozen, at the end or after a residual stage."""
-        variables = self.variables(params, state)
-        features: Any = self.backbone.apply(variables, images, train=False, stage=stage, pool=not self.uses_map)
-        return (features.mean((1, 2)) if self.uses_map else features).astype(jnp.float32)
+        Args:
+          variables: as `variables` returns them.
+          images: [B, H, W, C], normalised as `primary_view` does.
+          train: use the batch's statistics and move the running ones, as fine-tuning does.
+          stage: whose output is wanted, from 1; default the last.
+          frozen: so many stages get no gradient and keep their running statistics.
+
+        Returns:
+          `(Encoded(pooled, map), variables)`, the latter moved on if `train`.
+        """
+        encoded, variables = encode(self.backbone, variables, images, train=train, stage=stage, frozen=frozen)
+        if self.pools_map and encoded.map is not None:
+            encoded = Encoded(encoded.map.mean((1, 2)).astype(jnp.float32), encoded.map)
+        return encoded, variables
+
+    def predict(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
+        """Class logits [B, classes] of normalised images; None without a classifier of the labels."""
+        del params, state, images
+        return None
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """What the network sees and answers on a few rows; `batch` is as for `loss`. Not compiled, on one device."""
@@ -206,9 +255,10 @@ class Method:
         """How `state` lies over the devices: a pytree prefix of `PartitionSpec`; by default each has all of it."""
         return P()
 
-    def chance(self, info: Info) -> float:
-        """The loss of an answer that knows nothing."""
-        raise NotImplementedError
+    def chance(self, info: Info) -> float | None:
+        """The loss of an answer by chance; None: not known."""
+        del info
+        return None
 
     def best(self, info: Info) -> float:
         """The loss of a perfect answer."""

@@ -79,8 +79,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def __call__(
-        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool = True
-    ) -> jax.Array:
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool | None = True
+    ) -> jax.Array | Encoded:
         """Encodes images; further arguments are those named in `options`.
 
         Args:
@@ -89,10 +89,10 @@ class Backbone(nn.Module):
           stage: whose output is wanted, from 1; default the last.
           frozen: what lies before the first stage and so many stages keep their running statistics, and get no
             gradient.
-          pool: return one vector an image.
+          pool: return one vector an image; None: the vector and the map.
 
         Returns:
-          features [B, D]; without `pool` the map [B, h, w, D].
+          features [B, D]; with `pool=False` the map [B, h, w, D]; with None both, as `Encoded`.
         """
         raise NotImplementedError
 
@@ -190,6 +190,11 @@ class Backbone(nn.Module):
           UserError: for a network that has no graph.
         """
         raise UserError(f"There is no ONNX graph of a {self.title}: use the format npz or safetensors.")
+
+
+def pooled(x: jax.Array, pool: bool | None) -> jax.Array | Encoded:
+    """A map [B, h, w, D] as `pool` wants it: its mean over the image, itself, or (None) both."""
+    return Encoded(x.mean((1, 2)), x) if pool is None else x.mean((1, 2)) if pool else x
 
 
 def one_of(field: str, value: str, known: Iterable[str]) -> None:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.backbone import Backbone, one_of
+from ssl_jax.models.backbone import Backbone, Encoded, one_of, pooled
 from ssl_jax.models.conv import INITS, Conv
 from ssl_jax.models.norm import NORMS, Norm, norm_title
 from ssl_jax.models.onnx import Graph
@@ -54,8 +54,8 @@ class ConvNet(Backbone):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool = True
-    ) -> jax.Array:
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool | None = True
+    ) -> jax.Array | Encoded:
         """Encodes images.
 
         Args:
@@ -63,10 +63,10 @@ class ConvNet(Backbone):
           train: use the statistics of the batch, and update the running ones.
           stage: layer (1 to 3) whose output is wanted; default the last.
           frozen: so many layers keep their running statistics, and get no gradient.
-          pool: average over the image.
+          pool: average over the image; None: return both.
 
         Returns:
-          globally average-pooled features [B, D]; without `pool` the feature map [B, h, w, D].
+          globally average-pooled features [B, D]; with `pool=False` the feature map [B, h, w, D]; with None both.
         """
         x = x.astype(self.dtype)
         for i in range(stage or self.stages):
@@ -75,7 +75,7 @@ class ConvNet(Backbone):
             norm = Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")
             x = nn.relu(norm(x, train and i >= frozen))
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
-        return x.mean((1, 2)) if pool else x
+        return pooled(x, pool)
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
         if self.norm not in ("batch", "none"):

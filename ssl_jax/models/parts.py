@@ -4,6 +4,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+
+from ssl_jax.models.backbone import Encoded
 
 
 def apply(
@@ -49,3 +52,29 @@ def initialise(parts: dict[str, nn.Module], rng: jax.Array, x: jax.Array, **opti
         x, variables = module.init_with_output(jax.random.fold_in(rng, i), x, train=True, **({} if i else options))
         params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
     return params, stats
+
+
+def encode(
+    module: nn.Module, variables: Any, x: jax.Array, *, train: bool, stage: int | None, frozen: int
+) -> tuple[Encoded, Any]:
+    """Runs a backbone on images.
+
+    Args:
+      module: the backbone.
+      variables: its 'params' and 'batch_stats'.
+      x: normalised images [B, H, W, C].
+      train: use the statistics of the batch.
+      stage: whose output is wanted, from 1; None: the last.
+      frozen: so many stages get no gradient and keep their running statistics.
+
+    Returns:
+      its output and the variables, whose 'batch_stats' have moved on if `train`.
+    """
+    options: dict[str, Any] = {"stage": stage, "frozen": frozen, "pool": None}
+    out: Any
+    if not train:
+        out = module.apply(variables, x, train=False, **options)
+    else:
+        out, moved = module.apply(variables, x, train=True, mutable=["batch_stats"], **options)
+        variables = {**variables, "batch_stats": moved.get("batch_stats", {})}
+    return Encoded(out.pooled.astype(jnp.float32), out.map), variables

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.view import View
-from ssl_jax.models.backbone import Backbone, Pair, one_of
+from ssl_jax.models.backbone import Backbone, Encoded, Pair, one_of, pooled
 from ssl_jax.models.conv import INITS, Conv
 from ssl_jax.models.norm import NORMS, Norm, norm_title
 from ssl_jax.models.onnx import Graph
@@ -79,8 +79,8 @@ class ResNet(Backbone):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool = True
-    ) -> jax.Array:
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool | None = True
+    ) -> jax.Array | Encoded:
         """Encodes images.
 
         Args:
@@ -88,10 +88,10 @@ class ResNet(Backbone):
           train: use the statistics of the batch, and update the running ones.
           stage: residual stage (1 to 4) whose output is wanted; default the last.
           frozen: the stem and so many stages keep their running statistics, and get no gradient.
-          pool: average over the image.
+          pool: average over the image; None: return both.
 
         Returns:
-          globally average-pooled features [B, D]; without `pool` the feature map [B, h, w, D].
+          globally average-pooled features [B, D]; with `pool=False` the feature map [B, h, w, D]; with None both.
         """
         blocks, bottleneck = DEPTHS[self.depth]
         small = self.stem != "imagenet"
@@ -115,7 +115,7 @@ class ResNet(Backbone):
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train and i >= frozen)
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
-        return x.mean((1, 2)) if pool else x
+        return pooled(x, pool)
 
     def _norm(self, name: str) -> Norm:
         return Norm(self.norm, self.bn_groups, dtype=self.dtype, name=name)

@@ -4,6 +4,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssl_jax.models.backbone import Encoded, pooled
+
+HALVES = ("first", "second")
+
 
 class Split(nn.Module):
     """Two backbones whose outputs are concatenated; nothing passes between them.
@@ -16,7 +20,10 @@ class Split(nn.Module):
     first: nn.Module
     second: nn.Module
 
-    def __call__(self, x: jax.Array, *, train: bool, stage: int | None = None, pool: bool = True) -> jax.Array:
-        """As a backbone: the features, or without `pool` the maps, of both, the first's first."""
-        parts = ((self.first, x[..., :1]), (self.second, x[..., 1:]))
-        return jnp.concatenate([half(y, train=train, stage=stage, pool=pool) for half, y in parts], -1)
+    def __call__(
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool | None = True
+    ) -> jax.Array | Encoded:
+        """As a backbone, which is asked for its map; the channels of the first half come first."""
+        options = {"train": train, "stage": stage, "frozen": frozen, "pool": False}
+        halves = ((self.first, x[..., :1]), (self.second, x[..., 1:]))
+        return pooled(jnp.concatenate([half(y, **options) for half, y in halves], -1), pool)

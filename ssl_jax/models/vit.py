@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.view import View
-from ssl_jax.models.backbone import Backbone, Pair, linear, norm, one_of
+from ssl_jax.models.backbone import Backbone, Encoded, Pair, linear, norm, one_of
 from ssl_jax.models.onnx import Graph
 from ssl_jax.models.patches import patches, resized, sincos
 from ssl_jax.models.transformer import INITS, TransformerBlock, normal, open_gates
@@ -100,9 +100,9 @@ class ViT(Backbone):
         frozen: int = 0,
         drop_path: float = 0.0,
         keys: jax.Array | None = None,
-        pool: bool = True,
+        pool: bool | None = True,
         visible: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> jax.Array | Encoded:
         """Encodes images.
 
         Args:
@@ -112,12 +112,12 @@ class ViT(Backbone):
           frozen: the patches and so many quarters of the blocks get no gradient.
           drop_path: probability that an image skips the last block's branches, falling linearly to 0 at the first.
           keys: one random key an image [B]; without them no branch is skipped.
-          pool: return the class token.
+          pool: return the class token; None: the class token and the map.
           visible: indices [B, k] of the only patches that are seen (MAE); needs `pool=False`.
 
         Returns:
-          class token after the last norm [B, D]; without `pool` the map of the patches' tokens [B, rows, columns, D],
-          or with `visible` all tokens, the class token's first, [B, 1 + k, D].
+          class token after the last norm [B, D]; with `pool=False` the map of the patches' tokens [B, rows, columns,
+          D], or with `visible` all tokens, the class token's first, [B, 1 + k, D]; with `pool=None` token and map.
 
         Raises:
           UserError: if the images do not divide into patches.
@@ -140,7 +140,10 @@ class ViT(Backbone):
             block = nn.remat(TransformerBlock) if i * self.stages < self.remat * depth else TransformerBlock
             x = block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
             x = jax.lax.stop_gradient(x) if i + 1 == depth * frozen // self.stages else x
-        x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, 0] if pool else x)
+        layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
+        if pool is None:
+            return Encoded(layer_norm(x[:, 0]), layer_norm(x[:, 1:]).reshape(len(x), *grid, width))
+        x = layer_norm(x[:, 0] if pool else x)
         if pool or visible is not None:
             return x
         return x[:, 1:].reshape(len(x), *grid, width)

@@ -92,7 +92,8 @@ def _lacks(method: str, card: Card) -> str:
         return f"it is a benchmark that {method} is not part of"
     if card.side < smallest:
         return f"{method} needs images of {smallest} pixels at least, and those have {card.side}"
-    if build.find(method).uses_colour is True and card.channels != 3:  # multitask asks its tasks
+    needs = build.find(method).needs
+    if isinstance(needs, frozenset) and "colour" in needs and card.channels != 3:  # multitask asks its tasks
         return f"{method} needs colours, and those images have {card.channels} channel(s)"
     return ""
 

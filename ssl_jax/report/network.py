@@ -129,7 +129,7 @@ def feature_maps(network: Network, index: int) -> str:
     method, data = network.run.method, network.run.test or network.run.train
     if not 0 <= index < len(data.images):
         raise Empty(f"There is no image {index}: choose one below {len(data.images)} with --image.")
-    if type(method).features is not Method.features:
+    if type(method).encode is not Method.encode:
         raise Empty(
             f"{type(method).__name__} changes images before its backbone sees them, so there are no maps of one."
         )

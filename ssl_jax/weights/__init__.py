@@ -21,11 +21,12 @@ from ssl_jax import models
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
 from ssl_jax.methods import build
-from ssl_jax.methods.contract import Method
+from ssl_jax.methods.contract import Method, Variables
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.runtime.modules import subclass
 from ssl_jax.weights import torch_names
 from ssl_jax.workdir.checkpoint import Checkpoints
+from ssl_jax.workdir.config import load as load_config
 
 _KEY = "ssl_jax"  # of the JSON in a file
 _LARGEST = 256  # images at a time
@@ -35,8 +36,7 @@ _LARGEST = 256  # images at a time
 class Backbone:
     """A frozen backbone: call it on images.
 
-    `method.features(*backbone.state, images)` is what evaluation calls; where the method adds nothing to its network's
-    output, as most do, `method` is the plain `Method` around the network.
+    `method.encode(backbone.variables, images)` is what evaluation calls.
     """
 
     method: Method
@@ -51,14 +51,15 @@ class Backbone:
         return self.method.backbone
 
     @property
-    def state(self) -> tuple[Any, Any]:
-        """`(params, state)` as the method's `features` takes them."""
-        return self.method.holding({"params": self.params, "batch_stats": self.stats})
+    def variables(self) -> Variables:
+        """The network's, as `method.encode` takes them."""
+        return {"params": self.params, "batch_stats": self.stats}
 
     @property
     def plain(self) -> bool:
         """Whether features are the network's output on the whole image, nothing before and nothing after."""
-        return type(self.method) is Method
+        mean = self.method.pools_map and not self.module.pools_map  # instead of the class token
+        return type(self.method).encode is Method.encode and not mean
 
     @property
     def halves(self) -> bool:
@@ -74,7 +75,7 @@ class Backbone:
     @property
     def takes(self) -> int:
         """Channels of the images, of which the method may give the network a part."""
-        return 3 if self.method.uses_colour else self.channels
+        return 3 if "colour" in self.method.needs else self.channels
 
     def __call__(self, images: Any, stage: int | None = None) -> np.ndarray:
         """Features of images, seen as the run's evaluation sees them.
@@ -96,17 +97,18 @@ class Backbone:
         for start in range(0, max(len(images), 1), block):
             part = images[start : start + block]
             padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * 3)
-            out = self._features(stage, *self.state, padded)
+            out = self._features(stage, self.variables, padded)
             parts.append(np.asarray(out)[: len(part)])
         return np.concatenate(parts)
 
     @functools.cached_property
     def _features(self) -> Callable[..., jax.Array]:
-        """`(stage, params, state, images) -> features`, compiled."""
+        """`(stage, variables, images) -> features`, compiled."""
 
-        def features(stage: int | None, params: Any, state: Any, images: jax.Array) -> jax.Array:
+        def features(stage: int | None, variables: Variables, images: jax.Array) -> jax.Array:
             keys = jax.random.split(jax.random.key(0), len(images))  # the view draws nothing; `render` wants a key
-            return self.method.features(params, state, render_batch(self.view, keys, jnp.asarray(images)), stage)
+            x = render_batch(self.view, keys, jnp.asarray(images))
+            return self.method.encode(variables, x, stage=stage)[0].pooled
 
         return jax.jit(features, static_argnums=0)
 
@@ -159,8 +161,6 @@ def load(path: str | epath.Path) -> Backbone:
 
 
 def _of_run(folder: epath.Path) -> Backbone:
-    from ssl_jax.evaluate import load_config  # here, since evaluation itself loads backbones
-
     config = load_config(str(folder))
     method = build.method(config.method, models.from_config(config.model))
     checkpoints = Checkpoints(folder)
@@ -175,14 +175,7 @@ def _of_run(folder: epath.Path) -> Backbone:
     variables = jax.device_get(method.variables(ts["params"], ts["state"]))
     origin = {"method": config.method.name, "step": step, "config": json.loads(config.to_json())}
     view = method.eval_view(config.data.eval_centre)
-    return Backbone(_simplest(method), variables["params"], variables["batch_stats"], view, origin)
-
-
-def _simplest(method: Method) -> Method:
-    """The method, or the plain one if that gives the same features of the network that was taken from it."""
-    mean = method.uses_map and not method.backbone.pools_map  # instead of the class token
-    plain = type(method).features is Method.features and not mean
-    return Method(method.backbone) if plain else method
+    return Backbone(method, variables["params"], variables["batch_stats"], view, origin)
 
 
 def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
@@ -190,6 +183,9 @@ def _of_file(arrays: dict[str, np.ndarray], meta: dict[str, Any]) -> Backbone:
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["view"].items()}
     view = View(**fields)
     method = build.method(meta["method"], module) if meta["method"] else Method(module)
+    if meta["method"]:  # files of earlier versions have the normalisation of CPC's patches, which `encode` now does
+        trained = method.primary_view()
+        view = dataclasses.replace(view, mean=trained.mean, std=trained.std)
     if meta["names"] == "ours":
         nested = flax.traverse_util.unflatten_dict(arrays, sep="/")
         return Backbone(method, nested["params"], nested.get("stats", {}), view, meta["origin"])

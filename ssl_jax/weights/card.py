@@ -78,7 +78,7 @@ def _input(backbone: Backbone) -> str:
     if not backbone.plain:
         name = type(backbone.method).__name__
         lines.append(
-            f"{name} changes images before the network sees them, or its output after: see `{name}.features`. "
+            f"{name} changes images before the network sees them, or its output after: see `{name}.encode`. "
             "`ssl_jax.load_backbone` does so; other programs get the bare network."
         )
     return "\n\n".join(lines)

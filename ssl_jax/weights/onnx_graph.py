@@ -27,7 +27,7 @@ def model(backbone: Backbone) -> Any:
         raise UserError("There is no ONNX graph of a network of two halves: use the format npz or safetensors.")
     if module.fixed_size:
         size = [backbone.view.size] * 2
-    width = module.onnx(graph, params, backbone.stats, backbone.view.size, backbone.method.uses_map)
+    width = module.onnx(graph, params, backbone.stats, backbone.view.size, backbone.method.pools_map)
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", backbone.channels, *size])
     features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", width])
     made = helper.make_graph(graph.nodes, "backbone", [images], [features], graph.constants)

@@ -23,7 +23,9 @@ import jax.numpy as jnp
 
 from ssl_jax.augment import ops
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Embed, Info, Method, Picture
+from ssl_jax.data import Dataset
+from ssl_jax.data.samplers import Sampler
+from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.split_brain import SplitBrain
 from ssl_jax.runtime.errors import UserError, nearest
 
@@ -63,19 +65,18 @@ class Multitask(Method):
     lead: str = ""  # the task as which evaluation sees an image
     harmonise: bool = True  # sec. 3.4; without, all tasks must feed images of as many channels
 
-    fine_tunes = False  # the backbone has running statistics for each task
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """What any of the tasks does; the index only if all do, since for other images the rest have a meaning."""
+        each = [task.needs for task in dict(self.tasks).values()]
+        free = {"index"} if any("index" not in needs for needs in each) else set()
+        return frozenset().union(*each) - free
 
     @property
-    def uses_colour(self) -> bool:  # type: ignore[override]
-        """Whether any of the tasks does."""
-        return any(task.uses_colour for task in dict(self.tasks).values())
-
-    def held_out(self) -> Method | None:
-        """Those of the tasks that have a meaning for other images, with the same weights."""
-        tasks = {name: task for name, task in dict(self.tasks).items() if task.held_out() is not None}
-        weights = {name: self.weights[name] for name in tasks}
-        lead = self.lead if self.lead in tasks else next(iter(tasks), "")
-        return dataclasses.replace(self, tasks=tasks, weights=weights, lead=lead) if tasks else None
+    def lead_view(self) -> str:  # type: ignore[override]
+        """That of the task `lead`."""
+        task = dict(self.tasks)[self.lead]
+        return f"{self.lead}/{task.lead_view or next(iter(task.views()))}"
 
     def _tasks(self) -> dict[str, Method]:
         backbone = Harmonised(self.backbone) if self.harmonise else self.backbone
@@ -102,7 +103,7 @@ class Multitask(Method):
         if self.lead not in self.tasks:
             raise UserError(f"config.method.lead is '{self.lead}', which is no task. {nearest(self.lead, self.tasks)}")
         for name, task in self._tasks().items():
-            if task.uses_labels:
+            if "labels" in task.needs:
                 raise UserError(f"config.method.tasks has '{name}', which uses labels: leave it out, or use s4l.")
             if isinstance(task, SplitBrain):
                 raise UserError(
@@ -111,8 +112,15 @@ class Multitask(Method):
                 )
             task.check(height, width, channels)
 
-    def eval_view(self, centre: float) -> View:
-        return self._tasks()[self.lead].eval_view(centre)
+    def sampler(self, data: Dataset, info: Info) -> Sampler:
+        """Every image once an epoch: all tasks take their turn on the same rows."""
+        for name, task in self._tasks().items():
+            if type(task).sampler is not Method.sampler:
+                raise UserError(
+                    f"config.method.tasks has '{name}', which wants batches of its own, and all tasks see the same "
+                    "images: leave it out."
+                )
+        return super().sampler(data, info)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         params: dict[str, Any] = {}
@@ -133,9 +141,13 @@ class Multitask(Method):
         return params, state
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
-        total, states, features = 0.0, {}, {}
-        metrics: dict[str, jax.Array] = {}
+        """The weighted sum; of images that are no training images (without 'index') the tasks that can do without."""
+        total, states, features = 0.0, dict(state), None
+        chance: float | None = 0.0
+        metrics: dict[str, Any] = {}
         for i, (name, task) in enumerate(self._tasks().items()):
+            if "index" in task.needs and "index" not in batch:
+                continue
             loss, (states[name], aux) = task.loss(
                 _params_of(name, params),
                 state[name],
@@ -146,20 +158,24 @@ class Multitask(Method):
                 train=train,
             )
             total += self.weights[name] * loss
-            metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **aux["metrics"]}.items()}
-            features[name] = aux["features"]
-        return total, (states, {"metrics": metrics, "features": features[self.lead]})
+            with jax.ensure_compile_time_eval():
+                chance = _sum(chance, task.chance(info), self.weights[name])
+            metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **aux.metrics}.items()}
+            features = aux.features if name == self.lead else features
+        if "index" not in batch:  # of fewer tasks than `chance` counts
+            metrics["loss"] = Metric(total, chance, "loss")
+        return total, (states, Aux(metrics, features))
 
     def variables(self, params: Any, state: Any) -> dict[str, Any]:
         return self._tasks()[self.lead].variables(_params_of(self.lead, params), state[self.lead])
 
-    def holding(self, variables: dict[str, Any]) -> tuple[Any, Any]:
-        params, state = self._tasks()[self.lead].holding(variables)
-        return {**params, self.lead: {}}, {self.lead: state}
+    def encode(self, variables, images, **options):
+        """As the task `lead` does."""
+        return self._tasks()[self.lead].encode(variables, images, **options)
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        task = self._tasks()[self.lead]
-        return task.features(_params_of(self.lead, params), state[self.lead], images, stage)
+    def predict(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
+        """The answer of the task `lead`."""
+        return self._tasks()[self.lead].predict(_params_of(self.lead, params), state[self.lead], images)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Those of all tasks."""
@@ -201,13 +217,26 @@ class Multitask(Method):
     def specs(self) -> Any:
         return {name: task.specs() for name, task in self._tasks().items()}
 
-    def chance(self, info: Info) -> float:
-        """The weighted sum of the tasks'."""
-        return sum(self.weights[name] * task.chance(info) for name, task in self._tasks().items())
+    @property
+    def pools_map(self) -> bool:  # type: ignore[override]
+        """Whether the task `lead` does."""
+        return dict(self.tasks)[self.lead].pools_map
+
+    def chance(self, info: Info) -> float | None:
+        """The weighted sum of the tasks', where each is known."""
+        total: float | None = 0.0
+        for name, task in self._tasks().items():
+            total = _sum(total, task.chance(info), self.weights[name])
+        return total
 
     def best(self, info: Info) -> float:
         """The weighted sum of the tasks'."""
         return sum(self.weights[name] * task.best(info) for name, task in self._tasks().items())
+
+
+def _sum(total: float | None, more: float | None, weight: float) -> float | None:
+    """Adds a term with its weight; what has an unknown term is unknown."""
+    return None if total is None or more is None else total + weight * more
 
 
 def _params_of(name: str, params: Any) -> Any:

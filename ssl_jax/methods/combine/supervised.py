@@ -16,7 +16,7 @@ import optax
 from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -56,7 +56,7 @@ def known_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array
 class Supervised(Method):
     """A classifier of the labels, from end to end."""
 
-    uses_labels = True
+    needs = frozenset({"labels"})
 
     view: View = recipes.ROTNET  # crop and flip, as supervised baselines have it
     classes: tuple[int, ...] = ()  # the labels it is taught, others count as unknown; (): all (Yosinski's task A or B)
@@ -80,8 +80,15 @@ class Supervised(Method):
         h, stats = apply(self.backbone, "backbone", params, state["stats"], batch["view"], train=train)
         logits, stats = apply(self._head(info), "classifier", params, stats, h, train=train)
         loss, top1 = known_cross_entropy(self._masked(logits), self._known(batch["label"]))
-        aux = {"metrics": {"supervised_top1": top1}, "features": jax.lax.stop_gradient(h)}
+        aux = Aux({"supervised_top1": top1}, jax.lax.stop_gradient(h))
         return loss, ({"stats": stats}, aux)
+
+    def predict(self, params, state, images):
+        """Logits of all classes; those that are not taught get minus infinity."""
+        encoded, _ = self.encode(self.variables(params, state), images)
+        head = Classifier(params["classifier"]["linear"]["kernel"].shape[1])
+        logits, _ = apply(head, "classifier", params, state["stats"], encoded.pooled, train=False)
+        return self._masked(logits)
 
     def _known(self, labels: jax.Array) -> jax.Array:
         if not self.classes:

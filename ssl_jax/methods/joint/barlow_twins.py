@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -96,9 +96,9 @@ class BarlowTwins(Method):
         for v in ("view1", "view2"):
             h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
             z[v], stats = apply(self._head(), "projector", params, stats, h[v], train=train)
-        return (z["view1"], z["view2"]), ({"stats": stats}, {"features": jax.lax.stop_gradient(h["view1"])})
+        return (z["view1"], z["view2"]), ({"stats": stats}, Aux({}, jax.lax.stop_gradient(h["view1"])))
 
-    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
         z1, z2 = embeddings
         loss, c = barlow_twins_loss(z1, z2, lambd=self.lambd, axis_name=dist.AXIS)
         squares = jnp.sum(jnp.square(c)) - jnp.sum(jnp.square(jnp.diagonal(c)))

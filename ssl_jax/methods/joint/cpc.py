@@ -30,7 +30,8 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import ops
 from ssl_jax.augment.patches import grid, render_patches, side
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.models.backbone import Encoded
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.models.pixelcnn import Predictor
 from ssl_jax.runtime.errors import UserError
@@ -111,9 +112,6 @@ class CPC(Method):
     def views(self) -> dict[str, View]:
         return {"view": self.view}  # patches are drawn from it, in `loss`
 
-    def eval_view(self, centre: float) -> View:
-        return dataclasses.replace(super().eval_view(centre), mean=self.patch.mean, std=self.patch.std)
-
     def _ahead(self) -> range:
         rows = side(self.view.size, self.patch_size, self.stride)
         return range(self.skip + 1, min(self.steps, rows - 1) + 1)
@@ -171,14 +169,19 @@ class CPC(Method):
         loss, accuracy = jnp.stack([jnp.stack(term) for term in terms]).mean(0)
         features = jax.lax.stop_gradient(z.mean((1, 2)))
         metrics = {"prediction_accuracy": accuracy, "feature_spread": losses.spread(features, dist.AXIS)}
-        return loss, ({"stats": stats}, {"metrics": metrics, "features": features})
+        return loss, ({"stats": stats}, Aux(metrics, features))
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
+    def encode(self, variables, images, *, train=False, stage=None, frozen=0):
+        """The map is the grid of the patches' vectors."""
         start, stop = self._frame()[0], self._frame()[0] + self.patch.size
-        patches = grid(self._gray(images), self.patch_size, self.stride)
+        x = (images - jnp.array(self.patch.mean)) / jnp.array(self.patch.std)  # as each patch in training
+        patches = grid(self._gray(x), self.patch_size, self.stride)
         patches = self._framed(patches[:, :, start:stop, start:stop])
+        n, count = patches.shape[:2]
         x = patches.reshape(-1, *patches.shape[2:])
-        return super().features(params, state, x, stage).reshape(*patches.shape[:2], -1).mean(1)
+        encoded, variables = super().encode(variables, x, train=train, stage=stage, frozen=frozen)
+        z = encoded.pooled.reshape(n, count, -1)
+        return Encoded(z.mean(1), z.reshape(n, math.isqrt(count), -1, z.shape[-1])), variables
 
     def chance(self, info: Info) -> float:
         """Each of the patch vectors of the batch is as likely."""

@@ -7,6 +7,7 @@ Its weights (eq. 7) compare an image with the mean over the global batch and car
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -81,8 +82,8 @@ class DCL(SimCLR):
 
     def chance(self, info: Info) -> float:
         """All projections equal: 2N - 2 negatives as near as the positive."""
-        return self.scale * float(jnp.log(2 * info.batch_size - 2))
+        return self.scale * math.log(2 * info.batch_size - 2)
 
     def best(self, info: Info) -> float:
         """Positives that are equal, at right angles to everything else."""
-        return self.scale * (float(jnp.log(2 * info.batch_size - 2)) - 1 / self.temperature)
+        return self.scale * (math.log(2 * info.batch_size - 2) - 1 / self.temperature)

@@ -11,6 +11,7 @@ unassigned for an epoch; here every image keeps the row it had.
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Embed, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method
 from ssl_jax.methods.shared import memory_bank, multicrop
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
@@ -96,7 +97,7 @@ def clustering_loss(
 class DeepCluster(Method):
     """DeepCluster-v2."""
 
-    uses_index = True
+    needs = frozenset({"index"})
 
     large: View = recipes.SWAV_LARGE  # two of them, whose embeddings are clustered
     small: View = recipes.SWAV_SMALL
@@ -164,13 +165,13 @@ class DeepCluster(Method):
             clustering_loss(s, t, temperature=self.temperature, axis_name=dist.AXIS)
             for s, t in zip(scores, targets, strict=True)
         ]
-        aux = {
-            "metrics": {
+        aux = Aux(
+            metrics={
                 "cluster_top1": losses.accuracy(scores[0][:, 0], targets[0]),
                 "projection_std": losses.spread(z[:, 0], dist.AXIS),
             },
-            "features": jax.lax.stop_gradient(h[:, 0]),
-        }
+            features=jax.lax.stop_gradient(h[:, 0]),
+        )
         bank = memory_bank.store(state["bank"], batch["index"], z[:, :2], dist.AXIS)
         return sum(terms) / self.heads, ({**state, "stats": stats, "bank": bank}, aux)
 
@@ -179,4 +180,4 @@ class DeepCluster(Method):
 
     def chance(self, info: Info) -> float:
         """All clusters as likely."""
-        return float(jnp.log(self.prototypes))
+        return math.log(self.prototypes)

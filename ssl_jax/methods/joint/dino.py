@@ -20,7 +20,7 @@ import optax
 from ssl_jax import dist, streams
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.joint.byol import target_decay
 from ssl_jax.models.heads import DINOHead, torch_uniform
 from ssl_jax.models.parts import apply, initialise
@@ -172,7 +172,7 @@ class DINO(Method):
             "kl": loss - h_t,  # 0 in either collapse
             "mean_entropy": _entropy(dist.mean(p_t.mean((0, 1)))),  # of the mean: 0 if one prototype takes all
         }
-        return loss, (state, {"metrics": jax.lax.stop_gradient(metrics), "features": jax.lax.stop_gradient(y[:, 0])})
+        return loss, (state, Aux(jax.lax.stop_gradient(metrics), jax.lax.stop_gradient(y[:, 0])))
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
         tau = self.tau if self.tau_schedule == "constant" else target_decay(self.tau, step, info.total_steps)

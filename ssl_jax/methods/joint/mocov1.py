@@ -13,6 +13,7 @@ to shuffle. `symmetric` is the authors' CIFAR demo.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -130,7 +131,7 @@ class MoCoV1(Method):
             "query_std": losses.spread(q["view1"], dist.AXIS),
         }
         state = {"stats": stats, "key": {"params": xi, "stats": xi_stats}, "queue": queue}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h["view1"])}
+        aux = Aux(metrics, jax.lax.stop_gradient(h["view1"]))
         return self.scale * sum(loss for loss, _ in terms), (state, aux)
 
     def _keys(self, xi, stats, x, rng, position, train):
@@ -149,8 +150,8 @@ class MoCoV1(Method):
 
     def chance(self, info: Info) -> float:
         """All embeddings equal: the key is as likely as everything in the queue."""
-        return self.scale * (1 + self.symmetric) * float(jnp.log(1 + self.queue_size))
+        return self.scale * (1 + self.symmetric) * math.log(1 + self.queue_size)
 
     def best(self, info: Info) -> float:
         """Images known by heart: the queue holds K / n older keys of each."""
-        return self.scale * (1 + self.symmetric) * float(jnp.log(1 + self.queue_size / info.num_examples))
+        return self.scale * (1 + self.symmetric) * math.log(1 + self.queue_size / info.num_examples)

@@ -8,6 +8,7 @@ last one has; the queue takes the first view's projections, after its use. `nt_x
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.joint.mocov1 import enqueue, new_queue
 from ssl_jax.methods.joint.simclr import nt_xent
 from ssl_jax.models.heads import MLP
@@ -102,9 +103,9 @@ class NNCLR(Method):
             "projection_std": losses.spread(z1, dist.AXIS),
         }
         state = {"stats": stats, "queue": enqueue(queue, dist.gather(z1))}
-        return (loss1 + loss2) / 2, (state, {"metrics": metrics, "features": jax.lax.stop_gradient(h["view1"])})
+        return (loss1 + loss2) / 2, (state, Aux(metrics, jax.lax.stop_gradient(h["view1"])))
 
     def chance(self, info: Info) -> float:
         """All predictions equal; NT-Xent has the other neighbours as well."""
         candidates = 2 * info.batch_size - 1 if self.nt_xent else info.batch_size
-        return float(jnp.log(candidates))
+        return math.log(candidates)

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -106,7 +106,7 @@ def nce_best(noise: int, num_examples: int) -> float:
 class NPID(Method):
     """Non-parametric instance discrimination."""
 
-    uses_index = True
+    needs = frozenset({"index"})
 
     view: View = recipes.NPID  # sec. 4, and the authors' main.py
     out: int = 128  # width D of v and of the bank, sec. 4
@@ -136,10 +136,10 @@ class NPID(Method):
         else:
             loss, top1 = instance_softmax(v, bank, batch["index"], info.num_examples, self.temperature, dist.AXIS)
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)
-        aux = {
-            "metrics": {"instance_top1": top1, "projection_std": losses.spread(v, dist.AXIS)},
-            "features": jax.lax.stop_gradient(h),
-        }
+        aux = Aux(
+            metrics={"instance_top1": top1, "projection_std": losses.spread(v, dist.AXIS)},
+            features=jax.lax.stop_gradient(h),
+        )
         return loss, ({"stats": stats, "bank": bank, "z": z}, aux)
 
     def specs(self) -> Any:

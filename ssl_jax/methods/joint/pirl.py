@@ -24,7 +24,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.patches import grid, permuted, render_patches
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.joint.npid import nce, nce_best, nce_chance, noise_index, normaliser, top1_of_noise
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.models.heads import MLP
@@ -54,7 +54,7 @@ def noise_cross_entropy(scores: jax.Array, itself: jax.Array, temperature: float
 class PIRL(Method):
     """Pretext-invariant representation learning: jigsaw."""
 
-    uses_index = True
+    needs = frozenset({"index"})
 
     view: View = recipes.PIRL  # the image I, sec. 3.3
     large: View = LARGE  # what is cut into patches: geometry alone, values in [0, 1]
@@ -131,10 +131,10 @@ class PIRL(Method):
         loss = self.weight * terms[0] + (1 - self.weight) * terms[1]  # eq. 5
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)
         metrics = {f"{name}_top1": top1_of_noise(s, index) for name, s in {"image": image, "jigsaw": jigsaw}.items()}
-        aux = {
-            "metrics": metrics | {"projection_std": losses.spread(v, dist.AXIS)},
-            "features": jax.lax.stop_gradient(h),
-        }
+        aux = Aux(
+            metrics=metrics | {"projection_std": losses.spread(v, dist.AXIS)},
+            features=jax.lax.stop_gradient(h),
+        )
         return loss, ({"stats": stats, "bank": bank, "z": z}, aux)
 
     def specs(self) -> Any:

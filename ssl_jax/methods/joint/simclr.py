@@ -7,6 +7,7 @@ the network as one batch, so that BatchNorm sees 2N samples.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -105,9 +106,9 @@ class SimCLR(Method):
         else:
             h1, z1, stats = project(batch["view1"], stats)
             _, z2, stats = project(batch["view2"], stats)
-        return (z1, z2), ({"stats": stats}, {"features": jax.lax.stop_gradient(h1)})
+        return (z1, z2), ({"stats": stats}, Aux({}, jax.lax.stop_gradient(h1)))
 
-    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
         z1, z2 = embeddings
         loss, top1 = self._contrast(z1, z2)
         return self.scale * loss, {"contrastive_top1": top1, "projection_std": losses.spread(z1, dist.AXIS)}
@@ -117,4 +118,4 @@ class SimCLR(Method):
 
     def chance(self, info: Info) -> float:
         """All projections equal: each of the 2N - 1 candidates is as likely."""
-        return self.scale * float(jnp.log(2 * info.batch_size - 1))
+        return self.scale * math.log(2 * info.batch_size - 1)

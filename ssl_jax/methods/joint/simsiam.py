@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -65,10 +65,10 @@ class SimSiam(Method):
             z[v], stats = apply(self._projector(), "projector", params, stats, h[v], train=train)
             p[v], stats = apply(self._predictor(), "predictor", params, stats, z[v], train=train)
         loss = (negative_cosine(p["view1"], z["view2"]) + negative_cosine(p["view2"], z["view1"])) / 2  # alg. 1
-        aux = {
-            "metrics": {"projection_std": losses.spread(z["view1"], dist.AXIS)},
-            "features": jax.lax.stop_gradient(h["view1"]),
-        }
+        aux = Aux(
+            metrics={"projection_std": losses.spread(z["view1"], dist.AXIS)},
+            features=jax.lax.stop_gradient(h["view1"]),
+        )
         return loss, ({"stats": stats}, aux)
 
     def groups(self, params: Any) -> Any:

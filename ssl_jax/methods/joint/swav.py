@@ -10,6 +10,7 @@ The bias of the head's hidden layer is left out: the BatchNorm behind it cancels
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.shared import multicrop
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
@@ -133,14 +134,14 @@ class SwAV(Method):
         else:
             q = self._codes(scores, jnp.zeros((2, 0, self.prototypes)), True)
         used = dist.mean(jax.nn.softmax(scores[:, 0] / self.temperature).mean(0))
-        aux = {
-            "metrics": {
+        aux = Aux(
+            metrics={
                 "code_overlap": jnp.minimum(q[:, 0], q[:, 1]).sum(-1).mean(),
                 "prototypes_used": jnp.exp(jax.scipy.special.entr(used).sum()),
                 "projection_std": losses.spread(z[:, 0], dist.AXIS),
             },
-            "features": jax.lax.stop_gradient(h[:, 0]),
-        }
+            features=jax.lax.stop_gradient(h[:, 0]),
+        )
         return swapped_prediction(scores, q, temperature=self.temperature), (state, aux)
 
     def _codes(self, scores: jax.Array, queued: jax.Array, full: jax.Array | bool) -> jax.Array:
@@ -166,4 +167,4 @@ class SwAV(Method):
 
     def chance(self, info: Info) -> float:
         """All prototypes as likely."""
-        return float(jnp.log(self.prototypes))
+        return math.log(self.prototypes)

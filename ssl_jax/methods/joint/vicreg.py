@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -104,9 +104,9 @@ class VICReg(Method):
         for v in ("view1", "view2"):
             h[v], stats = apply(self.backbone, "backbone", params, stats, batch[v], train=train)
             z[v], stats = apply(self._head(), "expander", params, stats, h[v], train=train)
-        return (z["view1"], z["view2"]), ({"stats": stats}, {"features": jax.lax.stop_gradient(h["view1"])})
+        return (z["view1"], z["view2"]), ({"stats": stats}, Aux({}, jax.lax.stop_gradient(h["view1"])))
 
-    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
         z1, z2 = embeddings
         weights = {"sim_coeff": self.sim_coeff, "std_coeff": self.std_coeff, "cov_coeff": self.cov_coeff}
         loss, terms = vicreg_loss(z1, z2, **weights, axis_name=dist.AXIS)

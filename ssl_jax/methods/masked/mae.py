@@ -26,7 +26,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.decoders import MAEDecoder
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.models.patches import patches, unpatched
@@ -136,7 +136,7 @@ class MAE(Method):
         # Who knows nothing answers with the mean: of the patch, or of the data set. Both are zero.
         metrics = {"masked_mse": loss, "masked_mse_baseline": masked_error(0.0, target, mask)}
         # Of an image with masked patches, for the online probe; `features` see all of it.
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h[:, 0])}
+        aux = Aux(metrics, jax.lax.stop_gradient(h[:, 0]))
         return loss, ({"stats": stats}, aux)
 
     def pictures(self, params, state, batch, *, rng):

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, initialise
 
@@ -34,7 +34,7 @@ class Autoencoder(Method):
     view: View = CROP
     widths: tuple[int, ...] = (256, 128, 64, 32, 32)  # channels of the decoder's stages
 
-    uses_map = True
+    pools_map = True
 
     def _decoder(self, batch: Batch) -> Decoder:
         channels, b = batch["view"].shape[-1], self.backbone
@@ -62,7 +62,7 @@ class Autoencoder(Method):
         loss = squared_error(y, batch["view"])
         # Who knows nothing answers with the data set's mean colour, which is zero.
         metrics = {"reconstruction_mse": loss, "reconstruction_mse_baseline": squared_error(0.0, batch["view"])}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
+        aux = Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2))))
         return loss, ({"stats": stats}, aux)
 
     def pictures(self, params, state, batch, *, rng):

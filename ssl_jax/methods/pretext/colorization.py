@@ -27,7 +27,7 @@ import optax
 from ssl_jax import dist
 from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, initialise
 
@@ -86,8 +86,8 @@ class Colorization(Method):
     mix: float = 0.5  # lambda, sec. 2.2
     temperature: float = 0.38  # T of the colours that are shown, sec. 2.3
 
-    uses_map = True
-    uses_colour = True
+    needs = frozenset({"colour"})
+    pools_map = True
 
     def _decoder(self) -> Decoder:
         b = self.backbone
@@ -131,11 +131,11 @@ class Colorization(Method):
             weight /= jnp.maximum(dist.mean(weight.mean()), 1e-9)
             metrics[name] = jnp.mean(weight * (answer == nearest))
             metrics[f"{name}_baseline"] = jnp.mean(weight * (mass.argmax() == nearest))
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
+        aux = Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2))))
         return loss, ({"stats": stats, "prior": prior, "batches": batches}, aux)
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        return super().features(params, state, lightness(lab.rgb_to_lab(pixels(self.view, images))), stage)
+    def encode(self, variables, images, **options):
+        return super().encode(variables, lightness(lab.rgb_to_lab(pixels(self.view, images))), **options)
 
     def pictures(self, params, state, batch, *, rng):
         colours, _, logits, _ = self._predict(params, state["stats"], batch["view"][:8], train=False)

@@ -34,7 +34,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment.holes import centre_hole, centre_weights, random_regions
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.decoders import ChannelwiseDense, Decoder
 from ssl_jax.models.discriminator import Discriminator
 from ssl_jax.models.parts import apply, initialise
@@ -72,7 +72,7 @@ class ContextEncoder(Method):
     widths: tuple[int, ...] = (256, 128, 64, 32)  # channels of the decoder's stages
     judge: tuple[int, ...] = (64, 128, 256, 512)  # channels of the discriminator's layers
 
-    uses_map = True
+    pools_map = True
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
@@ -161,7 +161,7 @@ class ContextEncoder(Method):
             "hole_mse_baseline": weighted_error(2 * jnp.array(self.fill) - 1, target, hidden),  # left as filled
             "discriminator_loss": against,
         }
-        return loss, ({"stats": stats}, {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))})
+        return loss, ({"stats": stats}, Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2)))))
 
     def pictures(self, params, state, batch, *, rng):
         batch = {name: x[:8] for name, x in batch.items()}

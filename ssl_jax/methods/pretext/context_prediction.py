@@ -29,7 +29,7 @@ import numpy as np
 from ssl_jax import dist, losses
 from ssl_jax.augment.patches import check_mixed, check_size, cut, grid, sometimes_shrunk
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -145,11 +145,11 @@ class ContextPrediction(Method):
         logits, labels = logits.reshape(-1, 8), jnp.tile(LABELS, len(patches))
         top1 = losses.accuracy(logits, labels)
         metrics = {"neighbour_top1": top1, "neighbour_top1_baseline": jnp.full_like(top1, 1 / 8)}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean(1))}
+        aux = Aux(metrics, jax.lax.stop_gradient(h.mean(1)))
         return losses.cross_entropy(logits, labels), ({"stats": stats}, aux)
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        return super().features(params, state, unit_power(centred(images)), stage)
+    def encode(self, variables, images, **options):
+        return super().encode(variables, unit_power(centred(images)), **options)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """A patch and one of its neighbours, row by row another one, at its place and where the network puts it."""

@@ -32,7 +32,7 @@ import jax.numpy as jnp
 
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -110,7 +110,7 @@ def semi_hard(
 class Exemplar(Method):
     """Exemplar-CNN, with the paper's softmax or with triplets."""
 
-    uses_index = True
+    needs = frozenset({"index"})
 
     view: View = TRANSFORMATIONS  # sec. 2.1 and augment_patches_distr.m
     copies: int = 1  # of each image in a batch; triplets want more
@@ -162,7 +162,7 @@ class Exemplar(Method):
             loss, top1 = losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
         known = 0.0 if self.triplet else 1 / info.num_examples  # equal distances are in no order
         metrics = {"exemplar_top1": top1, "exemplar_top1_baseline": jnp.full_like(top1, known)}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h[:: self.copies])}
+        aux = Aux(metrics, jax.lax.stop_gradient(h[:: self.copies]))
         return loss, ({"stats": stats}, aux)
 
     def chance(self, info: Info) -> float:

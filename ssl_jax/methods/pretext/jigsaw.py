@@ -29,7 +29,7 @@ import numpy as np
 from ssl_jax import dist, losses
 from ssl_jax.augment.patches import check_mixed, check_size, cut, grid
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -150,11 +150,11 @@ class Jigsaw(Method):
         logits, labels = logits.reshape(-1, self.permutations), orders.reshape(-1)
         top1 = losses.accuracy(logits, labels)
         metrics = {"jigsaw_top1": top1, "jigsaw_top1_baseline": jnp.full_like(top1, 1 / self.permutations)}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean(1))}
+        aux = Aux(metrics, jax.lax.stop_gradient(h.mean(1)))
         return losses.cross_entropy(logits, labels), ({"stats": stats}, aux)
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        return super().features(params, state, normalised(images), stage)
+    def encode(self, variables, images, **options):
+        return super().encode(variables, normalised(images), **options)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Puzzles as the network sees them, as it solves them, and solved."""

@@ -6,6 +6,7 @@ the answer away.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -16,7 +17,7 @@ import numpy as np
 from ssl_jax import losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 
@@ -64,7 +65,7 @@ class Rotation(Method):
         logits, stats = apply(self._head, "classifier", params, stats, h, train=train)
         top1 = losses.accuracy(logits, labels)
         metrics = {"rotation_top1": top1, "rotation_top1_baseline": jnp.full_like(top1, 0.25)}
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h[::4])}
+        aux = Aux(metrics, jax.lax.stop_gradient(h[::4]))
         return losses.cross_entropy(logits, labels), ({"stats": stats}, aux)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
@@ -87,4 +88,4 @@ class Rotation(Method):
 
     def chance(self, info: Info) -> float:
         """Ln 4."""
-        return float(jnp.log(4.0))
+        return math.log(4)

@@ -22,10 +22,10 @@ import numpy as np
 from ssl_jax import dist, losses
 from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.methods.pretext.colorization import CROP, annealed_mean
 from ssl_jax.models.decoders import Decoder
-from ssl_jax.models.parts import apply, initialise
+from ssl_jax.models.parts import apply, encode, initialise
 from ssl_jax.models.split import Split
 from ssl_jax.runtime.errors import UserError
 
@@ -51,9 +51,8 @@ class SplitBrain(Method):
     widths: tuple[int, ...] = (128, 128, 128)  # channels of each decoder's stages: half of colorization's
     temperature: float = 0.38  # of the colours that are shown, as in colorization
 
-    uses_map = True
-    uses_colour = True
-    fine_tunes = False  # its two halves see different channels
+    needs = frozenset({"colour"})
+    pools_map = True
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
@@ -106,15 +105,13 @@ class SplitBrain(Method):
             terms.append(losses.cross_entropy(scores, label))
             metrics[f"{name}_bin_accuracy"] = losses.accuracy(scores, label)
             metrics[f"{name}_bin_accuracy_baseline"] = guess
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h.mean((1, 2)))}
+        aux = Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2))))
         return sum(terms), ({"stats": stats}, aux)
 
-    def features(self, params: Any, state: Any, images: jax.Array, stage: int | None = None) -> jax.Array:
-        """Both halves' features of all of Lab, concatenated."""
-        variables = {"params": params["backbone"], "batch_stats": state["stats"]["backbone"]}
+    def encode(self, variables, images, *, train=False, stage=None, frozen=0):
+        """Both halves' outputs for all of Lab, concatenated."""
         x = network_input(lab.rgb_to_lab(pixels(self.view, images)))
-        features: Any = self._network().apply(variables, x, train=False, stage=stage)
-        return features.astype(jnp.float32)
+        return encode(self._network(), variables, x, train=train, stage=stage, frozen=frozen)
 
     def pictures(self, params, state, batch, *, rng):
         truth, _, (ab, lightness), _ = self._predict(params, state["stats"], batch["view"][:8], train=False)

@@ -32,7 +32,7 @@ import numpy as np
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.combine.supervised import Classifier, known_cross_entropy
-from ssl_jax.methods.contract import Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
 from ssl_jax.methods.pretext.rotation import rotations
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -97,7 +97,7 @@ def labelled(num_examples: int, fraction: float) -> np.ndarray:
 class S4L(Method):
     """Supervised on a fraction of the labels, self-supervised on all images."""
 
-    uses_labels = True
+    needs = frozenset({"labels"})
 
     view: View = INCEPTION  # sec. 4
     task: str = "rotation"  # or 'exemplar'
@@ -175,16 +175,18 @@ class S4L(Method):
             f"{self.task}_top1": task_top1,
             f"{self.task}_top1_baseline": jnp.full_like(task_top1, guess),
         }
-        aux = {"metrics": metrics, "features": jax.lax.stop_gradient(h[::times])}
+        aux = Aux(metrics, jax.lax.stop_gradient(h[::times]))
         return supervised + self.weight * self_supervised, ({"stats": stats}, aux)
+
+    def predict(self, params, state, images):
+        encoded, _ = self.encode(self.variables(params, state), images)
+        head = Classifier(params["classifier"]["linear"]["kernel"].shape[1])
+        return apply(head, "classifier", params, state["stats"], encoded.pooled, train=False)[0]
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Images with their class and the network's."""
-        images, labels, stats = batch["view1"][:8], np.asarray(batch["label"])[:8], state["stats"]
-        classifier = Classifier(params["classifier"]["linear"]["kernel"].shape[1])
-        h, _ = apply(self.backbone, "backbone", params, stats, images, train=False)
-        logits, _ = apply(classifier, "classifier", params, stats, h, train=False)
-        answers = np.argmax(logits, -1)
+        images, labels = batch["view1"][:8], np.asarray(batch["label"])[:8]
+        answers = np.argmax(self.predict(params, state, images), -1)
         captions = tuple((f"class {k}, network: {a}",) for k, a in zip(labels, answers, strict=True))
         shown = np.asarray(pixels(self.view, images).clip(0, 1))[:, None]
         return [Picture("Images, their class and the network's answer", ("image",), shown, captions)]
