@@ -1,6 +1,7 @@
 """The batch of an update: which rows, laid over the devices, and what the method sees of them."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
+from ssl_jax.augment.targets import Field, draw_targets
 from ssl_jax.augment.view import View
 from ssl_jax.data import cutter, loader, samplers
 from ssl_jax.methods.contract import Batch
@@ -31,6 +33,15 @@ def views_of(views: Mapping[str, View], part: str) -> dict[str, View]:
     return {name: view for name, view in views.items() if "/" not in name} | own
 
 
+def targets_of(targets: Mapping[str, Field], part: str) -> dict[str, Field]:
+    """The targets of one part of a batch, named as the views are; `like` is a name within the part."""
+    return {
+        name.removeprefix(f"{part}/"): dataclasses.replace(field, like=field.like.removeprefix(f"{part}/"))
+        for name, field in targets.items()
+        if not part or "/" not in name or name.startswith(f"{part}/")
+    }
+
+
 def maker(run: Run) -> Callable[[jax.Array, jax.Array, Rows, Any], tuple[Batch, jax.Array]]:
     """What a replica makes of its rows of a micro-batch.
 
@@ -41,7 +52,7 @@ def maker(run: Run) -> Callable[[jax.Array, jax.Array, Rows, Any], tuple[Batch, 
       a function `(update's key, number of the micro-batch, rows [n, ...] of each part, given) -> (batch, key of the
       loss)`. `given` is the data set as `loader.on_devices` lays it, or what a stream gives for those rows.
     """
-    views, parts = run.method.views(), run.sampler.parts
+    views, targets, parts = run.method.views(), run.method.targets(), run.sampler.parts
 
     def part_of(name: str, rng: jax.Array, number: jax.Array, rows: jax.Array, given: dict[str, Any]) -> Batch:
         first = number * (parts[name][0] // run.config.accumulate) + dist.positions(len(rows))
@@ -49,7 +60,10 @@ def maker(run: Run) -> Callable[[jax.Array, jax.Array, Rows, Any], tuple[Batch, 
         own = given if run.train.streamed else {key: x[rows] for key, x in given.items() if key != "image"}
         images = given["image"] if run.train.streamed else loader.take(given["image"], rows, run.train.image_shape)
         images = jax.tree.map(dist.split_batch, images)
-        batch = _rendered(views_of(views, name), rng, position, images)
+        batch = render_views(views_of(views, name), rng, position, images)
+        if not run.train.streamed:  # of a stream they are drawn already
+            size = run.train.image_shape[:2]
+            batch |= draw_targets(targets_of(targets, name), views_of(views, name), rng, position, size, own)
         return batch | {key: x for key, x in own.items() if key != "image"} | {"index": rows, "position": position}
 
     def make(rng: jax.Array, number: jax.Array, rows: Rows, given: Any) -> tuple[Batch, jax.Array]:
@@ -70,16 +84,6 @@ def _spread(first: jax.Array, trailing: tuple[int, ...]) -> jax.Array:
     """Positions [n, ...] of what belongs to entries at `first` [n]: numbered one after the other."""
     count = math.prod(trailing)
     return (first[:, None] * count + jnp.arange(count)).reshape(len(first), *trailing) if trailing else first
-
-
-def _rendered(views: dict[str, View], rng: jax.Array, position: jax.Array, images: Any) -> Batch:
-    """Views [n, ..., H, W, C] of images whose positions are [n, ...]."""
-    lead = position.shape
-    if len(lead) == 1:
-        return render_views(views, rng, position, images)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(lead) :]), images)
-    drawn = render_views(views, rng, position.reshape(-1), flat)
-    return {name: x.reshape(*lead, *x.shape[1:]) for name, x in drawn.items()}
 
 
 def rows_of(run: Run, step: int) -> Rows:
@@ -141,7 +145,7 @@ def example(run: Run, step: int, most: int) -> tuple[np.ndarray, Batch]:
         position = _spread(jnp.arange(len(rows)), rows.shape[1:])
         key = jax.random.fold_in(rng, streams.part(run.sampler.parts, name)) if name else rng
         views = views_of(run.method.views(), name)
-        batches[name] = jax.jit(functools.partial(_rendered, views, key, position))(images[name])
+        batches[name] = jax.jit(functools.partial(render_views, views, key, position))(images[name])
         batches[name] |= {
             "index": jnp.asarray(rows),
             "position": position,

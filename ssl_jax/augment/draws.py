@@ -79,6 +79,11 @@ def split(view: View, numbers: jax.Array | np.ndarray) -> dict[str, Draws]:
     return shares
 
 
+def from_key(view: View, key: jax.Array) -> dict[str, Draws]:
+    """Draws the numbers of one view of one image from its own key."""
+    return split(view, jax.random.uniform(key, (count(view),)))
+
+
 def _taken(view: View) -> dict[str, int]:
     """Numbers a step, in the order in which they lie."""
     # The flip comes first, and also where there is none, so that the crop of a key is the same with and without.

@@ -1,6 +1,6 @@
 """Views of images, drawn on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -28,7 +28,7 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
     """
     if not cropped:
         image = _unit(image) if image.dtype == jnp.uint8 else _levels(view, image)
-    own = draws.split(view, jax.random.uniform(key, (draws.count(view),)))
+    own = draws.from_key(view, key)
     box, flip = boxes.placed(view, own, *image.shape[:2])
     for step in view.order:
         if step == "crop":
@@ -46,35 +46,59 @@ def render_batch(view: View, keys: jax.Array, images: jax.Array, *, cropped: boo
     return jax.vmap(lambda key, image: render(view, key, image, cropped=cropped))(keys, images)
 
 
+def view_keys(views: Mapping[str, View], names: Sequence[str], rng: jax.Array, positions: jax.Array) -> jax.Array:
+    """The keys of images, for some views of one recipe.
+
+    An image's randomness is known by its position and the view's stream, whatever the devices.
+
+    Args:
+      views: all views of the method.
+      names: of those that are wanted.
+      rng: a key that all replicas share.
+      positions: positions [B, ...] of the images in the global batch. Of a view that is shared, images that belong
+        together, those of an entry of the first axis, have the key of the first of them.
+
+    Returns:
+      keys [len(names), n] of the n = B x ... images.
+    """
+    if views[names[0]].shared:
+        first = positions.reshape(len(positions), -1)[:, :1]
+        positions = jnp.broadcast_to(first, (len(positions), math.prod(positions.shape[1:])))
+    numbers = jnp.array([streams.view(views, name) for name in names])
+    own = jax.vmap(lambda stream: jax.random.fold_in(rng, stream))(numbers)
+    return jax.vmap(dist.example_keys, (0, None))(own, positions.reshape(-1))
+
+
 def render_views(
-    views: dict[str, View], rng: jax.Array, positions: jax.Array, images: jax.Array | dict[str, jax.Array]
+    views: Mapping[str, View], rng: jax.Array, positions: jax.Array, images: jax.Array | dict[str, jax.Array]
 ) -> dict[str, jax.Array]:
     """Draws all views of a batch.
 
-    An example's randomness is known by its position and the view's stream, whatever the devices. Views of one
-    recipe are drawn by one program, so that many crops cost no more to compile than one.
+    Views of one recipe are drawn by one program, so that many crops cost no more to compile than one.
 
     Args:
       views: name to recipe.
       rng: a key that all replicas share.
-      positions: positions [B] of the images in the global batch.
-      images: uint8 [B, H, W, C], or name to what the view's crop is already, uint8 [B, size, size, C].
+      positions: positions [B, ...] of the images in the global batch; what lies along further axes belongs together,
+        such as the frames of a clip.
+      images: uint8 [B, ..., H, W, C], or name to what the view's crop is already, uint8 [B, ..., size, size, C].
 
     Returns:
-      name to view [B, size, size, C].
+      name to view [B, ..., size, size, C].
     """
-    recipes: dict[View, dict[str, int]] = {}
+    recipes: dict[View, list[str]] = {}
     for name, view in views.items():
-        recipes.setdefault(view, {})[name] = streams.view(views, name)
+        recipes.setdefault(view, []).append(name)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[positions.ndim :]), images)
     batch: dict[str, jax.Array] = {}
     for view, members in recipes.items():
-        own = jax.vmap(lambda stream: jax.random.fold_in(rng, stream))(jnp.array(list(members.values())))
-        keys = jax.vmap(dist.example_keys, (0, None))(own, positions)
-        if isinstance(images, dict):
-            crops = jnp.stack([images[name] for name in members])
+        keys = view_keys(views, members, rng, positions)
+        if isinstance(flat, dict):
+            crops = jnp.stack([flat[name] for name in members])
             drawn = jax.vmap(lambda k, x, view=view: render_batch(view, k, x, cropped=True))(keys, crops)
         else:
-            drawn = jax.vmap(lambda k, view=view: render_batch(view, k, images))(keys)
+            drawn = jax.vmap(lambda k, view=view: render_batch(view, k, flat))(keys)
+        drawn = drawn.reshape(len(members), *positions.shape, *drawn.shape[2:])
         batch |= dict(zip(members, drawn, strict=True))
     return batch
 

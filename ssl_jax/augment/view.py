@@ -59,6 +59,7 @@ class View:
     # and crops that are cut while images are streamed are bytes whatever this says; evaluation does not round.
     pillow: bool = False
     order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
+    shared: bool = False  # drawn alike for images that belong together, such as the frames of a clip
     mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
     std: tuple[float, ...] = IMAGENET_STD  # divided by at the end, per channel
 

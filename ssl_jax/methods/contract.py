@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
+from ssl_jax.augment.targets import Field
 from ssl_jax.augment.view import View, evaluation
 from ssl_jax.data import Dataset
 from ssl_jax.data.samplers import Sampler, Shuffled
@@ -98,6 +99,13 @@ class Method:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, View)}
 
+    def targets(self) -> dict[str, Field]:
+        """Target name to the field of the data set that it shows, cropped and flipped as a view; by default none.
+
+        The batch has each under its name, beside the views.
+        """
+        return {}
+
     def check(self, height: int, width: int, channels: int) -> None:
         """Refuses, with a `UserError`, images on which the method has no meaning."""
         if "colour" in self.needs and channels != 3:
@@ -108,6 +116,8 @@ class Method:
             )
         for name, view in self.views().items():
             view.check(name, height, width, channels)
+        for name, target in self.targets().items():
+            target.check(name, self.views())
 
     def primary_view(self) -> View:
         """The view named by `lead_view`, or the first: how far an image may be moved, and how it is normalised."""
@@ -150,7 +160,8 @@ class Method:
         Args:
           params: what is differentiated.
           state: everything else.
-          batch: `{view name: [B, H, W, C], 'index': [B], 'label': [B] (-1 unknown), 'position': [B]}`.
+          batch: `{view name: [B, H, W, C], 'index': [B], 'label': [B] (-1 unknown), 'position': [B]}`, and the
+            targets by their names.
           rng: the step's key, the same on all replicas; for randomness of an example use `dist.example_keys`.
           step: updates done so far.
           info: of the run.

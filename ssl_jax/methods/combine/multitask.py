@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.augment import ops
+from ssl_jax.augment.targets import Field
 from ssl_jax.augment.view import View
 from ssl_jax.data import Dataset
 from ssl_jax.data.samplers import Sampler
@@ -92,6 +93,13 @@ class Multitask(Method):
     def views(self) -> dict[str, View]:
         return {
             f"{task}/{name}": view for task, method in self._tasks().items() for name, view in method.views().items()
+        }
+
+    def targets(self) -> dict[str, Field]:
+        return {
+            f"{task}/{name}": dataclasses.replace(field, like=f"{task}/{field.like}")
+            for task, method in self._tasks().items()
+            for name, field in method.targets().items()
         }
 
     def check(self, height: int, width: int, channels: int) -> None:
