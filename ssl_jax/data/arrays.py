@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import pathlib
+import zipfile
 import zlib
 
 import numpy as np
@@ -88,3 +89,45 @@ def read_idx(file: pathlib.Path, dimensions: int) -> np.ndarray:
     if len(data) - header != np.prod(shape):
         raise UserError(f"{file} holds {len(data) - header} bytes where {shape} are due: fetch it again.")
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def read_npz(file: pathlib.Path, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Reads some arrays of a .npz file, unpickling nothing.
+
+    Args:
+      file: the file.
+      keys: names of the arrays.
+
+    Raises:
+      UserError: it is damaged, or lacks one of them.
+    """
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
+            if missing := [key for key in keys if key not in stored]:
+                raise UserError(f"{file} has no array '{missing[0]}', only {', '.join(stored)}.")
+            return {key: stored[key] for key in keys}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise UserError(f"{file} is no readable .npz file ({error}): fetch it again.") from error
+
+
+def read_digits(file: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Reads grey images of the digits 0 to 9 from a .npz file of `x_train`, `y_train`, `x_test` and `y_test`.
+
+    Args:
+      file: as Keras keeps MNIST.
+      split: "train" or "test".
+
+    Returns:
+      images uint8 `[N, H, W, 1]` and labels int32 `[N]`.
+
+    Raises:
+      UserError: the file is something else.
+    """
+    images, labels = read_npz(file, (f"x_{split}", f"y_{split}")).values()
+    good = images.dtype == np.uint8 and images.ndim == 3 and labels.shape == images.shape[:1]
+    if not good or not np.all((labels >= 0) & (labels < 10)):
+        raise UserError(
+            f"{file} does not hold {split} images uint8 [N, H, W] with labels of 0 to 9, but {images.dtype} "
+            f"{list(images.shape)} with labels {list(labels.shape)}."
+        )
+    return images[..., None], labels.astype(np.int32)

@@ -19,15 +19,16 @@ class Card:
     """The facts of a data set as it is published; None or empty where they are unknown or differ.
 
     Attributes:
-      side: height and width of an image in pixels; None: the images differ in size.
+      side: height and width of an image in pixels; None: the images differ in size, or are not square.
       channels: 1 (grey) or 3.
-      classes: number of classes.
+      classes: number of classes; 0: there are none.
       count: training images.
       test_count: test images.
       mean: of each channel over the training images, of values from 0 to 1.
       std: standard deviation, likewise.
       mirrors: whether an image and its mirror image mean the same, so that a view may flip it.
       domains: names of the domains, in the order of `fields["domain"]`.
+      mask_classes: names of the values of `fields["mask"]` from 0 on; a value beyond them is void.
       new_classes: whether the test images are of classes that the training images lack.
       licence: under which the images may be used.
       origin: who made it, and where it comes from.
@@ -42,6 +43,7 @@ class Card:
     std: tuple[float, ...] = ()
     mirrors: bool | None = None
     domains: tuple[str, ...] = ()
+    mask_classes: tuple[str, ...] = ()
     new_classes: bool = False
     licence: str = ""
     origin: str = ""

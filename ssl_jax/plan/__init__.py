@@ -180,10 +180,10 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
     """
     source, size = config.data.source, config.data.size
     card = data.card(source)
-    if card.count and card.classes and card.channels:
+    if card.count and card.channels and card.classes is not None and (card.side or size or data.streams(source)):
         height = width = size or card.side or 0
         count, channels, classes = card.count, card.channels, card.classes
-        count = min(count, config.data.per_class * classes) if config.data.per_class else count
+        count = min(count, config.data.per_class * classes) if config.data.per_class and classes else count
     elif images is None:
         found = load_data(config)[0]
         (height, width, channels), count, classes = found.image_shape, len(found.labels), len(found.classes)

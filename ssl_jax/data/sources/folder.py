@@ -1,7 +1,5 @@
 """Source "folder": images below a folder or an address, or in tar archives."""
 
-from collections.abc import Iterator
-import contextlib
 import dataclasses
 import hashlib
 import os
@@ -12,10 +10,11 @@ import numpy as np
 from ssl_jax.data.cache import cached
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.decode import decode_all
-from ssl_jax.data.files import Bucket, Entry, Folder, is_address, names_below
+from ssl_jax.data.files import Entry, is_address
 from ssl_jax.data.labels import by_split, select
 from ssl_jax.data.lazy import Files, FolderFiles, Images, TarFiles
-from ssl_jax.data.tars import ARCHIVES, Archive, Shards, open_tar
+from ssl_jax.data.places import opened
+from ssl_jax.data.tars import Archive, Shards
 from ssl_jax.runtime.errors import UserError
 
 CARD = Card(origin="the user's own images")
@@ -32,7 +31,7 @@ def splits(where: str, path: str | None) -> tuple[str, ...]:
       UserError: there is nothing there, or no image in it.
     """
     place = _place(where, path)
-    with _open(place) as files:
+    with opened(place) as files:
         found = by_split(files.entries, place)
     return tuple(split for split in ("train", "test") if found.get(split))
 
@@ -55,7 +54,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         without `size`, more memory than `max_gib`, or no readable image.
     """
     place = _place(where, path)
-    with _open(place, request.cache) as files:
+    with opened(place, request.cache) as files:
 
         def make() -> tuple[Dataset, list[str]]:
             entries, classes = select(files.entries, request, place)
@@ -100,7 +99,7 @@ def _place(where: str, path: str | None) -> str:
 
 def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...]]:
     """Returns the entries of a split, which say where they lie, and the names of the classes."""
-    with _open(place, request.cache) as files:
+    with opened(place, request.cache) as files:
         if isinstance(files, Archive) and files.file.suffix != ".tar":
             raise UserError(f"{files.file} is compressed, so that images cannot be read in any order: gunzip it.")
         found = Shards([files.file], files.file.parent, request.cache) if isinstance(files, Archive) else files
@@ -115,21 +114,3 @@ def _files(place: str, entries: list[Entry]) -> Files:
     tars = {file: number for number, file in enumerate(sorted({entry.file for entry in entries}))}
     places = np.array([(tars[entry.file], entry.offset, entry.bytes) for entry in entries], np.int64)
     return TarFiles(tuple(tars), names, places)
-
-
-@contextlib.contextmanager
-def _open(path: str, cache: str | None = None) -> Iterator[Folder | Bucket | Shards | Archive]:
-    place = pathlib.Path(path).expanduser()
-    if is_address(path):
-        yield Bucket(path)
-    elif place.is_dir():
-        folder = Folder(place)
-        shards = [] if folder.entries else sorted(place / name for name in names_below(place) if name.endswith(".tar"))
-        yield Shards(shards, place, cache) if shards else folder
-    elif place.is_file() and place.name.lower().endswith(ARCHIVES):
-        with open_tar(place) as tar:
-            yield Archive(place, tar, cache)
-    elif place.exists():
-        raise UserError(f"{place} is neither a folder nor a {', '.join(ARCHIVES)} file.")
-    else:
-        raise UserError(f"There are no images at {place.absolute()}: no such folder or archive.")
