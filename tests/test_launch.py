@@ -46,7 +46,7 @@ def machine(tmp_path):
 
 @pytest.mark.fast
 def test_shellcheck_is_content():
-    scripts = [str(path) for path in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch")]
+    scripts = [str(path) for path in (*LAUNCH.glob("*.sh"), LAUNCH / "slurm.sbatch", ROOT / ".ci" / "run")]
     checker = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
     assert checker, "pip install -e .[test] brings shellcheck"
     result = subprocess.run([checker, *scripts], capture_output=True, text=True)
@@ -434,3 +434,76 @@ def test_local_and_test_scripts_pass_their_arguments_on(machine, tmp_path):
     assert machine.call("bash", "launch/local.sh", "fail", cwd=root).returncode == 3
     machine.call("bash", "launch/test.sh", "-m", "fast", cwd=root)
     assert machine.calls[-1] == "python -m pytest -n 2 --dist loadscope -m fast"
+
+
+def runs(machine: Machine, name: str, version: str) -> None:
+    """A Python on PATH that tells its version and makes virtual environments of itself."""
+    machine.stand_in(
+        name,
+        f"""
+case "$*" in
+  *print*) echo {version} ;;
+  "-m venv "*) mkdir -p "$3/bin" && touch "$3/pyvenv.cfg" && cp "$0" "$3/bin/python" ;;
+esac""",
+    )
+
+
+def second(machine: Machine, root: pathlib.Path, first: str, **settings: str) -> subprocess.CompletedProcess:
+    runs(machine, "python", first)
+    shutil.copy(machine.folder / "python", root / ".venv" / "bin" / "python")
+    return machine.call("bash", "launch/test_second.sh", cwd=root, **settings)
+
+
+@pytest.mark.parametrize(("first", "others"), [("3.11", ["3.12", "3.13"]), ("3.12", ["3.11"]), ("3.13", ["3.11"])])
+def test_second_python_has_the_other_jax(machine, tmp_path, first, others):
+    root = checkout(machine, tmp_path / "checkout")
+    for version in ("3.11", "3.12", "3.13"):
+        runs(machine, f"python{version}", version)
+    result = second(machine, root, first)
+    assert result.returncode == 0, result.stderr
+    assert f"Python {others[-1]} beside {first}" in result.stdout
+    assert (root / ".venv-second" / "pyvenv.cfg").exists()
+    *_, install, tests = machine.calls
+    assert install.endswith("--editable .[test]") and "-m pytest" in tests
+    # What is run exists.
+    for word in tests.split():
+        file, _, name = word.partition("::")
+        if file.startswith("tests/"):
+            assert f"def {name}" in (ROOT / file).read_text()
+    assert "test_style.py" in tests and "test_methods.py::test_" in tests
+
+
+def test_second_python_must_run(machine, tmp_path):
+    """Pyenv's commands are on PATH whether or not they run; its versions are asked then."""
+    root = checkout(machine, tmp_path / "checkout")
+    for name in ("python3.12", "python3.13"):
+        machine.stand_in(name, "exit 127")
+    machine.stand_in("pyenv", f"echo {tmp_path}/pyenv")
+    result = second(machine, root, "3.11")
+    assert result.returncode == 0 and "No second Python was found beside 3.11" in result.stdout
+    assert not any("pytest" in call for call in machine.calls)
+    runs(machine, "other", "3.13")
+    (tmp_path / "pyenv" / "versions" / "3.13.0" / "bin").mkdir(parents=True)
+    shutil.copy(machine.folder / "other", tmp_path / "pyenv" / "versions" / "3.13.0" / "bin" / "python")
+    result = second(machine, root, "3.11", SECOND_VENV=str(tmp_path / "there"))
+    assert result.returncode == 0 and "Python 3.13 beside 3.11" in result.stdout
+    assert (tmp_path / "there" / "pyvenv.cfg").exists() and "pytest" in machine.calls[-1]
+
+
+def test_second_python_that_is_named_must_run(machine, tmp_path):
+    root = checkout(machine, tmp_path / "checkout")
+    result = second(machine, root, "3.11", SECOND_PYTHON="no_such_python")
+    assert result.returncode == 2 and "SECOND_PYTHON=no_such_python does not run" in result.stderr
+
+
+@pytest.mark.parametrize("failing", ["", "test_second", "test"])
+def test_continuous_integration_runs_both_and_fails_with_either(tmp_path, failing):
+    for name in ("test_second", "test"):
+        script = tmp_path / "launch" / f"{name}.sh"
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(f"echo {name}\nexit {5 if name == failing else 0}\n")
+    shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
+    result = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True, text=True, timeout=60)
+    assert result.stdout.split() == ["test_second", "test"]
+    assert result.returncode == (5 if failing else 0)
+    assert ("The second Python failed" in result.stderr) == (failing == "test_second")

@@ -193,8 +193,9 @@ def test_step_is_compiled_once_and_stays_on_the_device(name):
     ts = begun(run)
     with jax.transfer_guard("disallow"):
         for number in range(3):
-            ts, _ = step(ts, data, batch_index(run, number))
+            ts, metrics = step(ts, data, batch_index(run, number))
         jax.block_until_ready(ts)
+    assert np.isfinite(metrics["loss"])
     assert tiny.traces(name) == [name] and step._cache_size() == 1
 
 
