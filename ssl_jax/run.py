@@ -14,7 +14,7 @@ import optax
 
 from ssl_jax import data, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
-from ssl_jax.data import cutter, samplers
+from ssl_jax.data import cutter, samplers, train_test
 from ssl_jax.data.samplers import Sampler
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info, Method
@@ -77,7 +77,7 @@ def prepare(
     """
     devices_mesh = mesh.make(config.mesh, devices)
     method = build.method(config.method, models.from_config(config.model))
-    train, test = splits or load_data(config)
+    train, test = splits or train_test.load(config.data)
     _check_same(train)
     method.check(*train.image_shape)
     _check_config(config, method, train)
@@ -151,44 +151,6 @@ def _sampled(config: Any, method: Method, train: data.Dataset, devices_mesh: Mes
     samplers.check(sampler, count, devices * config.accumulate)
     steps = sampler.steps_per_epoch
     return dataclasses.replace(info, steps_per_epoch=steps, total_steps=steps * config.epochs), sampler
-
-
-def load_data(config: Any) -> tuple[data.Dataset, data.Dataset | None]:
-    """Loads the training split, and the test split where the source has one; or lists them for streaming."""
-    wanted = config.data.stream
-    if wanted not in ("auto", "always", "never"):
-        raise UserError(f"config.data.stream is '{wanted}': use 'auto', 'always' or 'never'.")
-    if wanted == "always":
-        return _load_splits(config, streamed=True)
-    try:
-        return _load_splits(config, streamed=False)
-    except data.DoesNotFit:
-        if wanted == "never" or not data.streams(config.data.source):
-            raise
-        return _load_splits(config, streamed=True)
-
-
-def _load_splits(config: Any, streamed: bool) -> tuple[data.Dataset, data.Dataset | None]:
-    c = config.data
-    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed}
-    train = data.load(c.source, "train", per_class=c.per_class, **options)
-    if "test" not in data.splits(c.source, c.path):
-        return train, None
-    test = data.load(c.source, "test", **options)
-    if streamed:
-        return train, test
-    channels = max(train.images.shape[-1], test.images.shape[-1])  # all images of one split may happen to be gray
-    train, test = (
-        d if d.images.shape[-1] == channels else dataclasses.replace(d, images=np.repeat(d.images, channels, axis=-1))
-        for d in (train, test)
-    )
-    if test.images.shape[1:] != train.images.shape[1:]:
-        shapes = [" x ".join(map(str, d.images.shape[1:])) for d in (train, test)]
-        raise data.DoesNotFit(
-            f"The training images of {c.source} are {shapes[0]} but its test images {shapes[1]}: set "
-            "--config.data.size to bring them to one size, or --config.data.stream=auto."
-        )
-    return train, test
 
 
 def _check_same(d: data.Dataset) -> None:

@@ -23,7 +23,7 @@ from ssl_jax import data, dist, epoch, train
 from ssl_jax.augment import recipes
 from ssl_jax.augment.render import render_views
 from ssl_jax.augment.view import View, evaluation
-from ssl_jax.data import cutter, files, lazy, loader
+from ssl_jax.data import cutter, files, lazy, loader, train_test
 from ssl_jax.data.crop import Crop
 from ssl_jax.data.cutter import Cutter, Pass, Training, share
 from ssl_jax.data.lazy import Images
@@ -31,7 +31,7 @@ from ssl_jax.data.prefetch import blocks
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.evals.features import extractor
 from ssl_jax.recipes import get_config
-from ssl_jax.run import load_data, prepare
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import TryAgain, UserError
 from ssl_jax.state import TrainState
 from ssl_jax.workdir.checkpoint import Checkpoints
@@ -424,17 +424,17 @@ def test_a_streamed_run_learns_as_a_resident_one_and_resumes_bitwise(even, tmp_p
 
 
 def test_images_of_several_sizes_are_streamed_unless_told_otherwise(mixed, even):
-    assert load_data(config(mixed))[0].streamed
-    assert not load_data(config(mixed, **{"data.size": 16}))[0].streamed
-    assert not load_data(config(even))[1].streamed
-    both = load_data(config(even, **{"data.max_gib": 1e-6}))
+    assert train_test.load(config(mixed).data)[0].streamed
+    assert not train_test.load(config(mixed, **{"data.size": 16}).data)[0].streamed
+    assert not train_test.load(config(even).data)[1].streamed
+    both = train_test.load(config(even, **{"data.max_gib": 1e-6}).data)
     assert both[0].streamed and both[1].streamed and both[0].image_shape[2] == 3
     with pytest.raises(UserError, match="differ in size"):
-        load_data(config(mixed, **{"data.stream": "never"}))
+        train_test.load(config(mixed, **{"data.stream": "never"}).data)
     with pytest.raises(UserError, match="max_gib"):
-        load_data(config("", **{"data.source": "digits", "data.size": 9, "data.max_gib": 1e-6}))
+        train_test.load(config("", **{"data.source": "digits", "data.size": 9, "data.max_gib": 1e-6}).data)
     with pytest.raises(UserError, match=r"config\.data\.stream is 'yes'"):
-        load_data(config(even, **{"data.stream": "yes"}))
+        train_test.load(config(even, **{"data.stream": "yes"}).data)
 
 
 def test_features_and_embeddings_are_those_of_resident_images(even):

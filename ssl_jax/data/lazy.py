@@ -66,6 +66,29 @@ class TarFiles:
 
 
 @dataclasses.dataclass(frozen=True)
+class JoinedFiles:
+    """The files of several data sets, one after the other."""
+
+    parts: tuple[Files, ...]
+    starts: np.ndarray  # int [parts + 1], number of the first file of each; then of all
+
+    def read(self, row: int) -> bytes:
+        part, own = self._find(row)
+        return part.read(own)
+
+    def name(self, row: int) -> str:
+        part, own = self._find(row)
+        return part.name(own)
+
+    def _find(self, row: int) -> tuple[Files, int]:
+        number = int(np.searchsorted(self.starts, row, side="right")) - 1
+        return self.parts[number], row - int(self.starts[number])
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+
+@dataclasses.dataclass(frozen=True)
 class Images:
     """Images of one split that stay where they are; indexing chooses some of them and reads none.
 

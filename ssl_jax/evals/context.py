@@ -9,10 +9,10 @@ import numpy as np
 
 from ssl_jax import data
 from ssl_jax.augment.view import View
-from ssl_jax.data import loader
+from ssl_jax.data import loader, train_test
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import spread, stage_extractor
-from ssl_jax.run import Run, load_data
+from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
 
@@ -95,10 +95,10 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         config = run.config.copy_and_resolve_references()
         size = run.eval_side
         with config.ignore_type(), config.unlocked():
-            config.data.update({"source": source, "path": path, "size": size, "per_class": None})
-        found, test = load_data(config)
+            config.data.update({"source": source, "path": path, "size": size, "per_class": None, "target": None})
+        found, test = train_test.load(config.data)
     if test is None:
-        test = dataclasses.replace(found, images=found.images[:0], labels=found.labels[:0])
+        test = found[:0]
     channels = run.train.image_shape[-1]
     found, test = (_recoloured(d, channels) for d in (found, test))
     return found, test
@@ -168,7 +168,7 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
         places = np.zeros(len(names), np.int32)
         places[list(kept)] = np.arange(len(kept))
         if not rows.all():  # a copy, of what may be most of the memory
-            split = dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows])
+            split = split[rows]
         found.append(dataclasses.replace(split, labels=places[split.labels], classes=tuple(names[c] for c in kept)))
     return found[0], found[1]
 

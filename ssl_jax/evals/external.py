@@ -11,11 +11,12 @@ import optax
 from ssl_jax import dist, recipes, weights
 from ssl_jax.augment import recipes as views
 from ssl_jax.augment.view import View
+from ssl_jax.data import train_test
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.evals.context import Network
 from ssl_jax.methods.contract import Batch, Info, Method, Variables
 from ssl_jax.models.parts import initialise
-from ssl_jax.run import Run, load_data
+from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
 
@@ -56,7 +57,7 @@ def load(path: str, source: str, where: str | None) -> Network:
     found = weights.load(path)
     config = _config(found, source, where)
     mesh = dist.make_mesh()
-    images, test = load_data(config)
+    images, test = train_test.load(config.data)
     channels = images.image_shape[-1]
     if channels != found.takes:
         raise UserError(

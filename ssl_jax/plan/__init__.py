@@ -28,9 +28,9 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import batch, command_line, data, dist
-from ssl_jax.data import lazy, samplers
+from ssl_jax.data import lazy, samplers, train_test
 from ssl_jax.plan import hlo
-from ssl_jax.run import Run, load_data, prepare
+from ssl_jax.run import Run, prepare
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.step import mapped_step
 from ssl_jax.workdir.log import speak_plainly
@@ -178,6 +178,8 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
     Raises:
       UserError: if the data set is neither known nor on this machine, and `images` is not given.
     """
+    if train_test.is_joined(config.data):
+        return train_test.load(config.data)[0], None
     source, size = config.data.source, config.data.size
     card = data.card(source)
     if card.count and card.channels and card.classes is not None and (card.side or size or data.streams(source)):
@@ -185,7 +187,7 @@ def stand_in(config: Any, images: int | None) -> tuple[data.Dataset, None]:
         count, channels, classes = card.count, card.channels, card.classes
         count = min(count, config.data.per_class * classes) if config.data.per_class and classes else count
     elif images is None:
-        found = load_data(config)[0]
+        found = train_test.load(config.data)[0]
         (height, width, channels), count, classes = found.image_shape, len(found.labels), len(found.classes)
     elif size is None:
         raise UserError("--images needs the side of the images too: set --config.data.size.")

@@ -28,8 +28,9 @@ def fields() -> ConfigDict:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
 
     config.data = ConfigDict()
-    config.data.source = ""  # digits, photo_tiles, fashion_mnist, cifar10, folder:PATH or tfds:NAME
-    config.data.path = config_dict.placeholder(str)  # of cifar10, fashion_mnist, folder, or what tfds prepared
+    config.data.source = ""  # a file of ssl_jax/data/sources: digits, folder:PATH, tfds:NAME, ...; several: with commas
+    config.data.target = config_dict.placeholder(str)  # source of the domain to adapt to, trained on without its labels
+    config.data.path = config_dict.placeholder(str)  # where the files of a source lie that does not say so itself
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
