@@ -93,7 +93,7 @@ def _micro_batch(run: Run, make: Callable[..., Any]) -> Callable[..., tuple[Any,
         probe_grads: Any = {}
         if ts.probe and aux.features is not None:
             labels = views["label"] if aux.labels is None else aux.labels
-            probe_grads, metrics["probe_top1"] = probe.gradient(ts.probe["params"], aux.features, labels)
+            probe_grads, metrics["probe_top1"] = probe.gradient(ts.probe["params"], aux.features, labels.reshape(-1))
         return moved, (grads, probe_grads, metrics)
 
     return one

@@ -28,7 +28,12 @@ def test_replicas_agree(name):
     one, (metrics_one,) = tiny.steps(name, 1)
     many, (metrics_many,) = tiny.steps(name, 1, 8)
     tiny.assert_close(metrics_many, metrics_one, 1e-5)
-    tiny.assert_close(many, one, 1e-5)
+    tiny.assert_close(*map(_without_probe, (many, one)), 1e-5)
+
+
+def _without_probe(ts: TrainState) -> TrainState:
+    """A state with the moments of the online probe alone, for Adam moves weights by gradients that are all rounding."""
+    return dataclasses.replace(ts, probe=ts.probe["opt_state"] if ts.probe else {})
 
 
 # One a family, and those that gather, store or shard in ways of their own. How a step is mapped is one function.
@@ -39,7 +44,8 @@ PMAP = sorted({members[0] for members in build.families().values()} | {"byol", "
 def test_pmap_agrees_with_shard_map(name):
     tiny.assert_close(tiny.steps(name, 2, 2, "pmap")[1], tiny.steps(name, 2)[1], 1e-5)
     # States after one step: Adam makes much of gradients that are zero but for rounding.
-    tiny.assert_close(tiny.steps(name, 1, 2, "pmap")[0], tiny.steps(name, 1)[0], 1e-5)
+    states = tiny.steps(name, 1, 2, "pmap")[0], tiny.steps(name, 1)[0]
+    tiny.assert_close(*map(_without_probe, states), 1e-5)
 
 
 @every_method
@@ -88,7 +94,10 @@ def program(name):
 
     Groups of BatchNorm are made of neighbours: only without them are all orders of the batch one.
     """
-    run = tiny.run(name, batch_size=32, epochs=5, **{"model.width": 16, "model.bn_groups": 1})
+    changes = {"batch_size": 32, "model.width": 16, "model.bn_groups": 1}
+    run = tiny.run(name, epochs=5, **changes)
+    if run.info.total_steps < 200:
+        run = tiny.run(name, epochs=-(-200 // run.info.steps_per_epoch), **changes)
     ts = begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)["image"], 0)
     loss = tiny.loss_function(run)
 

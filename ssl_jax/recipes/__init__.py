@@ -93,7 +93,10 @@ def _lacks(method: str, card: Card) -> str:
     if card.side < smallest:
         return f"{method} needs images of {smallest} pixels at least, and those have {card.side}"
     needs = build.find(method).needs
-    if isinstance(needs, frozenset) and "colour" in needs and card.channels != 3:  # multitask asks its tasks
+    needs = needs if isinstance(needs, frozenset) else frozenset()  # multitask asks its tasks
+    if lacking := sorted((needs & {"clips", "domains"}) - card.has):
+        return f"{method} needs {' and '.join(lacking)}, which those images have not"
+    if "colour" in needs and card.channels != 3:
         return f"{method} needs colours, and those images have {card.channels} channel(s)"
     return ""
 

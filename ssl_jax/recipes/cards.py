@@ -26,6 +26,7 @@ class Card(Layer):
     strong: View | None = None  # of methods that compare views; None: what the method's class has
     weak: View | None = None  # of methods that predict what was done to an image; None: what the method's class has
     sgd: Fields = dataclasses.field(default_factory=lambda: {"learning_rate": 0.12, "weight_decay": 5e-4})
+    has: frozenset[str] = frozenset()  # beyond images and labels: 'clips', 'domains'; for methods that need them
     benchmark: bool = False  # a variant of another card, which only methods with a recipe for it have
 
 
@@ -136,5 +137,37 @@ CARDS = {
         # bfloat16: twice the images in memory and more a second; parameters and losses stay float32.
         model={"name": "resnet50", "stem": "imagenet", "dtype": "bfloat16"},
         eval={"knn_temperature": 0.07, "knn_k": 20},
+    ),
+    "omniglot": Card(
+        about="28x28 characters of many alphabets, 20 drawings each; every turn by 90 degrees is a class of its own.",
+        source="omniglot",
+        side=28,
+        channels=1,
+        benchmark=True,
+        weak=View(size=28, crop="centre", order=("crop",), mean=(0.0,), std=(1.0,)),
+        model={"name": "conv4", "width": 64},
+    ),
+    "photo_pans": Card(
+        about="32x32 clips of a window that moves over two photographs: video without a download.",
+        source="photo_pans",
+        side=32,
+        benchmark=True,
+        has=frozenset({"clips"}),
+        strong=recipes.LIGHTLY_SIMCLR,
+        weak=View(size=32, area=(0.5, 1.0), flip=0.5, shared=True, mean=(0.44,), std=(0.3,)),
+        epochs=10,
+        model={"name": "convnet", "width": 32},
+        eval={"knn_k": 20},
+    ),
+    "davis": Card(
+        about="Videos of DAVIS 2016 at 64 pixels.",
+        source="davis",
+        side=64,
+        benchmark=True,
+        has=frozenset({"clips"}),
+        weak=View(size=64, area=(0.5, 1.0), flip=0.5, shared=True, mean=(0.44,), std=(0.26,)),
+        epochs=50,
+        data={"size": 64},
+        model={"width": 16},
     ),
 }

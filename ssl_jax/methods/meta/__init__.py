@@ -1,0 +1,1 @@
+"""Meta-learning: learning to learn a task from a few labelled images."""

@@ -1,0 +1,1 @@
+"""Time and motion: what the order of frames teaches."""

@@ -1,0 +1,32 @@
+"""Prototypical networks."""
+
+from ssl_jax.recipes.layer import Layer, Recipe
+
+RECIPES = {
+    # 60 classes with 5 + 5 images, one episode an update; the rate halves after every 2,000 episodes.
+    "omniglot": Recipe(
+        source="jakesnell/prototypical-networks, scripts/train/few_shot/run_train.py",
+        epochs=40,
+        batch_size=1,
+        method={"ways": 60, "shots": 5, "queries": 5},
+        optim={
+            "name": "adam",
+            "learning_rate": 1e-3,
+            "scaling": "none",
+            "schedule": "steps",
+            "milestones": (20, 40),
+            "factor": 0.5,
+        },
+    ),
+}
+
+COMMON = Layer(batch_size=4, method={"ways": 5, "shots": 5, "queries": 5})
+ADAM = {"name": "adam", "learning_rate": 1e-3, "scaling": "none"}
+
+
+def for_card(card):
+    """Episodes of five classes, by Adam, seen as the data set is augmented for tasks."""
+    return Layer(method={} if card.weak is None else {"view": card.weak}, optim=ADAM)
+
+
+UNPUBLISHED = {"digits": Recipe(batch_size=8, method={"shots": 1, "queries": 3})}

@@ -1,0 +1,198 @@
+"""Losses of metric learning, meta-learning and adaptation against reference values, in value and gradient."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import optax
+import pytest
+
+from ssl_jax import dist, losses
+from ssl_jax.methods.meta.maml import adapted
+from ssl_jax.methods.meta.protonet import prototype_logits
+from ssl_jax.methods.metric.triplet import MINING, triplet_loss
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def wave2(golden):
+    folder = golden.parent / "golden_wave2"
+    if not folder.is_dir():
+        pytest.skip("reference numbers are not on this machine")
+
+    def load(name):
+        with np.load(folder / f"{name}.npz") as file:
+            return {key: file[key] for key in file}
+
+    with jax.enable_x64(True):
+        yield load
+
+
+def test_protonet_agrees(wave2):
+    given = wave2("protonet_5way3shot4query")
+
+    def loss(support, query):
+        logits = prototype_logits(support, query.reshape(-1, query.shape[-1]))
+        return losses.cross_entropy(logits, jnp.repeat(jnp.arange(5), 4)), logits
+
+    (value, logits), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+        jnp.asarray(given["support"]), jnp.asarray(given["query"])
+    )
+    np.testing.assert_allclose(value, given["loss"], rtol=1e-9)
+    np.testing.assert_allclose(losses.accuracy(logits, jnp.repeat(jnp.arange(5), 4)), given["accuracy"])
+    np.testing.assert_allclose(grads[0], given["grad_support"], atol=1e-9)
+    np.testing.assert_allclose(grads[1], given["grad_query"], atol=1e-9)
+
+
+def test_prototypes_do_not_mind_an_offset_or_a_repeated_support():
+    draw = np.random.default_rng(0)
+    support, queries = draw.normal(size=(3, 2, 4)), draw.normal(size=(5, 4))
+    there = prototype_logits(support, queries)
+    np.testing.assert_allclose(prototype_logits(support + 7, queries + 7), there, atol=1e-4)
+    np.testing.assert_allclose(prototype_logits(np.repeat(support, 3, 1), queries), there, rtol=1e-5)
+
+
+TRIPLETS = {
+    "all": "all_nonzero",
+    "semihard": "semihard_nonzero",
+    "hard": "hard_nonzero",
+    "nearest_semihard": "tfa_semihard",
+    "batch_hard": "batch_hard_hinge",
+}
+
+
+@pytest.mark.parametrize("mining", [*MINING, "softplus"])
+def test_triplets_agree(wave2, mining):
+    given = wave2("triplet_mining_margin0.3")
+    key = TRIPLETS.get(mining, "batch_hard_softplus")
+    options = {"margin": 0.0, "mining": "batch_hard"} if mining == "softplus" else {"margin": 0.3, "mining": mining}
+    rows = jnp.arange(len(given["z"]))
+
+    def loss(z):
+        return triplet_loss(z, jnp.asarray(given["y"]), rows, **options)[0]
+
+    value, grad = jax.value_and_grad(loss)(jnp.asarray(given["z"]))
+    np.testing.assert_allclose(value, given[key], rtol=1e-7)
+    np.testing.assert_allclose(grad, given[f"grad_{key}"], atol=1e-7)
+
+
+@pytest.mark.parametrize("mining", MINING)
+@pytest.mark.parametrize("devices", [2, 4])
+def test_triplets_of_replicas_are_those_of_the_batch(mining, devices):
+    draw = np.random.default_rng(1)
+    x, w, labels = draw.normal(size=(8, 5)), draw.normal(size=(5, 4)), draw.permutation(np.tile(np.arange(4), 2))
+
+    def over(count):
+        def replica(w, x, labels):
+            rows = dist.positions(len(x))
+            options = {"margin": 0.3, "mining": mining, "axis_name": dist.AXIS}
+            value, grad = jax.value_and_grad(lambda w: dist.mean(triplet_loss(x @ w, labels, rows, **options)[0]))(w)
+            return value, dist.mean(grad)
+
+        mesh = dist.make_mesh(jax.devices()[:count])
+        return dist.map_replicas(replica, mesh, (P(), P(dist.AXIS), P(dist.AXIS)), P())(w, x, labels)
+
+    with jax.enable_x64(True):
+        for found, wanted in zip(over(devices), over(1), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+def test_all_points_in_one_lose_the_margin():
+    z, labels, rows = jnp.ones((6, 3)), jnp.arange(6) // 2, jnp.arange(6)
+    assert float(triplet_loss(z, labels, rows, margin=0.2, mining="batch_hard")[0]) == pytest.approx(0.2, abs=1e-5)
+    assert float(triplet_loss(z, labels, rows, margin=0, mining="batch_hard")[0]) == pytest.approx(
+        math.log(2), abs=1e-5
+    )
+    assert np.isfinite(jax.grad(lambda z: triplet_loss(z, labels, rows, margin=0.2, mining="all")[0])(z)).all()
+
+
+def test_dann_agrees(wave2):
+    given = {name: jnp.asarray(value) for name, value in wave2("dann_grl_lambda0.37").items()}
+
+    def loss(weights):
+        source, target = (jnp.tanh(given[f"x_{name}"] @ weights["Wf"]) for name in ("source", "target"))
+        labels = losses.cross_entropy(source @ weights["Wy"], given["y_source"])
+        turned = losses.reverse_gradient(jnp.concatenate([source, target]), 0.37)
+        is_target = jnp.repeat(jnp.arange(2.0), len(source))
+        domains = optax.sigmoid_binary_cross_entropy((turned @ weights["Wd"]).reshape(-1), is_target).mean()
+        return labels + domains, (labels, domains)
+
+    (_, (labels, domains)), grads = jax.value_and_grad(loss, has_aux=True)({k: given[k] for k in ("Wf", "Wy", "Wd")})
+    np.testing.assert_allclose(labels, given["label_loss"], rtol=1e-9)
+    np.testing.assert_allclose(domains, given["domain_loss"], rtol=1e-9)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, given[f"grad_{name}"], atol=1e-9)
+
+
+def test_a_reversed_gradient():
+    turn = functools.partial(losses.reverse_gradient, weight=0.3)
+    x = jnp.linspace(-2, 2, 5)
+    np.testing.assert_array_equal(turn(x), x)
+    np.testing.assert_allclose(jax.jacobian(turn)(x), -0.3 * np.eye(5), rtol=1e-6)
+    np.testing.assert_allclose(jax.jvp(turn, (x,), (jnp.ones(5),))[1], -0.3, rtol=1e-6)
+
+
+def _mlp(weights, x):
+    return jnp.tanh(x @ weights["W1"] + weights["b1"]) @ weights["W2"] + weights["b2"]
+
+
+def _outer(given, weights, *, steps, heads, first_order, own=lambda tree: tree):
+    """Mean over the tasks of the loss of queries after the inner loop."""
+
+    def task(xs, ys, xq, yq):
+        def inner(p):
+            return losses.cross_entropy(_mlp(p, xs), ys)
+
+        moves = {name: name in heads for name in weights}
+        after = adapted(inner, own(weights), moves, steps=steps, rate=0.4, first_order=first_order)
+        return losses.cross_entropy(_mlp(after, xq), yq)
+
+    return jnp.mean(jax.lax.map(lambda x: task(*x), tuple(given)))
+
+
+ALL, HEAD = ("W1", "b1", "W2", "b2"), ("W2", "b2")
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("kind", ["maml", "anil", "fomaml"])
+def test_maml_agrees(wave2, kind, steps):
+    given = {name: jnp.asarray(value) for name, value in wave2("maml_mlp_alpha0.4").items()}
+    weights = {name: given[name] for name in ALL}
+    data = [given[name] for name in ("x_support", "y_support", "x_query", "y_query")]
+    options = {"steps": steps, "heads": HEAD if kind == "anil" else ALL, "first_order": kind == "fomaml"}
+    value, grads = jax.value_and_grad(lambda w: _outer(data, w, **options))(weights)
+    wanted = given[f"{'anil' if kind == 'anil' else 'maml'}_{steps}step"]
+    np.testing.assert_allclose(value, wanted, rtol=1e-9)
+    for name in ALL:
+        np.testing.assert_allclose(grads[name], given[f"grad_{name}_{kind}_{steps}step"], atol=1e-9)
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_inner_gradient_is_the_device_s_own(devices, mapping):
+    """Without `dist.local` it would be the sum over all devices under shard_map, and no error."""
+    draw = np.random.default_rng(2)
+    weights = {"W1": draw.normal(size=(4, 5)), "b1": np.zeros(5), "W2": draw.normal(size=(5, 3)), "b2": np.zeros(3)}
+    data = (
+        *(draw.normal(size=(8, 6, 4)), draw.integers(0, 3, (8, 6))),
+        *(draw.normal(size=(8, 9, 4)), draw.integers(0, 3, (8, 9))),
+    )
+    options = {"steps": 2, "heads": ALL, "first_order": False}
+
+    def over(count, own):
+        def replica(weights, *data):
+            value, grads = jax.value_and_grad(lambda w: dist.mean(_outer(data, w, own=own, **options)))(weights)
+            return value, dist.mean(grads)
+
+        mesh = dist.make_mesh(jax.devices()[:count])
+        return dist.map_replicas(replica, mesh, (P(), *[P(dist.AXIS)] * 4), P(), mapping=mapping)(weights, *data)
+
+    with jax.enable_x64(True):
+        wanted, found = over(1, dist.local), over(devices, dist.local)
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), found, wanted)
+        if mapping == "shard_map":
+            assert abs(float(over(devices, lambda tree: tree)[0]) - float(wanted[0])) > 1e-3
