@@ -219,9 +219,9 @@ def test_presets(name, preset):
     """Every preset makes a method whose views fit its data; fields of the config are the method's own."""
     config = get_config(name, preset)
     method = build.method(config.method, backbone=models.from_config(config.model))
-    card = data.card(config.data.source)
-    size = config.data.size or card.side or 256  # the images of ImageNet differ in size
-    method.check(size, size, card.channels)
+    cards = [data.card(source) for source in (config.data.source, config.data.target) if source]
+    size = config.data.size or cards[0].side or 256  # the images of ImageNet differ in size
+    method.check(size, size, max(card.channels for card in cards))  # grey domains join others in colour
     fields = {f.name for f in dataclasses.fields(method)} - {"backbone"}
     assert set(config.method) == fields | {"name"}
     sizes = [view.size for view in method.views().values()]

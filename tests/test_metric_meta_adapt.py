@@ -11,6 +11,7 @@ import optax
 import pytest
 
 from ssl_jax import dist, losses
+from ssl_jax.methods.adapt.dann import reversal_weight
 from ssl_jax.methods.meta.maml import adapted
 from ssl_jax.methods.meta.protonet import prototype_logits
 from ssl_jax.methods.metric.triplet import MINING, triplet_loss
@@ -128,7 +129,9 @@ def test_dann_agrees(wave2):
         np.testing.assert_allclose(grad, given[f"grad_{name}"], atol=1e-9)
 
 
-def test_a_reversed_gradient():
+def test_the_reversal_rises_to_one():
+    assert float(reversal_weight(jnp.zeros(()))) == 0
+    assert float(reversal_weight(jnp.ones(()))) == pytest.approx(0.99991, abs=1e-5)
     turn = functools.partial(losses.reverse_gradient, weight=0.3)
     x = jnp.linspace(-2, 2, 5)
     np.testing.assert_array_equal(turn(x), x)

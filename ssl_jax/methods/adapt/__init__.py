@@ -1,0 +1,1 @@
+"""Domain adaptation: labels in one domain, images of another."""
