@@ -116,12 +116,12 @@ def write_table() -> None:
 
 
 def own_measure(results: dict[str, Any]) -> str:
-    """What the method's own task gives that has a know-nothing answer, beside that and the untrained network's."""
+    """What the method's own task gives that has an answer by chance, beside that and the untrained network's."""
     found = {n.removeprefix("pretext/"): value for n, value in results.items() if n.startswith("pretext/")}
     told = []
     for name in [n for n in found if f"{n}_baseline" in found and n != "loss"]:
         value, untrained, nothing = (found[f"{name}{suffix}"] for suffix in ("", "_untrained", "_baseline"))
-        told.append(f"{name} {value:.3g} (untrained {untrained:.3g}, knows nothing {nothing:.3g})")
+        told.append(f"{name} {value:.3g} (untrained {untrained:.3g}, chance {nothing:.3g})")
         if name.endswith("_mse"):
             told[-1] += f", {10 * np.log10(nothing / value):+.2f} dB over a mean fill"
     return "; ".join(told)

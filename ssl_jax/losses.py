@@ -49,7 +49,7 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def guess_accuracy(labels: jax.Array, positions: jax.Array, count: int, axis_name: str | None = None) -> jax.Array:
-    """Accuracy of an answer that knows nothing: the label that is most frequent in the other half of the batch.
+    """Accuracy of an answer by chance: the label that is most frequent in the other half of the batch.
 
     The most frequent one of the same rows would look better than a guess can be, the more so the fewer rows there are.
 

@@ -61,7 +61,7 @@ def test_what_is_masked_is_not_seen_but_asked_for():
     assert not np.any(x) and np.ptp(y, axis=0).max() < 1e-6
     value, (_, metrics) = jax.jit(tiny.loss_function(run, blind))(ts.params, ts.state, batch)
     assert value > 0.1  # even though input and answer hardly differ
-    np.testing.assert_allclose(metrics["reconstruction_mse_baseline"], np.square(batch["view"]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["reconstruction_mse/chance"], np.square(batch["view"]).mean(), rtol=1e-5)
 
 
 def test_pictures():

@@ -108,9 +108,9 @@ def test_prior_is_the_mean_of_all_targets():
         _, (state, metrics) = loss(ts.params, state, batch)
     np.testing.assert_allclose(state["prior"], np.mean(seen, 0), atol=1e-6)
     np.testing.assert_allclose(state["prior"].sum(), 1, rtol=1e-5)
-    # Who knows nothing answers what was most frequent so far, also on images where something else is.
+    # By chance the answer is what was most frequent so far, also on images where something else is.
     share = np.mean(bins[..., 0] == np.mean(seen, 0).argmax())
-    np.testing.assert_allclose(metrics["ab_bin_accuracy_baseline"], share, rtol=1e-5)
+    np.testing.assert_allclose(metrics["ab_bin_accuracy/chance"], share, rtol=1e-5)
 
 
 def test_an_untrained_network_is_measured_in_weights_that_are_no_others():
@@ -173,7 +173,7 @@ def test_accuracy_is_plain_and_in_the_weights_of_the_gradient():
     assert shares.argmax() != plain.argmax() or shares.max() < plain.max()
     for name, wanted in (("ab_bin_accuracy", plain), ("ab_bin_accuracy_rebalanced", shares)):
         np.testing.assert_allclose(right[name], 1, rtol=1e-5)
-        np.testing.assert_allclose(right[f"{name}_baseline"], wanted[guesses[name]], rtol=1e-4)
+        np.testing.assert_allclose(right[f"{name}/chance"], wanted[guesses[name]], rtol=1e-4)
         np.testing.assert_allclose(measured(int(wanted.argmax()))[1][name], wanted.max(), rtol=1e-4)
 
 

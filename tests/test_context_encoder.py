@@ -122,7 +122,7 @@ def test_random_regions_count_where_they_are():
     loss = jax.jit(tiny.loss_function(run, method))
     value, (_, metrics) = loss(params, state, batch)
     np.testing.assert_allclose(value - metrics["discriminator_loss"], metrics["hole_mse"], rtol=1e-4)
-    assert metrics["hole_mse_baseline"] > 0
+    assert metrics["hole_mse/chance"] > 0
     # Right in the hole and far off elsewhere: no error, and what is judged is the image itself.
     seen = [
         jax.jit(tiny.loss_function(run, Right(**vars(method), off=off)))(params, state, batch) for off in (0.0, 9.0)

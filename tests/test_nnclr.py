@@ -191,7 +191,7 @@ def test_queue_must_be_filled_evenly(method, batch):
 
 
 def test_with_one_neighbour_for_all_predictions_collapse(monkeypatch):
-    """Rows of the same neighbour ask for equal scores of all predictions: the loss ends at what knows nothing.
+    """Rows of the same neighbour ask for equal scores of all predictions: the loss ends at chance.
 
     Without negatives, the variant that breaks the other contrastive methods, NNCLR keeps its spread: neighbours from a
     queue are targets without gradient, as BYOL's are.

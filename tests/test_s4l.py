@@ -115,14 +115,14 @@ def test_without_the_second_term_it_is_the_supervised_baseline():
     own, even = np.asarray(batch["label"])[known], np.flatnonzero(known) % 2 == 0
     modes = [np.bincount(own[half]).argmax() for half in (~even, even)]
     wanted = np.mean(np.where(even, own == modes[0], own == modes[1]))
-    np.testing.assert_allclose(metrics["label_top1_baseline"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(metrics["label_top1/chance"], wanted, rtol=1e-6)
 
 
 def test_a_batch_without_labels_learns_the_task_alone():
     run = tiny.compiled("s4l")[0]
     ts, batch = tiny.fresh(run), tiny.batch_of(run, 32)
     _, (_, metrics) = jax.jit(tiny.loss_function(run))(ts.params, ts.state, {**batch, "label": jnp.full(32, -1)})
-    assert float(metrics["label_loss"]) == 0.0 and np.isfinite(float(metrics["label_top1_baseline"]))
+    assert float(metrics["label_loss"]) == 0.0 and np.isfinite(float(metrics["label_top1/chance"]))
 
 
 @functools.cache

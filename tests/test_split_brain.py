@@ -69,7 +69,7 @@ def test_loss_is_the_sum_of_two_classifications():
         wanted += np.mean(np.log(np.exp(scores).sum(1)) - chosen)
         halves = [label.reshape(4, -1)[i::2].ravel() for i in (0, 1)]
         share = np.mean([np.mean(halves[i] == np.bincount(halves[1 - i]).argmax()) for i in (0, 1)])
-        np.testing.assert_allclose(metrics[f"{name}_bin_accuracy_baseline"], share, rtol=1e-5)
+        np.testing.assert_allclose(metrics[f"{name}_bin_accuracy/chance"], share, rtol=1e-5)
         np.testing.assert_allclose(metrics[f"{name}_bin_accuracy"], np.mean(scores.argmax(1) == label), atol=1e-3)
     np.testing.assert_allclose(value, wanted, rtol=1e-4)
 

@@ -168,7 +168,7 @@ def test_loss_agrees_with_numpy():
         to_codes = jax.grad(swapped_prediction, 1)(jnp.stack(scores, 1), jnp.stack(codes, 1), temperature=0.2)
     np.testing.assert_array_equal(to_codes, 0)
     flat = swapped_prediction(jnp.ones((6, 4, 5)), jnp.stack(codes, 1), temperature=0.2)
-    assert float(flat) == pytest.approx(np.log(5), rel=1e-6)  # the answer that knows nothing
+    assert float(flat) == pytest.approx(np.log(5), rel=1e-6)  # the answer by chance
 
 
 # Networks.

@@ -20,7 +20,7 @@ from ssl_jax.data import loader
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import contract
-from ssl_jax.methods.contract import flat
+from ssl_jax.methods.contract import flat, measured
 from ssl_jax.run import Run, prepare
 from ssl_jax.state import TrainState
 from ssl_jax.state import specs as state_specs
@@ -108,18 +108,25 @@ def batch_of(run: Run, count: int, *, seed: int = 0) -> dict[str, Any]:
     return batch | {"index": position, "position": position, "label": jnp.asarray(run.train.labels[:count])}
 
 
-def loss_function(run: Run, method: contract.Method | None = None):
-    """`(params, state, batch, step=0) -> (loss, (state, metrics))` on a mesh of one device."""
+def loss_function(run: Run, method: contract.Method | None = None, records=flat):
+    """`(params, state, batch, step=0) -> (loss, (state, metrics))` on a mesh of one device; metrics as `records`."""
     method = method or run.method
 
     def loss(params, state, batch, step):
         value, (state, aux) = method.loss(params, state, batch, rng=jax.random.key(1), step=step, info=run.info)
-        return dist.mean(value), (state, dist.mean(flat(aux.metrics)))
+        return dist.mean(value), (state, dist.mean(records(aux.metrics)))
 
     mesh = dist.make_mesh(jax.devices()[:1])
     in_specs = (P(), method.specs(), P(dist.AXIS), P())
     mapped = jax.shard_map(loss, mesh=mesh, in_specs=in_specs, out_specs=(P(), (method.specs(), P())))
     return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
+
+
+def of_kind(run: Run, kind: str) -> list[str]:
+    """Names of the method's metrics of a kind."""
+    ts = run.shapes
+    _, (_, found) = jax.eval_shape(loss_function(run, records=measured), ts.params, ts.state, batch_of(run, 8))
+    return [name for name, metric in found.items() if metric.kind == kind]
 
 
 def overfit(run: Run, steps: int, method: contract.Method | None = None, until=None, gradients=None):

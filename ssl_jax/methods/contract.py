@@ -57,14 +57,26 @@ class Aux(NamedTuple):
     labels: jax.Array | None = None  # of the rows of `features`; by default the batch's
 
 
+def measured(metrics: Mapping[str, Any]) -> dict[str, Metric]:
+    """Metrics as records of arrays; a plain number is of the kind 'value'."""
+
+    def one(metric: Any) -> Metric:
+        if not isinstance(metric, Metric):
+            return Metric(metric, kind="value")
+        # From the value, so that chance varies between the replicas as the value does.
+        chance = None if metric.chance is None else jnp.full_like(metric.value, metric.chance)
+        return Metric(metric.value, chance, metric.kind)
+
+    return {name: one(metric) for name, metric in metrics.items()}
+
+
 def flat(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics as plain numbers: NAME, and NAME/chance where that is known."""
     found: dict[str, Any] = {}
-    for name, metric in metrics.items():
-        found[name] = metric.value if isinstance(metric, Metric) else metric
-        if isinstance(metric, Metric) and metric.chance is not None:
-            # From the value, so that it varies between the replicas as the value does.
-            found[f"{name}/chance"] = jnp.full_like(metric.value, metric.chance)
+    for name, metric in measured(metrics).items():
+        found[name] = metric.value
+        if metric.chance is not None:
+            found[f"{name}/chance"] = metric.chance
     return found
 
 

@@ -186,8 +186,8 @@ def diagnose(values: Mapping[str, float]) -> str | None:
 
     Args:
       values: what `summary` returned. Two or more images and two or more channels are assumed: fewer are one
-        direction by construction. Where known also `loss` with `chance` and `best` (the losses of an answer that
-        knows nothing and of a perfect one), and `knn/top1` with `knn/top1_untrained`.
+        direction by construction. Where known also `loss` with `chance` and `best` (the losses of an answer by chance
+        and of a perfect one), and `knn/top1` with `knn/top1_untrained`.
 
     Returns:
       Sentences for a log or terminal, or None if nothing is wrong.
@@ -230,7 +230,7 @@ def _chance(values: Mapping[str, float]) -> str:
     if loss < chance - _AT_CHANCE * (chance - best):
         return ""
     return (
-        f"The loss is {loss:.3f}, no better than that of an answer that knows nothing ({chance:.3f}; perfect is "
+        f"The loss is {loss:.3f}, no better than chance ({chance:.3f}; perfect is "
         f"{best:.3f}). Usual causes, in the order to check: the learning rate is zero or far too high (a warm-up that "
         "is longer than the run); embeddings are zero or not normalised, or the temperature is too large; positives "
         "are misaligned after a gather or shuffle; batch norm runs in evaluation mode; or training has just begun."

@@ -25,7 +25,8 @@ _TITLES = {
     "loss": "Loss",
 }
 _HEALTH = ("feature_std", "rankme", "alignment", "uniformity")
-_COMPANIONS = ("_baseline", "_healthy")  # drawn dashed beside what they are to be compared with
+# Drawn dashed beside what they are compared with, by the end of their names; earlier versions wrote `_baseline`.
+_COMPANIONS = {"/chance": "chance", "_baseline": "chance", "_healthy": "healthy"}
 _LABELS_AXIS = {
     "few_label": "labelled images a class",
     "label_curve": "labels, % of the training set",
@@ -51,13 +52,13 @@ def over_time(runs: list[Files], wanted: str, reference: float | None = None) ->
     Args:
       runs: whose numbers.
       wanted: one of the kinds that `kind` tells.
-      reference: a level to draw into the charts of 'loss', that of an answer that knows nothing.
+      reference: a level to draw into the charts of 'loss', that of an answer by chance.
 
     Raises:
       Empty: if nothing of the kind was logged.
     """
     logged = {n for run in runs for e in run.entries for n in e} - {"step", "epoch"}
-    names = sorted(n for n in logged if kind(n) == wanted and not n.endswith(_COMPANIONS))
+    names = sorted(n for n in logged if kind(n) == wanted and not n.endswith(tuple(_COMPANIONS)))
     if not names:
         raise Empty(_absent(runs, wanted))
     return page.charts([_chart(runs, name, reference if name == "loss" else None) for name in names])
@@ -75,15 +76,15 @@ def _chart(runs: list[Files], name: str, reference: float | None) -> str:
     figure, axes = page.axes("epoch")
     labelled = len(runs) > 1
     for colour, run in zip(_cycle(len(runs)), runs, strict=True):
-        for companion in ("", *_COMPANIONS):
+        for companion, title in {"": "", **_COMPANIONS}.items():
             x, y = run.series(name + companion)
             keep = spread(np.arange(len(x)), _POINTS)
             if x:
-                label = " ".join(part for part in (run.name if labelled else "", companion[1:]) if part)
+                label = " ".join(part for part in (run.name if labelled else "", title) if part)
                 style = {"linestyle": "--", "alpha": 0.7} if companion else {"marker": "." if len(x) < 40 else None}
                 axes.plot(np.array(x)[keep], np.array(y)[keep], label=label or None, color=colour, **style)
     if reference is not None:
-        axes.axhline(reference, color=COLOURS[-1], linestyle=":", label="knows nothing")
+        axes.axhline(reference, color=COLOURS[-1], linestyle=":", label="chance")
     page.legend(axes)
     return page.chart(figure, _TITLES.get(name, name))
 

@@ -168,7 +168,9 @@ class Multitask(Method):
             total += self.weights[name] * loss
             with jax.ensure_compile_time_eval():
                 chance = _sum(chance, task.chance(info), self.weights[name])
-            metrics |= {f"{name}/{key}": value for key, value in {"loss": loss, **aux.metrics}.items()}
+            metrics |= {
+                f"{name}/{key}": value for key, value in {"loss": Metric(loss, kind="loss"), **aux.metrics}.items()
+            }
             features = aux.features if name == self.lead else features
         if "index" not in batch:  # of fewer tasks than `chance` counts
             metrics["loss"] = Metric(total, chance, "loss")

@@ -16,7 +16,7 @@ import optax
 from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -80,7 +80,7 @@ class Supervised(Method):
         h, stats = apply(self.backbone, "backbone", params, state["stats"], batch["view"], train=train)
         logits, stats = apply(self._head(info), "classifier", params, stats, h, train=train)
         loss, top1 = known_cross_entropy(self._masked(logits), self._known(batch["label"]))
-        aux = Aux({"supervised_top1": top1}, jax.lax.stop_gradient(h))
+        aux = Aux({"supervised_top1": Metric(top1)}, jax.lax.stop_gradient(h))
         return loss, ({"stats": stats}, aux)
 
     def predict(self, params, state, images):

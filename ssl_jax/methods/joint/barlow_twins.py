@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -103,9 +103,11 @@ class BarlowTwins(Method):
         loss, c = barlow_twins_loss(z1, z2, lambd=self.lambd, axis_name=dist.AXIS)
         squares = jnp.sum(jnp.square(c)) - jnp.sum(jnp.square(jnp.diagonal(c)))
         metrics = {
-            "correlation": jnp.diagonal(c).mean(),  # of a component with itself in the other view; 1 is best
-            "redundancy": jnp.sqrt(squares / max(self.out * (self.out - 1), 1)),  # with others, root mean square
-            "projection_std": losses.spread(z1, dist.AXIS),
+            # Of a component with itself in the other view; 1 is best.
+            "correlation": Metric(jnp.diagonal(c).mean(), kind="value"),
+            # With others, root mean square.
+            "redundancy": Metric(jnp.sqrt(squares / max(self.out * (self.out - 1), 1)), kind="value"),
+            "projection_std": Metric(losses.spread(z1, dist.AXIS), kind="std"),
         }
         return self.scale * loss, metrics
 

@@ -16,7 +16,7 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError, nearest
@@ -89,8 +89,9 @@ class BYOL(Method):
             z[v], xi_stats = apply(self._head(), "projector", target["params"], xi_stats, y, train=train)
         loss = regression_loss(p["view1"], z["view2"]) + regression_loss(p["view2"], z["view1"])
         state = {"stats": stats, "target": {"params": target["params"], "stats": xi_stats}}
+        spread = losses.spread(g["view1"], dist.AXIS)
         aux = Aux(
-            metrics={"cosine": 1 - loss / 4, "projection_std": losses.spread(g["view1"], dist.AXIS)},
+            metrics={"cosine": Metric(1 - loss / 4, kind="value"), "projection_std": Metric(spread, kind="std")},
             features=jax.lax.stop_gradient(h["view1"]),
         )
         return self.scale * loss, (state, aux)

@@ -30,7 +30,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import ops
 from ssl_jax.augment.patches import grid, render_patches, side
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.backbone import Encoded
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.models.pixelcnn import Predictor
@@ -168,7 +168,7 @@ class CPC(Method):
             terms += [info_nce(p, targets, k, dist.AXIS) for p, k in zip(predictions, self._ahead(), strict=True)]
         loss, accuracy = jnp.stack([jnp.stack(term) for term in terms]).mean(0)
         features = jax.lax.stop_gradient(z.mean((1, 2)))
-        metrics = {"prediction_accuracy": accuracy, "feature_spread": losses.spread(features, dist.AXIS)}
+        metrics = {"prediction_accuracy": Metric(accuracy), "feature_spread": losses.spread(features, dist.AXIS)}
         return loss, ({"stats": stats}, Aux(metrics, features))
 
     def encode(self, variables, images, *, train=False, stage=None, frozen=0):

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric
 from ssl_jax.methods.shared import memory_bank, multicrop
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
@@ -167,8 +167,8 @@ class DeepCluster(Method):
         ]
         aux = Aux(
             metrics={
-                "cluster_top1": losses.accuracy(scores[0][:, 0], targets[0]),
-                "projection_std": losses.spread(z[:, 0], dist.AXIS),
+                "cluster_top1": Metric(losses.accuracy(scores[0][:, 0], targets[0])),
+                "projection_std": Metric(losses.spread(z[:, 0], dist.AXIS), kind="std"),
             },
             features=jax.lax.stop_gradient(h[:, 0]),
         )

@@ -24,7 +24,7 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -124,11 +124,12 @@ class MoCoV1(Method):
             own = dist.positions(len(q[v]))
             terms.append(info_nce(q[v], keys[v][own], state["queue"]["rows"], temperature=self.temperature))
         queue = enqueue(state["queue"], jnp.concatenate(list(keys.values())))
+        in_batch = losses.similarity(losses.l2_normalize(q["view1"]), keys["view1"])
         metrics = {
-            "queue_accuracy": sum(right for _, right in terms) / len(terms),
+            "queue_accuracy": Metric(sum(right for _, right in terms) / len(terms)),
             # The queue of a small data set holds older keys of the same images, the batch does not.
-            "batch_top1": losses.accuracy(losses.similarity(losses.l2_normalize(q["view1"]), keys["view1"]), own),
-            "query_std": losses.spread(q["view1"], dist.AXIS),
+            "batch_top1": Metric(losses.accuracy(in_batch, own)),
+            "query_std": Metric(losses.spread(q["view1"], dist.AXIS), kind="std"),
         }
         state = {"stats": stats, "key": {"params": xi, "stats": xi_stats}, "queue": queue}
         aux = Aux(metrics, jax.lax.stop_gradient(h["view1"]))

@@ -18,7 +18,7 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.byol import target_decay
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -91,8 +91,9 @@ class MoCoV3(Method):
         loss1, top1 = contrast(q["view1"], k["view2"], temperature=self.temperature, axis_name=dist.AXIS)
         loss2, _ = contrast(q["view2"], k["view1"], temperature=self.temperature, axis_name=dist.AXIS)
         state = {"stats": stats, "key": {"params": xi, "stats": xi_stats}}
+        spread = losses.spread(q["view1"], dist.AXIS)
         aux = Aux(
-            metrics={"contrastive_top1": top1, "query_std": losses.spread(q["view1"], dist.AXIS)},
+            metrics={"contrastive_top1": Metric(top1), "query_std": Metric(spread, kind="std")},
             features=jax.lax.stop_gradient(h["view1"]),
         )
         return loss1 + loss2, (state, aux)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.mocov1 import enqueue, new_queue
 from ssl_jax.methods.joint.simclr import nt_xent
 from ssl_jax.models.heads import MLP
@@ -98,9 +98,9 @@ class NNCLR(Method):
         loss2, right2 = contrast(nn["view2"], p["view1"], temperature=self.temperature, axis_name=dist.AXIS)
         z1 = losses.l2_normalize(jax.lax.stop_gradient(z["view1"]))
         metrics = {
-            "contrastive_accuracy": (right1 + right2) / 2,
+            "contrastive_accuracy": Metric((right1 + right2) / 2),
             "neighbour_cosine": jnp.mean(jnp.sum(z1 * nn["view1"], -1)),
-            "projection_std": losses.spread(z1, dist.AXIS),
+            "projection_std": Metric(losses.spread(z1, dist.AXIS), kind="std"),
         }
         state = {"stats": stats, "queue": enqueue(queue, dist.gather(z1))}
         return (loss1 + loss2) / 2, (state, Aux(metrics, jax.lax.stop_gradient(h["view1"])))

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -137,7 +137,7 @@ class NPID(Method):
             loss, top1 = instance_softmax(v, bank, batch["index"], info.num_examples, self.temperature, dist.AXIS)
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)
         aux = Aux(
-            metrics={"instance_top1": top1, "projection_std": losses.spread(v, dist.AXIS)},
+            metrics={"instance_top1": Metric(top1), "projection_std": Metric(losses.spread(v, dist.AXIS), kind="std")},
             features=jax.lax.stop_gradient(h),
         )
         return loss, ({"stats": stats, "bank": bank, "z": z}, aux)

@@ -24,7 +24,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.patches import grid, permuted, render_patches
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.npid import nce, nce_best, nce_chance, noise_index, normaliser, top1_of_noise
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.models.heads import MLP
@@ -130,9 +130,10 @@ class PIRL(Method):
         terms = [self._term(s, itself, z, info) for s in (jigsaw, image)]
         loss = self.weight * terms[0] + (1 - self.weight) * terms[1]  # eq. 5
         bank = memory_bank.update(bank, batch["index"], v, self.momentum, dist.AXIS)
-        metrics = {f"{name}_top1": top1_of_noise(s, index) for name, s in {"image": image, "jigsaw": jigsaw}.items()}
+        each = {"image": image, "jigsaw": jigsaw}
+        metrics = {f"{name}_top1": Metric(top1_of_noise(s, index)) for name, s in each.items()}
         aux = Aux(
-            metrics=metrics | {"projection_std": losses.spread(v, dist.AXIS)},
+            metrics=metrics | {"projection_std": Metric(losses.spread(v, dist.AXIS), kind="std")},
             features=jax.lax.stop_gradient(h),
         )
         return loss, ({"stats": stats, "bank": bank, "z": z}, aux)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -111,7 +111,8 @@ class SimCLR(Method):
     def compare(self, embeddings: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
         z1, z2 = embeddings
         loss, top1 = self._contrast(z1, z2)
-        return self.scale * loss, {"contrastive_top1": top1, "projection_std": losses.spread(z1, dist.AXIS)}
+        spread = losses.spread(z1, dist.AXIS)
+        return self.scale * loss, {"contrastive_top1": Metric(top1), "projection_std": Metric(spread, kind="std")}
 
     def _contrast(self, z1: jax.Array, z2: jax.Array) -> tuple[jax.Array, jax.Array]:
         return nt_xent(z1, z2, temperature=self.temperature, axis_name=dist.AXIS)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -66,7 +66,7 @@ class SimSiam(Method):
             p[v], stats = apply(self._predictor(), "predictor", params, stats, z[v], train=train)
         loss = (negative_cosine(p["view1"], z["view2"]) + negative_cosine(p["view2"], z["view1"])) / 2  # alg. 1
         aux = Aux(
-            metrics={"projection_std": losses.spread(z["view1"], dist.AXIS)},
+            metrics={"projection_std": Metric(losses.spread(z["view1"], dist.AXIS), kind="std")},
             features=jax.lax.stop_gradient(h["view1"]),
         )
         return loss, ({"stats": stats}, aux)

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec as P
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.shared import multicrop
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
@@ -136,9 +136,9 @@ class SwAV(Method):
         used = dist.mean(jax.nn.softmax(scores[:, 0] / self.temperature).mean(0))
         aux = Aux(
             metrics={
-                "code_overlap": jnp.minimum(q[:, 0], q[:, 1]).sum(-1).mean(),
-                "prototypes_used": jnp.exp(jax.scipy.special.entr(used).sum()),
-                "projection_std": losses.spread(z[:, 0], dist.AXIS),
+                "code_overlap": Metric(jnp.minimum(q[:, 0], q[:, 1]).sum(-1).mean()),
+                "prototypes_used": Metric(jnp.exp(jax.scipy.special.entr(used).sum()), kind="value"),
+                "projection_std": Metric(losses.spread(z[:, 0], dist.AXIS), kind="std"),
             },
             features=jax.lax.stop_gradient(h[:, 0]),
         )

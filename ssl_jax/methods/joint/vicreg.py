@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -110,7 +110,8 @@ class VICReg(Method):
         z1, z2 = embeddings
         weights = {"sim_coeff": self.sim_coeff, "std_coeff": self.std_coeff, "cov_coeff": self.cov_coeff}
         loss, terms = vicreg_loss(z1, z2, **weights, axis_name=dist.AXIS)
-        return loss, {**terms, "projection_std": losses.spread(z1, dist.AXIS)}
+        metrics = {name: Metric(term, kind="loss") for name, term in terms.items()}
+        return loss, {**metrics, "projection_std": Metric(losses.spread(z1, dist.AXIS), kind="std")}
 
     def chance(self, info: Info) -> float:
         """Constant embeddings: all that is left is the hinge, 0.99 (24.75 with the default weights)."""

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Info, Method
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -148,8 +148,9 @@ class WMSE(Method):
             epsilon=self.epsilon,
             axis_name=dist.AXIS,
         )
+        spread = losses.spread(z[0], dist.AXIS)
         aux = Aux(
-            metrics={"cosine": 1 - loss / 2, "projection_std": losses.spread(z[0], dist.AXIS)},
+            metrics={"cosine": Metric(1 - loss / 2, kind="value"), "projection_std": Metric(spread, kind="std")},
             features=jax.lax.stop_gradient(h[0]),
         )
         return loss, ({"stats": stats}, aux)

@@ -26,7 +26,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.decoders import MAEDecoder
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.models.patches import patches, unpatched
@@ -133,9 +133,9 @@ class MAE(Method):
         if self.norm_pix:
             target = normalised(target)[0]
         loss = masked_error(y, target, mask)
-        # Who knows nothing answers with the mean: of the patch, or of the data set. Both are zero.
-        metrics = {"masked_mse": loss, "masked_mse_baseline": masked_error(0.0, target, mask)}
-        # Of an image with masked patches, for the online probe; `features` see all of it.
+        # By chance the answer is the mean: of the patch, or of the data set. Both are zero.
+        metrics = {"masked_mse": Metric(loss, masked_error(0.0, target, mask), "loss")}
+        # Of an image with masked patches, for the online probe; `encode` sees all of it.
         aux = Aux(metrics, jax.lax.stop_gradient(h[:, 0]))
         return loss, ({"stats": stats}, aux)
 

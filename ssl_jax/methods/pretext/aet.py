@@ -22,7 +22,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment import ops
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -147,7 +147,7 @@ class AET(Method):
         moved, wanted = self._pairs(batch["view"], dist.example_keys(rng, batch["position"]))
         found, h, stats = self._predict(params, state["stats"], batch["view"], moved, train=train)
         loss = jnp.mean(jnp.square(found - wanted))
-        metrics = {"transformation_error": loss, "transformation_error_baseline": jnp.mean(jnp.square(wanted))}
+        metrics = {"transformation_error": Metric(loss, jnp.mean(jnp.square(wanted)), "loss")}
         return loss, ({"stats": stats}, Aux(metrics, jax.lax.stop_gradient(h)))
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, initialise
 
@@ -60,8 +60,8 @@ class Autoencoder(Method):
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         _, h, y, stats = self._reconstruct(params, state["stats"], batch, rng, train)
         loss = squared_error(y, batch["view"])
-        # Who knows nothing answers with the data set's mean colour, which is zero.
-        metrics = {"reconstruction_mse": loss, "reconstruction_mse_baseline": squared_error(0.0, batch["view"])}
+        # By chance the answer is the data set's mean colour, which is zero.
+        metrics = {"reconstruction_mse": Metric(loss, squared_error(0.0, batch["view"]), "loss")}
         aux = Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2))))
         return loss, ({"stats": stats}, aux)
 

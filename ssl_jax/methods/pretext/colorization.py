@@ -27,7 +27,7 @@ import optax
 from ssl_jax import dist
 from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, initialise
 
@@ -122,15 +122,15 @@ class Colorization(Method):
         factor = jnp.sum(balance * jax.nn.one_hot(nearest, lab.BINS), -1) * coloured[:, None, None]
         loss = reweighted(optax.softmax_cross_entropy(logits, target), factor)  # eq. 2, for each pixel
         answer, metrics = logits.argmax(-1), {}
-        # Who knows nothing of an image answers the bin that so far most of the weight was in.
+        # By chance the answer is the bin that so far most of the weight was in.
         measures = {
             "ab_bin_accuracy": (jnp.ones_like(factor), known),
             "ab_bin_accuracy_rebalanced": (factor, known * balance),
         }
         for name, (weight, mass) in measures.items():
             weight /= jnp.maximum(dist.mean(weight.mean()), 1e-9)
-            metrics[name] = jnp.mean(weight * (answer == nearest))
-            metrics[f"{name}_baseline"] = jnp.mean(weight * (mass.argmax() == nearest))
+            chance = jnp.mean(weight * (mass.argmax() == nearest))
+            metrics[name] = Metric(jnp.mean(weight * (answer == nearest)), chance)
         aux = Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2))))
         return loss, ({"stats": stats, "prior": prior, "batches": batches}, aux)
 

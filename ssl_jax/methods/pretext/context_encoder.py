@@ -34,7 +34,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment.holes import centre_hole, centre_weights, random_regions
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.decoders import ChannelwiseDense, Decoder
 from ssl_jax.models.discriminator import Discriminator
 from ssl_jax.models.parts import apply, initialise
@@ -156,10 +156,10 @@ class ContextEncoder(Method):
         against = discriminator_loss(real, fake)
         error = weighted_error(y, target, weights)
         loss = against + self.adversarial * generator_loss(fooled) + (1 - self.adversarial) * error
+        left = weighted_error(2 * jnp.array(self.fill) - 1, target, hidden)  # the hole as it was filled
         metrics = {
-            "hole_mse": weighted_error(y, target, hidden),
-            "hole_mse_baseline": weighted_error(2 * jnp.array(self.fill) - 1, target, hidden),  # left as filled
-            "discriminator_loss": against,
+            "hole_mse": Metric(weighted_error(y, target, hidden), left, "loss"),
+            "discriminator_loss": Metric(against, kind="loss"),
         }
         return loss, ({"stats": stats}, Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2)))))
 

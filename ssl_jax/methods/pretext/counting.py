@@ -23,7 +23,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.augment.patches import grid
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -147,9 +147,9 @@ class Counting(Method):
         # Without any counts both are zero, and nothing is told apart.
         told = jnp.mean(near < far, dtype=jnp.float32)
         metrics = {
-            "pair_accuracy": told,
-            "pair_accuracy_baseline": jnp.full_like(told, 0.5),
-            "active_share": jnp.mean(phi > 0, dtype=jnp.float32),  # of all counts; at the end few are not zero, sec. 5
+            "pair_accuracy": Metric(told, 1 / 2),
+            # Of all counts; at the end few are not zero, sec. 5.
+            "active_share": Metric(jnp.mean(phi > 0, dtype=jnp.float32)),
         }
         aux = Aux(metrics, jax.lax.stop_gradient(h[:, 0]))
         return counting_loss(whole, tiles, y, self.margin), ({"stats": stats}, aux)

@@ -17,7 +17,7 @@ import numpy as np
 from ssl_jax import losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 
@@ -64,7 +64,7 @@ class Rotation(Method):
         h, stats = apply(self.backbone, "backbone", params, state["stats"], x.reshape(-1, *x.shape[2:]), train=train)
         logits, stats = apply(self._head, "classifier", params, stats, h, train=train)
         top1 = losses.accuracy(logits, labels)
-        metrics = {"rotation_top1": top1, "rotation_top1_baseline": jnp.full_like(top1, 0.25)}
+        metrics = {"rotation_top1": Metric(top1, 1 / 4)}
         aux = Aux(metrics, jax.lax.stop_gradient(h[::4]))
         return losses.cross_entropy(logits, labels), ({"stats": stats}, aux)
 

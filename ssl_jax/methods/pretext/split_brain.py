@@ -22,7 +22,7 @@ import numpy as np
 from ssl_jax import dist, losses
 from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.colorization import CROP, annealed_mean
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, encode, initialise
@@ -103,8 +103,7 @@ class SplitBrain(Method):
             guess = losses.guess_accuracy(label, batch["position"], scores.shape[-1], dist.AXIS)
             label, scores = label.reshape(-1), scores.reshape(-1, scores.shape[-1])
             terms.append(losses.cross_entropy(scores, label))
-            metrics[f"{name}_bin_accuracy"] = losses.accuracy(scores, label)
-            metrics[f"{name}_bin_accuracy_baseline"] = guess
+            metrics[f"{name}_bin_accuracy"] = Metric(losses.accuracy(scores, label), guess)
         aux = Aux(metrics, jax.lax.stop_gradient(h.mean((1, 2))))
         return sum(terms), ({"stats": stats}, aux)
 

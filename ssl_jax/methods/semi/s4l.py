@@ -32,7 +32,7 @@ import numpy as np
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.combine.supervised import Classifier, known_cross_entropy
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Picture
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.rotation import rotations
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -169,11 +169,9 @@ class S4L(Method):
         )
         guessed = losses.guess_accuracy(labels, batch["position"], info.num_classes, dist.AXIS)
         metrics = {
-            "label_loss": supervised,
-            "label_top1": label_top1,
-            "label_top1_baseline": guessed,
-            f"{self.task}_top1": task_top1,
-            f"{self.task}_top1_baseline": jnp.full_like(task_top1, guess),
+            "label_loss": Metric(supervised, kind="loss"),
+            "label_top1": Metric(label_top1, guessed),
+            f"{self.task}_top1": Metric(task_top1, guess),
         }
         aux = Aux(metrics, jax.lax.stop_gradient(h[::times]))
         return supervised + self.weight * self_supervised, ({"stats": stats}, aux)
