@@ -24,6 +24,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ssl_jax.methods import build
+from ssl_jax.workdir import results as stored
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, README = ROOT / "docs" / "cifar_small.jsonl", ROOT / "README.md"
@@ -80,6 +81,7 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
         "knn_online": {f"{entry['epoch']:g}": entry["knn/top1"] for entry in curve if "knn/top1" in entry},
         "results": {n: round(x, 4) for n, x in results.items() if KEPT.match(n) and isinstance(x, float)},
     }
+    row["results"]["measures"] = {n: told for n, told in results["measures"].items() if n in row["results"]}
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -117,13 +119,15 @@ def write_table() -> None:
 
 def own_measure(results: dict[str, Any]) -> str:
     """What the method's own task gives that has an answer by chance, beside that and the untrained network's."""
-    found = {n.removeprefix("pretext/"): value for n, value in results.items() if n.startswith("pretext/")}
+    found = {(r.measure, r.of): r for r in stored.numbers(results) if r.measure.startswith("pretext/")}
     told = []
-    for name in [n for n in found if f"{n}_baseline" in found and n != "loss"]:
-        value, untrained, nothing = (found[f"{name}{suffix}"] for suffix in ("", "_untrained", "_baseline"))
-        told.append(f"{name} {value:.3g} (untrained {untrained:.3g}, chance {nothing:.3g})")
+    for (measure, of), r in found.items():
+        if of != "pretrained" or r.chance is None or measure == "pretext/loss":
+            continue
+        name, untrained = measure.removeprefix("pretext/"), found[measure, "untrained"].value
+        told.append(f"{name} {r.value:.3g} (untrained {untrained:.3g}, chance {r.chance:.3g})")
         if name.endswith("_mse"):
-            told[-1] += f", {10 * np.log10(nothing / value):+.2f} dB over a mean fill"
+            told[-1] += f", {10 * np.log10(r.chance / r.value):+.2f} dB over a mean fill"
     return "; ".join(told)
 
 

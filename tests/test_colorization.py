@@ -127,7 +127,7 @@ def test_an_untrained_network_is_measured_in_weights_that_are_no_others():
         return Answers(**vars(run.method), everywhere=int(own.argmax())).loss(ts.params, state, batch, **rest)[1][1]
 
     (fresh, counted, flat) = (
-        jax.tree.map(lambda x: x[0], measured({**ts.state, **prior}, jax.tree.map(lambda x: x[None], batch)))["metrics"]
+        jax.tree.map(lambda x: x[0], measured({**ts.state, **prior}, jax.tree.map(lambda x: x[None], batch))).metrics
         for prior in (
             {},
             {"prior": own, "batches": jnp.ones(())},
@@ -135,8 +135,8 @@ def test_an_untrained_network_is_measured_in_weights_that_are_no_others():
         )
     )
     name = "ab_bin_accuracy_rebalanced"
-    np.testing.assert_allclose(fresh[name], counted[name], rtol=1e-5)
-    assert abs(fresh[name] - flat[name]) > 0.01
+    np.testing.assert_allclose(fresh[name].value, counted[name].value, rtol=1e-5)
+    assert abs(fresh[name].value - flat[name].value) > 0.01
 
 
 @dataclasses.dataclass(frozen=True)

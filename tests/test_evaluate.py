@@ -10,9 +10,10 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import data, evaluate, train, weights
-from ssl_jax.evals import cache, context, features, pretext, protocols
-from ssl_jax.evals.table import split
+from ssl_jax import data, evaluate, weights
+from ssl_jax.evals import cache, context, features, find, fine_tune, layers, linear, linear_lbfgs, pretext
+from ssl_jax.evals import run as evaluation
+from ssl_jax.metrics import few_label, label_curve
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.checkpoint import Checkpoints
@@ -47,6 +48,12 @@ def results(workdir):
     return json.loads((workdir / "results.json").read_text())
 
 
+def only(monkeypatch, *names):
+    """Makes these the evaluations that are measured unasked."""
+    for name, module in find.evaluations().items():
+        monkeypatch.setattr(module, "DEFAULT", name in names)
+
+
 QUICK = ("health", "pretext", "knn", "linear_lbfgs", "layers", "few_shot", "retrieval", "cluster")
 
 
@@ -62,7 +69,8 @@ def test_names_of_the_results(evaluated):
             assert 0 < evaluated[f"{name}{suffix}"] < 1
         for name in ("retrieval/recall@1", "retrieval/precision@10", "cluster/accuracy", "cluster/nmi"):
             assert 0 < evaluated[f"{name}{suffix}"] < 1
-        assert 0 < evaluated[f"few_shot/5way_1shot/prototypes_ci95{suffix}"] < 0.02
+        name = f"few_shot/5way_1shot/prototypes{suffix}"
+        assert 0 < evaluated["measures"][name]["spread"] < 0.02 and evaluated["measures"][name]["chance"] == 0.2
     for suffix in ("", "_untrained"):
         assert evaluated[f"layers/3/top1{suffix}"] == evaluated[f"linear_lbfgs/top1{suffix}"]
         assert 0.1 < evaluated[f"layers/1/top1{suffix}"] < 1
@@ -70,7 +78,9 @@ def test_names_of_the_results(evaluated):
         for name in ("lidar", "alignment", "uniformity", "dead_units", "rank/1", "rank/3", "feature_std", "rankme"):
             assert np.isfinite(evaluated[f"health/{name}{suffix}"])
     assert evaluated["health/rank/3"] == evaluated["health/rankme"] == evaluated["rankme"]
-    assert evaluated["pretext/loss_baseline"] == pytest.approx(np.log(4))
+    loss, top1 = (evaluated["measures"][f"pretext/{name}"] for name in ("loss", "rotation_top1"))
+    assert loss["chance"] == pytest.approx(np.log(4)) and loss["kind"] == "loss"
+    assert top1["chance"] == pytest.approx(1 / 4) and top1["kind"] == "share"
     assert {f"seconds/{name}" for name in (*QUICK, "extraction")} <= set(evaluated)
     assert evaluated["data"] == "digits" and evaluated["step"] == 4
     assert {"seed", "config", "versions", "device", "evaluation_seconds", "epoch"} <= set(evaluated)
@@ -80,7 +90,7 @@ def test_the_number_of_devices_does_not_matter(evaluated, copied, monkeypatch):
     shutil.rmtree(copied / "features")
     (copied / "results.json").unlink()
     right = prepare
-    monkeypatch.setattr(train, "prepare", lambda config: right(config, jax.devices()[:1]))
+    monkeypatch.setattr(evaluation, "prepare", lambda config: right(config, jax.devices()[:1]))
     # What the other protocols are given are these features, and nothing of the devices.
     other = evaluate.evaluate(str(copied), ("health", "pretext", "knn", "linear_lbfgs"))
     for name, value in other.items():
@@ -103,9 +113,11 @@ def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkey
 
 
 def test_numbers_of_images_are_stored_and_what_is_left_out_is_said(copied, monkeypatch, capsys):
-    for module in (protocols.label_curve, protocols.few_label):
+    for module in (label_curve, few_label):
         monkeypatch.setattr(module, "MAX_IMAGES", 500)
-    found = evaluate.evaluate(str(copied), ("label_curve", "few_label"), settings={"draws": "2"})
+    found = evaluate.evaluate(
+        str(copied), ("label_curve", "few_label"), settings=evaluate.Settings(fields={"draws": "2"})
+    )
     assert found["few_label/images"] == {"1": 10, "5": 50, "10": 100, "all": 500}
     assert found["label_curve/images"] == {"1": 10, "5": 70, "10": 137}  # rounded for each class
     assert "label_curve/10/top1" in found and "label_curve/50/top1" not in found
@@ -202,7 +214,7 @@ def test_gray_and_colour_meet():
 
 
 def test_fine_tuning_and_copied_stages_beside_a_supervised_run(copied, tmp_path, monkeypatch):
-    monkeypatch.setattr(protocols.fine_tune, "EPOCHS", {10: 1, 100: 1})
+    monkeypatch.setattr(fine_tune, "EPOCHS", {10: 1, 100: 1})
     ts, _ = tiny.steps("supervised", 4)
     store(tiny.run("supervised", 8), ts, tmp_path / "supervised")
     arguments = [
@@ -229,12 +241,12 @@ def test_garbage_test_labels_choose_nothing(workdir):
     right = context.prepare(run, jax.device_put(ts), (train_split, test_split))
     labels = (right.features.labels[0], (right.features.labels[1] + 1) % 10)
     wrong = dataclasses.replace(right, features=dataclasses.replace(right.features, labels=labels))
-    for measure in (protocols.linear_probe, protocols.logistic_probe, protocols.layers):
-        for (name, value), other in zip(measure(right).items(), measure(wrong).values(), strict=True):
-            if split(name)[0].endswith("/top1"):
-                assert other < value
+    for probe in (linear, linear_lbfgs, layers):
+        for result, other in zip(probe.measure(right), probe.measure(wrong), strict=True):
+            if result.measure.endswith("/top1"):
+                assert other.value < result.value
             else:
-                assert other == value, name
+                assert result.detail and other.value == result.value, result.name
 
 
 @pytest.mark.parametrize(
@@ -259,7 +271,9 @@ def test_mistakes_are_explained(workdir, capsys, arguments, words):
 
 
 def test_settings_may_differ_from_those_of_the_run(copied):
-    one = evaluate.evaluate(str(copied), ("knn",), settings={"knn_k": "1", "knn_temperature": "0.5"})
+    one = evaluate.evaluate(
+        str(copied), ("knn",), settings=evaluate.Settings(fields={"knn_k": "1", "knn_temperature": "0.5"})
+    )
     assert (one["config"]["eval"]["knn_k"], one["config"]["eval"]["knn_temperature"]) == (1, 0.5)
     run = prepare(evaluate.load_config(str(copied)))
     what = context.prepare(run, evaluate.restore(run, str(copied)), context.with_labels(context.load_images(run)))
@@ -270,8 +284,8 @@ def test_settings_may_differ_from_those_of_the_run(copied):
 
 
 def test_what_takes_hours_on_much_data_is_asked_for(copied, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate, "LARGE", 100)
-    monkeypatch.setattr(evaluate, "DEFAULT", ("knn", "linear_lbfgs", "layers"))
+    monkeypatch.setattr(evaluation, "LARGE", 100)
+    only(monkeypatch, "knn", "linear_lbfgs", "layers")
     (copied / "results.json").unlink(missing_ok=True)
     found = evaluate.evaluate(str(copied))
     assert "knn/top1" in found and not any(name.startswith(("linear", "layers")) for name in found)
@@ -286,7 +300,7 @@ def test_of_much_data_the_earlier_stages_are_kept_of_the_images_that_health_uses
     shutil.rmtree(copied / "features", ignore_errors=True)
     whole = dict(evaluate.evaluate(str(copied), ("health",)))
     before = set((copied / "features").iterdir())
-    monkeypatch.setattr(evaluate, "LARGE", 100)
+    monkeypatch.setattr(evaluation, "LARGE", 100)
     few = evaluate.evaluate(str(copied), ("health",))
     names = [name for name in whole if name.startswith("health/") or name == "rankme"]
     assert {"health/rank/1", "health/rank/1_untrained", "health/rank/3"} <= set(names)
@@ -302,7 +316,7 @@ def test_of_much_data_the_earlier_stages_are_kept_of_the_images_that_health_uses
 def test_too_many_pixels_are_no_representation(copied, monkeypatch, capsys):
     monkeypatch.setattr(context, "MOST_PIXELS", 1797 * 64 - 1)
     (copied / "results.json").unlink(missing_ok=True)
-    found = evaluate.evaluate(str(copied), ("knn", "few_label"), settings={"draws": "1"})
+    found = evaluate.evaluate(str(copied), ("knn", "few_label"), settings=evaluate.Settings(fields={"draws": "1"}))
     assert "knn/top1" in found and "few_label/all/untrained" in found
     assert not any("pixels" in name or "pca" in name for name in found)
     assert capsys.readouterr().out.count("Raw pixels are not measured") == 1
@@ -355,7 +369,7 @@ def pictures(root, counts):
 )
 def test_the_plain_command_measures_what_the_data_has(copied, tmp_path, monkeypatch, capsys, counts, measured, words):
     done = []
-    monkeypatch.setattr(evaluate, "_measure", lambda name, what, results: done.append(name))
+    monkeypatch.setattr(evaluation, "_measure", lambda name, what, results: done.append(name))
     assert evaluate.main([f"--workdir={copied}", pictures(tmp_path / "images", counts)]) == 0
     assert " ".join(done) == measured and words in capsys.readouterr().out
 
@@ -363,7 +377,7 @@ def test_the_plain_command_measures_what_the_data_has(copied, tmp_path, monkeypa
 def test_what_cannot_apply_is_skipped_unless_it_is_named(copied, tmp_path, monkeypatch, capsys):
     """One training and one test image a class: nothing can be held out or retrieved."""
     data = pictures(tmp_path / "images", {f"{split}/{c}": 1 for split in ("train", "test") for c in "abc"})
-    monkeypatch.setattr(evaluate, "DEFAULT", ("linear", "retrieval", "knn"))
+    only(monkeypatch, "linear", "retrieval", "knn")
     assert evaluate.main([f"--workdir={copied}", data]) == 0
     told = capsys.readouterr().out
     assert "linear: skipped, The probe holds out training images" in told
@@ -387,8 +401,10 @@ def test_streamed_images_without_a_test_split_have_the_features_of_resident_ones
         assert run.train.streamed == (stream == "always") and run.test is None
         what = context.prepare(run, run.init(), context.load_images(run), cache=cache.FeatureCache(tmp_path / stream))
         found[stream] = what.features
-    assert [(x.shape, y.shape) for x, y in found["always"].stages[""]] == [((12, d), (0, d)) for d in (4, 8, 16)]
-    for x, y in zip(found["always"].stages[""], found["never"].stages[""], strict=True):
+    assert [(x.shape, y.shape) for x, y in found["always"].stages["pretrained"]] == [
+        ((12, d), (0, d)) for d in (4, 8, 16)
+    ]
+    for x, y in zip(found["always"].stages["pretrained"], found["never"].stages["pretrained"], strict=True):
         np.testing.assert_allclose(x[0], y[0], atol=0.02 * np.abs(y[0]).max())
     assert found["always"].pretrained[0].shape == (12, 16)
 
@@ -411,18 +427,19 @@ def test_pretext_is_the_loss_of_the_test_images():
 
 
 def test_pretext_with_labels_is_about_the_labels_of_the_run(capsys):
-    run = tiny.run("supervised")
-    network = context.Network(run, tiny.fresh(run))
-    own = context.load_images(run)
+    made = tiny.run("supervised")
+    network = context.Network(made, tiny.fresh(made))
+    own = context.load_images(made)
     others = [
         context.with_labels(own, (3, 5, 7)),
         tuple(data.Dataset("others", d.images, 90 + d.labels, d.classes) for d in own),
     ]
     for images in others:
-        assert protocols.own_task(context.Subject({"": network}, images, None)) == {}
+        assert pretext.measure(context.Context({"pretrained": network}, images, None)) == []
         assert "pretext: skipped, supervised answers with the labels of digits" in capsys.readouterr().out
-    found = protocols.own_task(context.Subject({"": network, "_untrained": network}, context.with_labels(own), None))
-    assert "pretext/supervised_top1" in found and np.isfinite(list(found.values())).all()
+    both = {"pretrained": network, "untrained": network}
+    found = pretext.measure(context.Context(both, context.with_labels(own), None))
+    assert "pretext/supervised_top1" in [r.name for r in found] and np.isfinite([r.value for r in found]).all()
 
 
 @pytest.mark.fast

@@ -1,6 +1,6 @@
-"""What an evaluation is about: networks, images, and the features that are extracted once for all protocols."""
+"""What an evaluation is given: networks, images, and the features that are extracted once for all evaluations."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import math
 from typing import Any
@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 
 from ssl_jax import data
-from ssl_jax.augment.view import View
 from ssl_jax.data import loader, train_test
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import spread, stage_extractor
+from ssl_jax.methods.contract import Variables
 from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
+from ssl_jax.workdir.results import Result
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
 Images = tuple[data.Dataset, data.Dataset]  # training and test split
+
+LABELLED = frozenset(("labels", "test images"))  # what most evaluations need
 
 # Bytes of images that are a representation of their own; in float32, scaled and copied they take up to twelve times as
 # many.
@@ -34,17 +37,17 @@ class Features:
     labels: Pair
     classes: int
     supervised: Pair | None = None
-    # By suffix, after each stage; `prepare` may have kept a few training images alone of all but the last.
+    # By representation, after each stage; `prepare` may have kept a few training images alone of all but the last.
     stages: Mapping[str, list[Pair]] = dataclasses.field(default_factory=dict)
 
     def backbones(self) -> dict[str, Pair]:
-        """Suffix to the features of each backbone."""
-        found = {"": self.pretrained, "_untrained": self.untrained}
-        return found if self.supervised is None else found | {"_supervised": self.supervised}
+        """Features by name of the backbone."""
+        found = {"pretrained": self.pretrained, "untrained": self.untrained}
+        return found if self.supervised is None else found | {"supervised": self.supervised}
 
     def with_pixels(self) -> dict[str, Pair]:
         """`backbones`, and raw pixels where there are such."""
-        return self.backbones() if self.pixels is None else self.backbones() | {"_pixels": self.pixels}
+        return self.backbones() if self.pixels is None else self.backbones() | {"pixels": self.pixels}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,26 +57,60 @@ class Network:
     run: Run
     ts: TrainState
 
+    @property
+    def variables(self) -> Variables:
+        """Those of the backbone, as `encode` takes them."""
+        return self.run.method.variables(self.ts.params, self.ts.state)
+
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """What the protocols measure."""
+class Context:
+    """What evaluations measure."""
 
-    networks: Mapping[str, Network]  # by suffix; '' is the pretrained one
-    images: Images  # those with a label, if any protocol needs labels
+    networks: Mapping[str, Network]  # 'pretrained', 'untrained', and 'supervised' where there is one to compare with
+    images: Images  # those with a label, if any evaluation needs labels
     features: Features
     tune_epochs: int | None = None  # of fine-tuning; None: `fine_tune.EPOCHS`
     frozen: tuple[int, ...] = ()  # stages that fine-tuning copies, once frozen and once not
 
     @property
-    def config(self) -> Any:
-        """The config of the pretrained run."""
-        return self.networks[""].run.config
+    def run(self) -> Run:
+        """The pretrained run."""
+        return self.networks["pretrained"].run
 
     @property
-    def view(self) -> View:
-        """How evaluation sees an image."""
-        return self.networks[""].run.eval_view
+    def config(self) -> Any:
+        """The config of the pretrained run."""
+        return self.run.config
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Arguments that most measures want."""
+        return {"num_classes": self.features.classes, "seed": self.config.seed}
+
+    def each(
+        self,
+        name: str,
+        measure: Callable[..., Mapping[str, Any]],
+        *,
+        pixels: bool = False,
+        main: Sequence[str] | None = None,
+    ) -> list[Result]:
+        """`measure(train_x, train_y, test_x, test_y)` of every representation.
+
+        Args:
+          name: of the evaluation.
+          measure: returns shares by name.
+          pixels: of raw pixels as well.
+          main: which of them are measures and not details; None: all.
+        """
+        train_y, test_y = self.features.labels
+        representations = self.features.with_pixels() if pixels else self.features.backbones()
+        return [
+            Result(f"{name}/{key}", value, of, detail=main is not None and key not in main)
+            for of, (x, y) in representations.items()
+            for key, value in measure(x, train_y, y, test_y).items()
+        ]
 
 
 def load_images(run: Run, source: str | None = None, path: str | None = None) -> Images:
@@ -134,9 +171,10 @@ def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.nd
 
 
 def lacking(images: Images) -> set[str]:
-    """Which of 'labels', of some images of each split, and 'test images' there are none of."""
+    """Which of 'labels', of some images of each split, 'test images' and 'mask' there are none of."""
     labels = images[0].classes and all((d.labels >= 0).any() for d in images if len(d.images))
-    return {name for name, there in (("labels", labels), ("test images", len(images[1].images))) if not there}
+    there = {"labels": labels, "test images": len(images[1].images), "mask": all("mask" in d.fields for d in images)}
+    return {name for name, found in there.items() if not found}
 
 
 def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
@@ -183,7 +221,7 @@ def prepare(
     supervised: Network | None = None,
     tune_epochs: int | None = None,
     frozen: Sequence[int] = (),
-) -> Subject:
+) -> Context:
     """Extracts the features of a run's network, of the same one untrained, and of a supervised one.
 
     Args:
@@ -194,24 +232,24 @@ def prepare(
       few: what is kept of the stages before the last, where memory is short: so many evenly spaced training images and
         no test image; None: all.
       supervised: a run of the method supervised, as another representation.
-      tune_epochs: as `Subject` has it.
+      tune_epochs: as `Context` has it.
       frozen: likewise.
     """
-    networks = {"": Network(run, ts), "_untrained": Network(run, run.init())}
+    networks = {"pretrained": Network(run, ts), "untrained": Network(run, run.init())}
     if supervised is not None:
-        networks["_supervised"] = supervised
+        networks["supervised"] = supervised
     seen = "" if cache is None else fingerprint([fingerprint(_contents(d)) for d in images])
-    stages = {suffix: _stages(network, images, suffix, cache, seen, few) for suffix, network in networks.items()}
+    stages = {name: _stages(network, images, name, cache, seen, few) for name, network in networks.items()}
     features = Features(
-        pretrained=stages[""][-1],
-        untrained=stages["_untrained"][-1],
-        supervised=stages["_supervised"][-1] if supervised is not None else None,
+        pretrained=stages["pretrained"][-1],
+        untrained=stages["untrained"][-1],
+        supervised=stages["supervised"][-1] if supervised is not None else None,
         pixels=_pixels(images),
         labels=_pair(d.labels for d in images),
         classes=len(images[0].classes),
         stages=stages,
     )
-    return Subject(networks, images, features, tune_epochs, tuple(frozen))
+    return Context(networks, images, features, tune_epochs, tuple(frozen))
 
 
 def _pixels(images: Images) -> Pair | None:
@@ -229,7 +267,7 @@ def _pair(arrays: Iterable[np.ndarray]) -> Pair:
 
 
 def _stages(
-    network: Network, images: Images, suffix: str, cache: FeatureCache | None, seen: str, few: int | None
+    network: Network, images: Images, name: str, cache: FeatureCache | None, seen: str, few: int | None
 ) -> list[Pair]:
     """Features after each stage, of training and test images; `seen` tells these images from others."""
     run, ts = network.run, network.ts
@@ -243,12 +281,10 @@ def _stages(
     if cache is None:
         arrays = make()
     else:
-        contents = [fingerprint(run.method.variables(ts.params, ts.state)), seen, repr(run.eval_view)]
+        contents = [fingerprint(network.variables), seen, repr(run.eval_view)]
         if few is not None:
             contents.append(f"{few} training images of the earlier stages")
-        arrays = cache.get(
-            suffix.removeprefix("_") or "pretrained", int(ts.step), fingerprint(contents), 2 * count, make
-        )
+        arrays = cache.get(name, int(ts.step), fingerprint(contents), 2 * count, make)
     return list(zip(arrays[:count], arrays[count:], strict=True))
 
 

@@ -73,8 +73,7 @@ def _compiled(
     stages: Sequence[int | None],
     between: Callable[[], None] = lambda: None,
 ) -> Callable[..., list[np.ndarray]]:
-    devices = mesh.devices.size
-    block = -(-batch_size // devices) * devices
+    block = -(-batch_size // mesh.devices.size) * mesh.devices.size
 
     # Every process gets all features.
     @functools.partial(jax.jit, static_argnames="cropped", out_shardings=dist.shardings(P(), mesh))
@@ -84,27 +83,13 @@ def _compiled(
         variables = method.variables(params, state)
         return [method.encode(variables, x, stage=stage)[0].pooled for stage in stages]
 
-    def parts(images: np.ndarray | Images) -> Iterator[jax.Array]:
-        if isinstance(images, Images) and len(images):
-            nothing = np.full(len(images), -1)
-            plan = Pass(np.zeros(2, np.uint32), len(images), block)
-            for crops, _, _ in streamed(images, nothing, {"view": view}, plan, mesh, 1, workers):
-                yield crops["view"][0]
-        else:
-            if isinstance(images, Images):
-                images = np.zeros((0, view.size, view.size, 3), np.uint8)
-            for start in range(0, max(len(images), 1), block):  # the features of no image at all still have a width
-                part = images[start : start + block]
-                padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
-                yield dist.lay(padded, mesh, P(dist.AXIS))
-
     def extract(
         params: Any, state: Any, images: np.ndarray | Images, draw: int = 0, most: int | None = None
     ) -> list[np.ndarray]:
         cropped, rows = isinstance(images, Images), np.arange(len(images))
         kept = [rows if most is None else spread(rows, most)] * (len(stages) - 1) + [rows]
         found: list[np.ndarray] = []
-        for number, part in enumerate(parts(images)):
+        for number, part in enumerate(_blocks(images, view, mesh, block, workers)):
             first = number * block
             places = dist.lay(np.arange(first, first + block), mesh, P(dist.AXIS))
             new = jax.device_get(features(params, state, part, places, draw, cropped=cropped))
@@ -117,3 +102,19 @@ def _compiled(
         return found
 
     return extract
+
+
+def _blocks(images: np.ndarray | Images, view: View, mesh: Mesh, block: int, workers: int) -> Iterator[jax.Array]:
+    """The images on the devices, `block` at a time; the last ones are filled up. Streamed ones come as crops."""
+    if isinstance(images, Images) and len(images):
+        nothing = np.full(len(images), -1)
+        plan = Pass(np.zeros(2, np.uint32), len(images), block)
+        for crops, _, _ in streamed(images, nothing, {"view": view}, plan, mesh, 1, workers):
+            yield crops["view"][0]
+        return
+    if isinstance(images, Images):
+        images = np.zeros((0, view.size, view.size, 3), np.uint8)
+    for start in range(0, max(len(images), 1), block):  # the features of no image at all still have a width
+        part = images[start : start + block]
+        padded = np.pad(part, [(0, block - len(part))] + [(0, 0)] * (part.ndim - 1))
+        yield dist.lay(padded, mesh, P(dist.AXIS))

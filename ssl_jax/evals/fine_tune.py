@@ -14,8 +14,16 @@ import optax
 from ssl_jax import dist, losses
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
+from ssl_jax.evals.context import LABELLED, Context
+from ssl_jax.evals.features import spread
 from ssl_jax.methods.contract import Method, Variables
+from ssl_jax.metrics import label_curve
 from ssl_jax.models.split import HALVES
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.results import Result
+
+# It trains the backbone again, for minutes or for hours: only on request.
+TITLE, NEEDS, DEFAULT, LARGE = "fine-tuning", LABELLED, False, True
 
 # Passes over the labelled images, by their percentage. SimCLR has 60 epochs of 1 % and 30 of 10 and of 100 %
 # (appendix B.5); these fit a minute or two of two CPU cores for ten thousand small images, and more do better.
@@ -27,6 +35,45 @@ BATCH_SIZE = 64  # images an update
 LEARNING_RATE = 0.05
 _MOMENTUM = 0.9
 _BLOCK = 512  # test images at a time
+
+
+def measure(context: Context) -> list[Result]:
+    """Accuracy of each backbone with 1, 10 and 100 % of the labels, and of copies of its first stages if asked for."""
+    if any(d.streamed for d in context.images):
+        raise UserError(
+            f"Fine-tuning keeps its images in memory, and those of {context.images[0].name} are streamed: give it "
+            "fewer with --data, raise config.data.max_gib, or leave fine_tune out of --evals."
+        )
+    backbone, seed = context.run.method.backbone, context.config.seed
+    for count in context.frozen:
+        if not 0 < count <= backbone.stages:
+            raise UserError(f"--frozen has {count}, but the backbone has {backbone.stages} stages: use 1 to that.")
+    train_x, train_y = context.images[0].images, context.images[0].labels
+    test_x, test_y = (spread(a, MAX_TEST) for a in (context.images[1].images, context.images[1].labels))
+    starts = {name: network.variables for name, network in context.networks.items()}
+
+    def top1(tune: Tuner, start: Variables, percent: int) -> float:
+        rows = label_curve.subset(train_y, percent, [seed, 0])
+        epochs = context.tune_epochs or EPOCHS[percent]
+        return tune.top1(tune(start, train_x[rows], train_y[rows], epochs, seed), test_x, test_y)
+
+    whole = _tuner(context, "pretrained")  # the untrained one is the same network
+    tuners = {name: _tuner(context, name) if name == "supervised" else whole for name in starts}
+    found = [
+        Result(f"fine_tune/{percent}/top1", top1(tuners[name], start, percent), name)
+        for percent in EPOCHS
+        for name, start in starts.items()
+    ]
+    for count in context.frozen:
+        start = transplant(backbone, starts["pretrained"], starts["untrained"], count)
+        copies = {"frozen": _tuner(context, "pretrained", count), "tuned": whole}
+        found += [Result(f"fine_tune/{name}{count}/top1", top1(t, start, 100)) for name, t in copies.items()]
+    return found
+
+
+def _tuner(context: Context, name: str, frozen: int = 0) -> "Tuner":
+    run = context.networks[name].run
+    return Tuner(run.method, run.eval_view, run.mesh, context.features.classes, frozen)
 
 
 def transplant(backbone: Any, base: Variables, fresh: Variables, stages: int) -> Variables:

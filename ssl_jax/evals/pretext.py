@@ -1,4 +1,4 @@
-"""The method's own task on images it was not trained on."""
+"""The method's own task (pretext task) on images it was not trained on."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,42 @@ import numpy as np
 
 from ssl_jax import dist, streams
 from ssl_jax.augment.render import render_views
+from ssl_jax.evals.context import Context, in_memory
 from ssl_jax.evals.features import spread
-from ssl_jax.methods.contract import Info, Method, Metric, flat
+from ssl_jax.methods.contract import Info, Method, Metric, measured
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.results import Result
+
+TITLE, NEEDS, DEFAULT, LARGE = "own task on test images", frozenset({"test images"}), True, True
 
 MAX_IMAGES = 2048  # in two views and two networks each, as BYOL has it, some twenty seconds of two CPU cores
 
 
-def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callable[..., dict[str, float]]:
+def measure(context: Context) -> list[Result]:
+    """The method's loss and metrics on the test images, compared with those of the untrained network and chance."""
+    run = context.run
+    if "index" in run.method.needs:
+        print(f"pretext: skipped, the loss of {run.config.method.name} is about the training images themselves")
+        return []
+    if not len(context.images[1].images):
+        raise UserError(f"pretext needs test images, which {context.images[0].name} lacks: leave it out of --evals.")
+    known, these = ((d.name, d.classes) for d in (run.train, context.images[0]))
+    if "labels" in run.method.needs and known != these:  # its head would be asked for classes that it never saw
+        print(f"pretext: skipped, {run.config.method.name} answers with the labels of {run.train.name}, not with these")
+        return []
+    images, labels = in_memory(context.images[1], context.config.run.eval_images, run.eval_side)
+    measured = measurer(run.method, run.info, run.mesh, run.info.batch_size // run.config.accumulate)
+    found = []
+    for of in ("pretrained", "untrained"):
+        ts = context.networks[of].ts
+        for name, metric in measured(ts.params, ts.state, ts.step, images, labels).items():
+            # Chance is a number of the task, whatever the network.
+            chance = metric.chance if of == "pretrained" else None
+            found.append(Result(f"pretext/{name}", metric.value, of, metric.kind, chance))
+    return found
+
+
+def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callable[..., dict[str, Metric]]:
     """Compiles the method's loss without training: running statistics, and nothing is moved.
 
     Views are rendered as in training, from a fixed key, and batches are of the training's size, which contrastive
@@ -32,7 +60,7 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
 
     Returns:
       a function `(params, state, step, images uint8 [N, H, W, C], labels [N]) -> {'loss' and the method's metrics}`,
-      means over all images, as `contract.flat` names them.
+      means over all images.
 
     Raises:
       UserError: if the loss is about the training images themselves (memory banks, one class an image).
@@ -50,19 +78,19 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
         batch = render_views(views, rng, place, images) | {"position": dist.positions(len(images)), "label": labels}
         key = jax.random.fold_in(jax.random.fold_in(rng, streams.loss(views)), number)
         loss, (_, aux) = method.loss(params, state, batch, rng=key, step=step, info=info, train=False)
-        return dist.mean(flat({"loss": Metric(loss, chance, "loss"), **aux.metrics}))
+        return dist.mean(measured({"loss": Metric(loss, chance, "loss"), **aux.metrics}))
 
     in_specs = (P(), method.specs(), P(), P(dist.AXIS), P(dist.AXIS), P())
     mapped = dist.map_replicas(replica, mesh, in_specs, P())
     sharding = NamedSharding(mesh, P(dist.AXIS))
 
-    def measure(params: Any, state: Any, step: jax.Array, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    def measure(params: Any, state: Any, step: jax.Array, images: np.ndarray, labels: np.ndarray) -> dict[str, Metric]:
         blocks = _blocks(len(images), batch_size)
         found = []
         for number, rows in enumerate(blocks):
             on_device = jax.device_put((images[rows], labels[rows]), sharding)
             found.append(jax.device_get(mapped(params, state, step, *on_device, np.int32(number))))
-        return {name: float(np.mean([values[name] for values in found])) for name in found[0]}
+        return jax.tree.map(lambda *values: float(np.mean(values)), *found)
 
     return measure
 

@@ -1,50 +1,33 @@
 """Results as a table for the terminal: one line a measure, one column a representation."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-# Suffix of a name to the title of its column. A measure's baseline is what an answer that knows nothing would have.
-COLUMNS = {
-    "": "pretrained",
-    "_untrained": "untrained",
-    "_supervised": "supervised",
-    "_pixels": "pixels",
-    "_baseline": "knows nothing",
-}
-# Stored beside a measure, but no measures themselves.
-_DETAILS = ("learning_rate", "c", "held_out_top1", "at_edge", "converged", "images")
-_SPREADS = ("_ci95", "_std")
+from ssl_jax.workdir.results import Result
+
+ORDER = ("pretrained", "untrained", "supervised", "pixels", "pca")  # of the columns; 'chance' is the last
 
 
-def split(name: str) -> tuple[str, str]:
-    """A flat name as the measure and the suffix that names the representation."""
-    for suffix in COLUMNS:
-        if suffix and name.endswith(suffix):
-            return name.removesuffix(suffix), suffix
-    return name, ""
-
-
-def table(title: str, values: Mapping[str, Any], percent: bool) -> str:
-    """Renders one protocol's results as an aligned table.
+def table(title: str, found: Sequence[Result]) -> str:
+    """Renders the results of an evaluation as an aligned table.
 
     Args:
       title: of the table, in its corner.
-      values: flat names to numbers; a spread (`_ci95`, `_std`) stands behind its measure, details are left out.
-      percent: whether the values are shares, to be shown in %.
+      found: its results; a spread stands behind its measure, details are left out.
 
     Returns:
       lines, without a newline at the end.
     """
     cells: dict[str, dict[str, str]] = {}
-    for name, value in values.items():
-        measure, suffix = split(name)
-        if _is_spread(measure, suffix, values) or measure.rsplit("/", 1)[-1] in _DETAILS:
+    for result in found:
+        if result.detail:
             continue
-        spreads = [values[f"{measure}{s}{suffix}"] for s in _SPREADS if f"{measure}{s}{suffix}" in values]
-        cells.setdefault(measure, {})[suffix] = " ± ".join(_number(v, percent) for v in (value, *spreads))
-    suffixes = [s for s in COLUMNS if any(s in row for row in cells.values())]
-    lines = [[title + (", %" if percent else ""), *(COLUMNS[s] for s in suffixes)]]
-    lines += [[measure, *(row.get(s, "") for s in suffixes)] for measure, row in cells.items()]
+        row = cells.setdefault(result.measure, {})
+        row[result.of] = _cell(result.kind, result.value, result.spread)
+        if result.chance is not None:
+            row["chance"] = _cell(result.kind, result.chance)
+    columns = [name for name in (*ORDER, "chance") if any(name in row for row in cells.values())]
+    lines = [[title, *columns]]
+    lines += [[measure, *(row.get(name, "") for name in columns)] for measure, row in cells.items()]
     return aligned(lines)
 
 
@@ -57,9 +40,8 @@ def aligned(lines: Iterable[Iterable[str]]) -> str:
     return "\n".join(text)
 
 
-def _is_spread(measure: str, suffix: str, values: Mapping[str, Any]) -> bool:
-    return any(measure.endswith(s) and f"{measure.removesuffix(s)}{suffix}" in values for s in _SPREADS)
-
-
-def _number(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f}" if percent else f"{value:.4g}"
+def _cell(kind: str, value: float, spread: float | None = None) -> str:
+    numbers = [value] if spread is None else [value, spread]
+    if kind == "share":
+        return " ± ".join(f"{100 * x:.1f}" for x in numbers) + " %"
+    return " ± ".join(f"{x:.4g}" for x in numbers)

@@ -23,7 +23,7 @@ def few_shot(
     queries: int = QUERIES,
     episodes: int = EPISODES,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[str, tuple[float, float]]:
     """Mean accuracy over episodes of `ways` classes with `shots` labelled images each.
 
     Features are centred and scaled to length one (SimpleShot's CL2N, Wang et al. 2019). Two classifiers: the nearest
@@ -41,8 +41,8 @@ def few_shot(
       seed: of the episodes.
 
     Returns:
-      'prototypes' and 'logistic', means over the episodes in [0, 1], and with '_ci95' the half width of their 95 %
-      intervals, 1.96 times the (population) standard deviation over the episodes by the root of their number.
+      'prototypes' and 'logistic': the mean over the episodes in [0, 1], and the half width of its 95 % interval, 1.96
+      times the (population) standard deviation over the episodes by the root of their number.
 
     Raises:
       UserError: shapes do not fit, or too few classes have enough images.
@@ -138,10 +138,9 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return e / e.sum(-1, keepdims=True)
 
 
-def _summary(scores: dict[str, list[np.ndarray]]) -> dict[str, float]:
+def _summary(scores: dict[str, list[np.ndarray]]) -> dict[str, tuple[float, float]]:
     summary = {}
     for name, parts in scores.items():
         accuracies = np.concatenate(parts)
-        summary[name] = float(accuracies.mean())
-        summary[f"{name}_ci95"] = float(1.96 * accuracies.std() / np.sqrt(len(accuracies)))
+        summary[name] = float(accuracies.mean()), float(1.96 * accuracies.std() / np.sqrt(len(accuracies)))
     return summary

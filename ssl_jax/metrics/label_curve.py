@@ -47,7 +47,7 @@ def label_curve(
     *,
     percents: Sequence[float] = PERCENTS,
     seed: int = 0,
-) -> dict[str, float]:
+) -> dict[float, tuple[float, float | None]]:
     """Accuracy of logistic regression fitted to a share of the labels; classifier and scaling are `few_label`'s.
 
     A share of more than `MAX_IMAGES` images has no point on the curve: fewer would be another share.
@@ -61,8 +61,8 @@ def label_curve(
       seed: of the draws; the same seed draws the same images for every representation.
 
     Returns:
-      '<percent>/top1' and '<percent>/top1_std': mean and sample standard deviation over the draws (`DRAWS` up to 10 %
-      and one above, which has no deviation), for each share that `sizes` has.
+      Percent to the mean accuracy and its sample standard deviation over the draws (`DRAWS` up to 10 %; one above,
+      which has no deviation: None), for each share that `sizes` has.
 
     Raises:
       UserError: shapes do not fit, a feature is not finite, or there are fewer than two labelled classes or no
@@ -74,13 +74,12 @@ def label_curve(
     train_x, test_x = flat(train_x), flat(test_x)
     scaled = scaling("features", train_x, test_x, len(train_y), len(test_y))
     test_x, test_y = scaled(test_x[test_y >= 0]), test_y[test_y >= 0]
-    curve: dict[str, float] = {}
+    curve: dict[float, tuple[float, float | None]] = {}
     for percent in sizes(train_y, percents):
         accuracies = []
         for draw in range(DRAWS if percent <= 10 else 1):
             rows = np.random.default_rng(seed).permutation(subset(train_y, percent, [seed, draw]))
             accuracies.append(fit(scaled(train_x[rows]), train_y[rows], test_x, test_y)[0])
-        curve[f"{percent}/top1"] = float(np.mean(accuracies))
-        if len(accuracies) > 1:
-            curve[f"{percent}/top1_std"] = float(np.std(accuracies, ddof=1))
+        std = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None
+        curve[percent] = float(np.mean(accuracies)), std
     return curve

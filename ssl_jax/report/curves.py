@@ -9,7 +9,8 @@ from ssl_jax.evals.features import spread
 from ssl_jax.report import page
 from ssl_jax.report.page import COLOURS, Empty
 from ssl_jax.report.runs import Files
-from ssl_jax.report.tables import Result, parse
+from ssl_jax.report.tables import group_of, row_of
+from ssl_jax.workdir.results import Result, numbers
 
 _POINTS = 400  # of a line at most; a page is no place for every update of a long run
 _TITLES = {
@@ -99,7 +100,7 @@ def over_labels(runs: list[Files]) -> str:
     Raises:
       Empty: if there are none.
     """
-    found = {(run.name, r.group): r for run in runs for r in parse(run.results) if r.group in _LABELS_AXIS}
+    found = {(run.name, group_of(r)) for run in runs for r in numbers(run.results) if group_of(r) in _LABELS_AXIS}
     groups = [g for g in _LABELS_AXIS if any(group == g for _, group in found)]
     figures = [figure for group in groups if (figure := _labels_chart(runs, group))]
     if not figures:
@@ -110,21 +111,26 @@ def over_labels(runs: list[Files]) -> str:
 def _labels_chart(runs: list[Files], group: str) -> str:
     lines: dict[str, list[Result]] = {}
     for run in runs:
-        for r in parse(run.results):
-            if r.group == group and re.fullmatch(r"[\d.]+|all", r.row.split("/")[0]):
-                lines.setdefault(f"{run.name} {r.variant}" if len(runs) > 1 else r.variant, []).append(r)
-    counts = sorted({r.row.split("/")[0] for line in lines.values() for r in line}, key=_count)
+        for r in numbers(run.results):
+            if group_of(r) == group and re.fullmatch(r"[\d.]+|all", _labels(r)):
+                lines.setdefault(f"{run.name} {r.of}" if len(runs) > 1 else r.of, []).append(r)
+    counts = sorted({_labels(r) for line in lines.values() for r in line}, key=_count)
     if not counts:
         return ""
     figure, axes = page.axes(_LABELS_AXIS[group], "test accuracy, %")
     for colour, (label, line) in zip(_cycle(len(lines)), lines.items(), strict=True):
-        line = sorted(line, key=lambda r: _count(r.row.split("/")[0]))
-        x = [counts.index(r.row.split("/")[0]) for r in line]
+        line = sorted(line, key=lambda r: _count(_labels(r)))
+        x = [counts.index(_labels(r)) for r in line]
         y, spread = [100 * r.value for r in line], [100 * (r.spread or 0) for r in line]
         axes.errorbar(x, y, spread, label=label, color=colour, marker="o", markersize=4, capsize=3)
     axes.set_xticks(range(len(counts)), counts)
     page.legend(axes)
     return page.chart(figure, f"Accuracy against labels: {group}")
+
+
+def _labels(result: Result) -> str:
+    """The number or share of labels that a result is of."""
+    return row_of(result).split("/")[0]
 
 
 def _count(text: str) -> float:

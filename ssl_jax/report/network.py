@@ -11,7 +11,7 @@ import numpy as np
 from ssl_jax import batch
 from ssl_jax.augment.render import render_batch
 from ssl_jax.evals.features import extractor
-from ssl_jax.evaluate import restore
+from ssl_jax.evals.run import restore
 from ssl_jax.methods.contract import Method
 from ssl_jax.report import page
 from ssl_jax.report.page import Cell, Empty

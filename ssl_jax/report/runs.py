@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from ssl_jax.evaluate import load_config
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.config import load as load_config
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,64 +1,24 @@
 """The numbers of results.json, whatever evaluation wrote there, and what differs between configs, as tables."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 from ssl_jax.report import page
 from ssl_jax.report.page import Empty
 from ssl_jax.report.runs import Files
+from ssl_jax.workdir.results import Result, numbers
 
-# What a number is of, where it is not the pretrained backbone; as a suffix of the name, or its last part.
-_VARIANTS = ("untrained", "pixels", "pca", "supervised", "baseline")
-_SPREADS = ("_std", "_ci95")
-_SHARES = ("top1", "top5", "accuracy", "nmi", "map", "recall", "precision", "prototypes", "logistic", "purity")
-_NOT_MEASURES = ("step", "epoch", "seed", "evaluation_seconds")
+_ORDER = ("pixels", "pca", "chance", "untrained", "pretrained", "supervised")  # of the columns
 
 
-class Result(NamedTuple):
-    """One number of results.json."""
-
-    group: str  # the part before the first slash, or 'health'
-    row: str  # the rest
-    variant: str  # 'pretrained' or one of the other variants
-    value: float
-    spread: float | None  # its standard deviation or confidence interval
-    share: bool  # shown in %
+def group_of(result: Result) -> str:
+    """The part of a measure's name before the first slash, or 'health'."""
+    return result.measure.partition("/")[0] if "/" in result.measure else "health"
 
 
-def parse(results: dict[str, Any]) -> list[Result]:
-    """The numbers of results.json with what their names tell, in its order."""
-    numbers = {k: v for k, v in results.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    spreads = {name: next((s for s in _spread_names(name) if s in numbers), "") for name in numbers}
-    found = []
-    for name, value in numbers.items():
-        if name in _NOT_MEASURES or name in spreads.values():
-            continue
-        spread = numbers[spreads[name]] if spreads[name] else None
-        group, _, rest = name.rpartition("/") if name.count("/") == 0 else name.partition("/")
-        group = group or "health"
-        row, variant = _split(rest)
-        metric = (row or group).split("/")[-1]
-        plain = metric.split("@")[0].removeprefix("knn_").removeprefix("held_out_")
-        share = group == "few_label" or plain in _SHARES or "accuracy" in metric
-        found.append(Result(group, row, variant, float(value), spread, share))
-    return found
-
-
-def _spread_names(name: str) -> list[str]:
-    """What the spread of a number may be called: of '1/pixels' '1/pixels_std', of 'x_untrained' 'x_std_untrained'."""
-    ends = [""] + [f"_{variant}" for variant in _VARIANTS if name.endswith(f"_{variant}")]
-    return [name.removesuffix(end) + spread + end for end in ends for spread in _SPREADS]
-
-
-def _split(rest: str) -> tuple[str, str]:
-    """'top1_untrained' is the row 'top1' of 'untrained'; '5/pixels' the row '5' of 'pixels'."""
-    row, _, last = rest.rpartition("/")
-    if last in (*_VARIANTS, "pretrained"):
-        return row, last
-    for variant in _VARIANTS:
-        if rest.endswith(f"_{variant}"):
-            return rest.removesuffix(f"_{variant}"), variant
-    return rest, "pretrained"
+def row_of(result: Result) -> str:
+    """The rest of a measure's name."""
+    return result.measure.partition("/")[2] or result.measure
 
 
 def results(runs: list[Files]) -> str:
@@ -67,8 +27,8 @@ def results(runs: list[Files]) -> str:
     Raises:
       Empty: if no run has any.
     """
-    parsed = [(run, parse(run.results)) for run in runs]
-    groups = sorted(dict.fromkeys(r.group for _, found in parsed for r in found), key=lambda g: g == "seconds")
+    parsed = [(run, numbers(run.results)) for run in runs]
+    groups = sorted(dict.fromkeys(group_of(r) for _, found in parsed for r in found), key=lambda g: g == "seconds")
     if not groups:
         raise Empty("Not evaluated yet: run python -m ssl_jax.evaluate with the same --workdir.")
     parts = []
@@ -77,28 +37,33 @@ def results(runs: list[Files]) -> str:
             parts.append(page.note(f"{run.name} was evaluated after update {run.results['step']} and trained on."))
     for group in groups:
         parts.append(f"<h3>{page.html.escape(group)}</h3>")
-        parts.append(_group_table([(run.name, [r for r in found if r.group == group]) for run, found in parsed]))
+        parts.append(_group_table([(run.name, [r for r in found if group_of(r) == group]) for run, found in parsed]))
     return "".join(parts)
 
 
 def _group_table(found: list[tuple[str, list[Result]]]) -> str:
-    order = ("pixels", "pca", "baseline", "untrained", "pretrained", "supervised")
-    present = {r.variant for _, results in found for r in results}
-    variants = [v for v in order if v in present]
+    present = {r.of for _, results in found for r in results}
+    present |= {"chance" for _, results in found for r in results if r.chance is not None}
+    columns = [name for name in _ORDER if name in present]
     several = len(found) > 1
     rows = []
     for name, results in found:
-        for row in dict.fromkeys(r.row for r in results):
-            cells = {r.variant: _cell(r) for r in results if r.row == row}
-            rows.append((*((name,) if several else ()), row, *(cells.get(v, "") for v in variants)))
-    return page.table((*(("run",) if several else ()), "", *variants), rows, 2 if several else 1)
+        for row in dict.fromkeys(row_of(r) for r in results):
+            own = [r for r in results if row_of(r) == row]
+            cells = {r.of: _cell(r) for r in own}
+            for r in own:
+                if r.chance is not None:
+                    cells["chance"] = _cell(r._replace(value=r.chance, spread=None))
+            rows.append((*((name,) if several else ()), row, *(cells.get(c, "") for c in columns)))
+    return page.table((*(("run",) if several else ()), "", *columns), rows, 2 if several else 1)
 
 
 def _cell(r: Result) -> str:
-    scale = 100 if r.share else 1
-    value = f"{scale * r.value:.1f}" if r.share else f"{r.value:.4g}"
-    spread = (f" ± {scale * r.spread:.1f}" if r.share else f" ± {r.spread:.2g}") if r.spread else ""
-    return value + spread + (" %" if r.share else "")
+    share = r.kind == "share"
+    scale = 100 if share else 1
+    value = f"{scale * r.value:.1f}" if share else f"{r.value:.4g}"
+    spread = (f" ± {scale * r.spread:.1f}" if share else f" ± {r.spread:.2g}") if r.spread else ""
+    return value + spread + (" %" if share else "")
 
 
 def differences(runs: list[Files]) -> str:

@@ -1,19 +1,41 @@
-"""results.json: what evaluations of one network on one data set found, under flat names."""
+"""results.json: what evaluations of one network on one data set found.
+
+Each number stands under a flat name, and the part `measures` says what it is: name to the fields of a `Result`.
+"""
 
 from collections.abc import Sequence
 import importlib.metadata
 import json
 import platform
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from etils import epath
 
 import ssl_jax
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import earlier
 
 _PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
+
+
+class Result(NamedTuple):
+    """One number that an evaluation found."""
+
+    measure: str  # its name, parts with slashes between them; the first is the evaluation's
+    value: Any
+    of: str = "pretrained"  # the representation it is of: or 'untrained', 'supervised', 'pixels', 'pca'
+    kind: str = "share"  # 0 to 1, shown in %; or 'loss', 'std' (of embeddings), 'value'
+    chance: float | None = None  # what an answer by chance would have
+    spread: float | None = None  # standard deviation over draws, or half of a 95 % interval
+    detail: bool = False  # goes with a measure, as a rate that was chosen, and is none itself
+    key: str = ""  # flat name in results.json; by default the measure's, with `of` behind
+
+    @property
+    def name(self) -> str:
+        """The flat name in results.json."""
+        return self.key or (self.measure if self.of == "pretrained" else f"{self.measure}_{self.of}")
 
 
 class Results:
@@ -67,6 +89,15 @@ class Results:
             path = self.path.with_name(f"results-{step}-{slug}-{number}.json")
         return path
 
+    def record(self, found: Sequence[Result], **beside: Any) -> None:
+        """Stores what an evaluation found, and values beside it."""
+        told = {}
+        for result in found:
+            fields = {name: value for name, value in result._asdict().items() if name not in ("value", "key")}
+            told[result.name] = {k: v for k, v in fields.items() if v is not None and v is not False}
+        measures = self.values.get("measures", {}) | told
+        self.add({result.name: result.value for result in found} | beside | {"measures": measures})
+
     def add(self, values: dict[str, Any]) -> None:
         """Stores more values; an evaluation that is interrupted keeps what it has found."""
         self.values |= values | self._same
@@ -78,6 +109,22 @@ class Results:
             temporary.replace(self.path)
         except OSError as error:
             raise UserError(f"{self.path} cannot be written ({error.strerror}): make the workdir writable.") from error
+
+
+def numbers(stored: dict[str, Any]) -> list[Result]:
+    """The numbers of a results.json in its order; what earlier versions stored is told by its name.
+
+    Args:
+      stored: contents of the file.
+    """
+    values = {k: v for k, v in stored.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    measures = stored.get("measures", {})
+    told = earlier.numbers({k: v for k, v in values.items() if k not in measures})
+    found = {
+        name: Result(value=values[name], key=name, **fields) for name, fields in measures.items() if name in values
+    }
+    found |= {name: Result(key=name, **fields) for name, fields in told.items()}
+    return [found[name] for name in values if name in found]
 
 
 def _read(path: epath.Path) -> dict[str, Any] | None:

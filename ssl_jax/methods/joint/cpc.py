@@ -181,7 +181,8 @@ class CPC(Method):
         x = patches.reshape(-1, *patches.shape[2:])
         encoded, variables = super().encode(variables, x, train=train, stage=stage, frozen=frozen)
         z = encoded.pooled.reshape(n, count, -1)
-        return Encoded(z.mean(1), z.reshape(n, math.isqrt(count), -1, z.shape[-1])), variables
+        rows = side(images.shape[1], self.patch_size, self.stride)
+        return Encoded(z.mean(1), z.reshape(n, rows, -1, z.shape[-1])), variables
 
     def chance(self, info: Info) -> float:
         """Each of the patch vectors of the batch is as likely."""
