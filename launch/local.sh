@@ -19,6 +19,6 @@ for argument in "$@"; do
 done
 # Given last, an argument overrides the defaults before it.
 "$VENV/bin/python" -m ssl_jax.main --config="$config" --workdir="$workdir" "$@"
-# The quick ones of the protocols; ssl_jax.evaluate alone runs all that train no backbone.
+# The quick ones of the evaluations; ssl_jax.evaluate alone runs all that train no backbone.
 "$VENV/bin/python" -m ssl_jax.evaluate --workdir="$workdir" --evals=knn,linear,few_label
 "$VENV/bin/python" -m ssl_jax.report --workdir="$workdir"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ssl_jax import data
-from ssl_jax.data import loader, train_test
+from ssl_jax.data import loader, loading, train_test
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import spread, stage_extractor
 from ssl_jax.methods.contract import Variables
@@ -130,7 +130,8 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
     found, test = run.train, run.test
     if source is not None:
         config = run.config.copy_and_resolve_references()
-        size = run.eval_side
+        # A mask belongs to the whole image, in its own size.
+        size = None if loading.card(source).mask_classes else run.eval_side
         with config.ignore_type(), config.unlocked():
             config.data.update({"source": source, "path": path, "size": size, "per_class": None, "target": None})
         found, test = train_test.load(config.data)
