@@ -239,7 +239,7 @@ def test_the_combinations_of_the_paper_train():
     found = measure(ts.params, ts.state, ts.step, images, np.zeros(16, np.int32))
     assert "context_prediction/neighbour_top1" in found and not [name for name in found if "exemplar" in name]
     parts = [run.method.tasks[name].chance(run.info) for name in ("context_prediction", "colorization")]
-    np.testing.assert_allclose(found["loss/chance"], sum(parts), rtol=1e-5)
+    np.testing.assert_allclose(found["loss"].chance, sum(parts), rtol=1e-5)
     only = dataclasses.replace(run.method, tasks={"exemplar": run.method.tasks["exemplar"]}, lead="exemplar")
     assert only.needs == {"index"} and run.method.needs == {"colour"}
 
