@@ -27,6 +27,9 @@ def measure(context: Context) -> list[Result]:
     if "index" in run.method.needs:
         print(f"pretext: skipped, the loss of {run.config.method.name} is about the training images themselves")
         return []
+    if len(run.sampler.parts.get("", ())) != 1:
+        print(f"pretext: skipped, the batches of {run.config.method.name} are not of single images")
+        return []
     if not len(context.images[1].images):
         raise UserError(f"pretext needs test images, which {context.images[0].name} lacks: leave it out of --evals.")
     known, these = ((d.name, d.classes) for d in (run.train, context.images[0]))
