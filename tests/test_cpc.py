@@ -195,7 +195,8 @@ def test_features_are_the_mean_over_patches():
     run, _, _ = tiny.compiled("cpc")
     ts = tiny.fresh(run)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 8, 1)), jnp.float32)
-    patches = [x[:, i : i + 4, j : j + 4] for i in (0, 2, 4) for j in (0, 2, 4)]
+    seen = (x - jnp.array(run.method.patch.mean)) / jnp.array(run.method.patch.std)  # a patch's normalisation
+    patches = [seen[:, i : i + 4, j : j + 4] for i in (0, 2, 4) for j in (0, 2, 4)]
     z = [run.method.backbone.apply({"params": ts.params["backbone"]}, p, train=False) for p in patches]
     np.testing.assert_allclose(tiny.features(run.method, ts.params, ts.state, x), np.mean(z, 0), rtol=1e-5, atol=1e-6)
 
