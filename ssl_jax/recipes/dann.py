@@ -1,5 +1,6 @@
 """DANN."""
 
+from ssl_jax.recipes.cards import CARDS
 from ssl_jax.recipes.layer import Recipe
 
 RECIPES = {
@@ -8,6 +9,7 @@ RECIPES = {
     "mnist_m": Recipe(
         source="paper, sec. 5.2 and appendix; tf-dann",
         batch_size=128,
+        method={"view": CARDS["mnist_m"].weak},
         optim={"learning_rate": 0.02, "scaling": "none"},
     ),
 }

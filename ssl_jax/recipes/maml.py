@@ -1,5 +1,6 @@
 """MAML."""
 
+from ssl_jax.recipes.cards import CARDS
 from ssl_jax.recipes.layer import Layer, Recipe
 
 RECIPES = {
@@ -8,7 +9,7 @@ RECIPES = {
         source="cbfinn/maml, README; rates for a mean over images: learn2learn, examples/vision/maml_omniglot.py",
         epochs=40,
         batch_size=32,
-        method={"ways": 5, "shots": 1, "queries": 1},
+        method={"view": CARDS["omniglot"].weak, "ways": 5, "shots": 1, "queries": 1},
         optim={"name": "adam", "learning_rate": 3e-3, "scaling": "none", "schedule": "constant"},
     ),
 }

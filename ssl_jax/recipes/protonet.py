@@ -1,5 +1,6 @@
 """Prototypical networks."""
 
+from ssl_jax.recipes.cards import CARDS
 from ssl_jax.recipes.layer import Layer, Recipe
 
 RECIPES = {
@@ -8,7 +9,7 @@ RECIPES = {
         source="jakesnell/prototypical-networks, scripts/train/few_shot/run_train.py",
         epochs=40,
         batch_size=1,
-        method={"ways": 60, "shots": 5, "queries": 5},
+        method={"view": CARDS["omniglot"].weak, "ways": 60, "shots": 5, "queries": 5},
         optim={
             "name": "adam",
             "learning_rate": 1e-3,
