@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -201,6 +201,7 @@ def assert_picture(picture: contract.Picture) -> None:
 class Pixels(nn.Module):
     """A backbone without any norm, which compiles in no time: one linear layer of the pixels."""
 
+    frozen: ClassVar[tuple[str, ...]] = ()
     width: int = 16
     bn_groups: int = 1
     dtype: Any = jnp.float32
