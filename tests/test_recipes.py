@@ -128,6 +128,10 @@ NEW = {
 }
 
 
+# What methods whose batches have classes can ask of two of them.
+TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}, "triplet": {"images_per_class": 64}}
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """Images of each new card, in folders of two classes."""
@@ -151,7 +155,13 @@ def test_a_new_data_set_is_one_card_for_all_methods(monkeypatch, folders, name, 
         with pytest.raises(UserError, match="needs colours, and those images have 1 channel"):
             get_config(name, card)
         return
+    if needs := {"dann": "domains", "shuffle_and_learn": "clips"}.get(name):
+        with pytest.raises(UserError, match=f"needs {needs}, which those images have not"):
+            get_config(name, card)
+        return
     config = get_config(name, card)
+    for field, value in TWO_CLASSES.get(name, {}).items():
+        config.method[field] = value
     assert config.data.source == NEW[card].source
     config.data.source, config.data.stream, config.batch_size = f"folder:{folders[card]}", "never", 128
     run = prepare(config, jax.devices()[:1])  # traces `init`
