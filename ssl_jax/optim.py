@@ -4,7 +4,7 @@ Every group of parameters that a method names has its own entry in `config.optim
 `configs/common.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,14 +22,23 @@ def decayed(params: Any, exclude: str) -> Any:
     Args:
       params: a tree of parameters.
       exclude: '1d' leaves out biases and everything in a norm, the rule of SimCLR, BYOL, MoCo v3, Barlow Twins and
-        VICReg; 'none' leaves out nothing (MoCo, SimSiam, SwAV).
+        VICReg; 'norm' leaves out norms alone, which are known by their `scale` (VISSL's `regularize_bn: False`);
+        'none' leaves out nothing (MoCo, SimSiam, SwAV).
 
     Returns:
       a tree of bool.
     """
-    if exclude not in ("1d", "none"):
-        raise UserError(f"config.optim.*.exclude is '{exclude}': use '1d' or 'none'.")
+    if exclude not in ("1d", "norm", "none"):
+        raise UserError(f"config.optim.*.exclude is '{exclude}': use '1d', 'norm' or 'none'.")
+    if exclude == "norm":
+        return _outside_norms(params)
     return jax.tree.map(lambda p: exclude == "none" or p.ndim > 1, params)
+
+
+def _outside_norms(params: Any) -> Any:
+    if not isinstance(params, Mapping) or "scale" in params:
+        return jax.tree.map(lambda _: not isinstance(params, Mapping), params)
+    return {name: _outside_norms(part) for name, part in params.items()}
 
 
 def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_steps: int) -> Schedule:
@@ -43,6 +52,8 @@ def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_step
 
     Returns:
       a schedule: linear warm-up from 0, then cosine, steps or constant, which with `per_epoch` move once an epoch.
+      Of n updates of warm-up update s has s / n of the peak, as SimCLR's, BYOL's and MoCo v3's code; DINO's and SwAV's
+      has s / (n - 1), W-MSE's (s + 1) / n.
     """
     scales = {"linear": batch_size / 256, "sqrt": batch_size**0.5, "none": 1.0}
     if config.scaling not in scales:
@@ -265,9 +276,11 @@ def build(
 
 def describe(config: Any, labels: Any, params: Any) -> list[str]:
     """One line a parameter: name, shape, group, and whether it is decayed (and, under LARS, adapted)."""
+    masks = {label: jax.tree.leaves(decayed(params, entry.exclude)) for label, entry in config.items()}
     lines = []
-    for (path, value), label in zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True):
+    found = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(labels), strict=True)
+    for number, ((path, value), label) in enumerate(found):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
-        included = label != "frozen" and decayed(value, config[label].exclude)
+        included = label != "frozen" and masks[label][number]
         lines.append(f"{name} {tuple(value.shape)} {label} {'decayed' if included else 'excluded'}")
     return lines

@@ -907,6 +907,7 @@ CIFAR_OLD = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 SWAV = (IMAGENET[0], (0.228, 0.224, 0.225))
 FULL, BYOL_COLOURS = (0.08, 1.0), (0.4, 0.4, 0.2, 0.1)
 LATE_FLIP = "jitter gray blur solarize flip"
+BLUR_LAST = "jitter gray flip blur"
 EARLY_FLIP = "flip jitter gray blur solarize"
 
 # methods.md 1.2 and 1.3: size, crop area, interpolation, flip, (b, c, s, h), p, gray, blur, solarize, order of those
@@ -939,6 +940,7 @@ TABLE = {
     "MAE": (224, (0.2, 1), "bicubic", 0.5, (0,) * 4, 0, 0, 0, 0, "flip", IMAGENET),
     "PIRL": (224, FULL, "bilinear", 0.5, (0.4, 0.4, 0.4, 0.2), 1, 0.2, 0, 0, LATE_FLIP, IMAGENET),
     "WMSE_CIFAR": (32, (0.2, 1), "bicubic", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.1, 0, 0, "jitter gray flip", CIFAR_OLD),
+    "WMSE_IMAGENET": (224, FULL, "bicubic", 0.5, (0.8, 0.8, 0.8, 0.2), 0.8, 0.2, 0.5, 0, BLUR_LAST, IMAGENET),
     "SOLO_SYMMETRIC": (32, FULL, "bicubic", 0.5, (0.8, 0.8, 0.8, 0.2), 0.8, 0.2, 0.5, 0, LATE_FLIP, CIFAR),
     "SOLO_WEAK": (32, FULL, "bicubic", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0.5, 0, LATE_FLIP, CIFAR),
     "SOLO_ASYMMETRIC": (32, FULL, "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 0, 0, LATE_FLIP, CIFAR),

@@ -354,6 +354,37 @@ def test_decayed_parameters_of_a_resnet18_with_simclrs_head():
 
 
 @pytest.mark.fast
+def test_norms_alone_are_left_out():
+    """VISSL's `regularize_bn: False`, `regularize_bias: True`."""
+    params = {
+        "backbone": {"stem": {"kernel": jnp.ones((3, 3)), "norm": {"scale": jnp.ones(3), "bias": jnp.ones(3)}}},
+        "head": {"out": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}},
+    }
+    wanted = {
+        "backbone": {"stem": {"kernel": True, "norm": {"scale": False, "bias": False}}},
+        "head": {"out": {"kernel": True, "bias": True}},
+    }
+    assert optim.decayed(params, "norm") == wanted
+    labels = jax.tree.map(lambda _: "default", params)
+    lines = optim.describe({"default": base.optimizer(exclude="norm")}, labels, params)
+    assert "head/out/bias (2,) default decayed" in lines and "backbone/stem/norm/bias (3,) default excluded" in lines
+    optimizer = built(params, weight_decay=0.1, exclude="norm")
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    moved = jax.tree.map(lambda x: bool(jnp.any(x != 0)), updates)
+    assert moved == wanted
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("epoch", [0, 80, 119, 120, 159, 160, 199])
+def test_npids_rates_on_cifar_are_its_authors(epoch):
+    """cifar.py: lr 0.1 ** ((epoch - 80) // 40) from epoch 80 on."""
+    entry = get_config("npid", "cifar10").optim.default
+    schedule = optim.learning_rate(entry, 128, 390, 78_000)
+    authors = 0.03 * 0.1 ** ((epoch - 80) // 40) if epoch >= 80 else 0.03
+    np.testing.assert_allclose([schedule(390 * epoch), schedule(390 * epoch + 389)], authors, rtol=1e-5)
+
+
+@pytest.mark.fast
 def test_decayed_parameters_of_byols_heads():
     params = initial_shapes(BYOL(ResNet("resnet18", 16, "small"), out_bias=True))
     heads = {name for name in names(optim.decayed(params, "1d"), False) if not name.startswith("backbone")}

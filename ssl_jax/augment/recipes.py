@@ -116,7 +116,7 @@ PIRL = View(
     order=("crop", "jitter", "photometric", "gray", "flip"),
 )
 
-# W-MSE's repository jitters before it crops.
+# W-MSE's repository jitters before it crops; here images of several sizes are cropped first.
 WMSE_CIFAR = View(
     size=32,
     area=(0.2, 1.0),
@@ -127,6 +127,15 @@ WMSE_CIFAR = View(
     order=("jitter", "gray", "crop", "flip"),
     mean=CIFAR10_MEAN,
     std=(0.2023, 0.1994, 0.2010),
+)
+
+WMSE_IMAGENET = View(
+    interpolation="bicubic",
+    flip=0.5,
+    **_colour(0.8, 0.8, 0.8, 0.2),
+    blur=0.5,
+    pillow=True,
+    order=("crop", "jitter", "gray", "flip", "blur"),
 )
 
 # solo-learn's CIFAR recipes: bicubic, multiplicative brightness, flip last; Pillow's blur reaches as far as sigma asks.

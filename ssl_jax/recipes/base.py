@@ -121,7 +121,7 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.b2 = 0.999  # of adam and adamw
     config.weight_decay = 0.0  # decoupled for adamw, for all others part of the gradient
     config.weight_decay_final = config_dict.placeholder(float)  # reached by a cosine at the end; None: constant
-    config.exclude = "none"  # from decay and trust ratio; 1d: biases and everything in a norm
+    config.exclude = "none"  # from decay and trust ratio; 1d: biases and norms; norm: norms alone
     config.trust = 0.001  # trust coefficient of lars and larc
     config.trust_clip = False  # larc: never move further than plain SGD would
     config.lars_order = "inside"  # learning rate inside the momentum (SimCLR) or outside (BYOL)

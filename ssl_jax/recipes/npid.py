@@ -14,7 +14,7 @@ RECIPES = {
         epochs=200,
         batch_size=128,
         method={"view": views.NPID_CIFAR, "noise": 0, "temperature": 0.1},
-        optim={**SGD, "weight_decay": 5e-4, "milestones": (80, 120, 160)},
+        optim={**SGD, "weight_decay": 5e-4, "milestones": (120, 160)},
     ),
     "imagenet": Recipe(
         source="main.py of zhirongw/lemniscate.pytorch: ResNet-50, 200 epochs",

@@ -22,13 +22,13 @@ RECIPES = {
     ),
     # With the authors' four rotations of each image (VISSL turns each once).
     "imagenet": Recipe(
-        source="VISSL's schedule for a ResNet-50",
+        source="VISSL's rotnet_8gpu_resnet.yaml, a ResNet-50",
         epochs=105,
         batch_size=256,
         optim={
             "learning_rate": 0.1,
             "weight_decay": 1e-4,
-            "nesterov": True,
+            "exclude": "norm",
             "schedule": "steps",
             "milestones": (30, 60, 90, 100),
         },
