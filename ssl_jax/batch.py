@@ -53,18 +53,22 @@ def maker(run: Run) -> Callable[[jax.Array, jax.Array, Rows, Any], tuple[Batch, 
       loss)`. `given` is the data set as `loader.on_devices` lays it, or what a stream gives for those rows.
     """
     views, targets, parts = run.method.views(), run.method.targets(), run.sampler.parts
+    shapes = {name: values.shape[1:] for name, values in loader.resident_fields(run.train).items()}
 
     def part_of(name: str, rng: jax.Array, number: jax.Array, rows: jax.Array, given: dict[str, Any]) -> Batch:
         first = number * (parts[name][0] // run.config.accumulate) + dist.positions(len(rows))
         position = _spread(first, rows.shape[1:])
-        own = given if run.train.streamed else {key: x[rows] for key, x in given.items() if key != "image"}
-        images = given["image"] if run.train.streamed else loader.take(given["image"], rows, run.train.image_shape)
+        own = {key: x for key, x in given.items() if key != "image"}
+        if run.train.streamed:
+            images = given["image"]
+        else:
+            images = loader.take(given["image"], rows, run.train.image_shape)
+            own = {key: loader.take(x, rows, shapes.get(key, ())) for key, x in own.items()}
         images = jax.tree.map(dist.split_batch, images)
-        batch = render_views(views_of(views, name), rng, position, images)
-        if not run.train.streamed:  # of a stream they are drawn already
-            size = run.train.image_shape[:2]
-            batch |= draw_targets(targets_of(targets, name), views_of(views, name), rng, position, size, own)
-        return batch | {key: x for key, x in own.items() if key != "image"} | {"index": rows, "position": position}
+        seen = views_of(views, name)
+        batch = own | render_views(seen, rng, position, images)
+        batch |= draw_targets(targets_of(targets, name), seen, rng, position, run.train.image_shape[:2], own)
+        return batch | {"index": rows, "position": position}
 
     def make(rng: jax.Array, number: jax.Array, rows: Rows, given: Any) -> tuple[Batch, jax.Array]:
         key = jax.random.fold_in(jax.random.fold_in(rng, streams.loss(views)), number)
@@ -145,7 +149,10 @@ def example(run: Run, step: int, most: int) -> tuple[np.ndarray, Batch]:
         position = _spread(jnp.arange(len(rows)), rows.shape[1:])
         key = jax.random.fold_in(rng, streams.part(run.sampler.parts, name)) if name else rng
         views = views_of(run.method.views(), name)
-        batches[name] = jax.jit(functools.partial(render_views, views, key, position))(images[name])
+        batches[name] = {key: jnp.asarray(x[rows]) for key, x in loader.resident_fields(run.train).items()}
+        size, targets = images[name].shape[-3:-1], targets_of(run.method.targets(), name)
+        batches[name] |= draw_targets(targets, views, key, position, size, batches[name])
+        batches[name] |= jax.jit(functools.partial(render_views, views, key, position))(images[name])
         batches[name] |= {
             "index": jnp.asarray(rows),
             "position": position,

@@ -14,7 +14,7 @@ import optax
 
 from ssl_jax import data, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
-from ssl_jax.data import cutter, samplers, train_test
+from ssl_jax.data import cutter, loader, samplers, train_test
 from ssl_jax.data.samplers import Sampler
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info, Method
@@ -124,12 +124,35 @@ def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
             raise UserError(f"config.run.{name} is {config.run[name]}: it must be at least 1.")
     if config.run.stop_epoch is not None and config.run.stop_epoch < 1:
         raise UserError("config.run.stop_epoch must be at least 1, or None to train to the last epoch.")
+    _check_targets(config, method, train)
     if train.streamed:
         cutter.check(method.views(), config.data.size)
         if config.run.steps_per_call > 1:
             raise UserError(
                 f"config.run.steps_per_call is {config.run.steps_per_call}, which is for data that lives on the "
                 "devices, and this is streamed: set it to 1."
+            )
+
+
+def _check_targets(config: Any, method: Method, train: data.Dataset) -> None:
+    """Refuses data that lacks what the method draws beside the images."""
+    fields, name = loader.resident_fields(train), config.method.name
+    for field in method.targets().values():
+        if field.name not in fields:
+            raise UserError(
+                f"config.method.name is '{name}', which wants the field '{field.name}', but the images of "
+                f"{config.data.source} have {sorted(fields) or 'no fields'}: use another source, or another method."
+            )
+        if train.streamed and config.data.size is None:
+            raise UserError(
+                f"config.method.name is '{name}', whose '{field.name}' is cut as the images are: set "
+                "--config.data.size, so that all are of one size."
+            )
+        shape = fields[field.name].shape[1:]
+        if field.kind != "boxes" and shape[:2] != train.image_shape[:2]:
+            raise UserError(
+                f"The field '{field.name}' of {config.data.source} is {shape[:2]} and its images are "
+                f"{train.image_shape[:2]}: give both the same height and width."
             )
 
 

@@ -164,6 +164,30 @@ def test_views_are_those_of_the_device(even, view):
     assert not np.allclose(found["one"], found["two"]) or view.crop == "centre"
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_frames_of_a_streamed_clip_are_cropped_alike_where_the_view_is_shared(even, shared):
+    """As on the device: four clips of two frames, each twice the same file."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Clips:
+        parts = {"": (4, 2)}  # noqa: RUF012
+
+        def __call__(self, seed, step):
+            return {"": np.repeat(np.arange(4), 2).reshape(4, 2)}
+
+    views = {"one": View(size=16, flip=0.5, shared=shared)}
+    plan = Training(Clips(), "", None, 0, KEY, 3, 4)
+    ((crops, rows, _),) = made(listed(even).images, plan=plan, views=views)
+    clips = crops["one"].reshape(4, 2, 16, 16, 3)
+    assert [np.array_equal(*clip) for clip in clips] == [shared] * 4
+    held = data.load(f"folder:{even}", "train").images[rows].reshape(4, 2, 24, 32, 3)
+    rng = jax.random.fold_in(jax.random.wrap_key_data(jnp.asarray(KEY)), 3)
+    positions = jnp.arange(8).reshape(4, 2)
+    render = jax.jit(lambda images: render_views(views, rng, positions, images)["one"])
+    gap = np.abs(np.asarray(render(held) - render({"one": jnp.asarray(clips)}))) * np.asarray(views["one"].std)
+    assert np.median(gap.mean((2, 3, 4))) < 0.7 / 255 and (gap.mean((2, 3, 4)) < 1 / 255).mean() > 0.7
+
+
 @pytest.mark.fast
 @pytest.mark.parametrize("processes", [[0], [0, 1], [0, 0, 1, 1], [1, 0, 1, 0], [2, 0, 1]])
 def test_shares_are_disjoint_and_cover_the_batch(processes):

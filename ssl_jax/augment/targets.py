@@ -1,16 +1,14 @@
 """Targets drawn with the crop and the flip of a view: masks, depth, boxes.
 
-A method names them in `Method.targets`. The code is the same for JAX, on the device, and for NumPy, where streamed
-images are cropped while they are decoded; whole numbers decide which pixel is seen, so that both see the same one.
+A method names them in `Method.targets`.
 """
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ssl_jax.augment import draws
 from ssl_jax.augment.boxes import Placed, placed
@@ -61,14 +59,14 @@ class Field:
             )
 
 
-def drawn(field: Field, view: View, where: Placed, target: Any) -> Any:
+def drawn(field: Field, view: View, where: Placed, target: jax.Array) -> jax.Array:
     """A target as the view sees the image.
 
     Args:
       field: how it is drawn.
       view: the recipe that it follows.
       where: the crop box and the flip, from `boxes.placed`.
-      target: of the whole image, in JAX or in NumPy as `where` is; finite.
+      target: of the whole image; finite.
 
     Returns:
       [size, size] or [size, size, K], int32 or float32; or boxes float32 [n, 5] in pixels of the view, clipped to it.
@@ -77,67 +75,41 @@ def drawn(field: Field, view: View, where: Placed, target: Any) -> Any:
     return _boxes(view, where, target) if field.kind == "boxes" else _resampled(field, view, where, target)
 
 
-def _boxes(view: View, where: Placed, boxes: Any) -> Any:
-    xp = boxes.__array_namespace__()
+def _boxes(view: View, where: Placed, boxes: jax.Array) -> jax.Array:
     top, left, height, width = where.box
-    boxes, size = boxes.astype(np.float32), view.size
-    rows = xp.clip((boxes[:, 0:4:2] - top) * (size / height), 0, size)
-    columns = xp.clip((boxes[:, 1:4:2] - left) * (size / width), 0, size)
-    columns = xp.where(where.flip, size - columns[:, ::-1], columns)
-    moved = xp.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1], boxes[:, 4]], -1).astype(np.float32)
+    boxes, size = boxes.astype(jnp.float32), view.size
+    rows = jnp.clip((boxes[:, 0:4:2] - top) * (size / height), 0, size)
+    columns = jnp.clip((boxes[:, 1:4:2] - left) * (size / width), 0, size)
+    columns = jnp.where(where.flip, size - columns[:, ::-1], columns)
+    moved = jnp.stack([rows[:, 0], columns[:, 0], rows[:, 1], columns[:, 1], boxes[:, 4]], -1)
     seen = (rows[:, 1] > rows[:, 0]) & (columns[:, 1] > columns[:, 0]) & (boxes[:, 4] >= 0)
-    return xp.where(seen[:, None], moved, np.float32(UNKNOWN))
+    return jnp.where(seen[:, None], moved, UNKNOWN)
 
 
-class _Taps(NamedTuple):
-    """The two pixels of one axis of the image between which each pixel of the view lies."""
-
-    first: Any  # int [size]
-    second: Any  # int [size]
-    share: Any  # float [size], of the second
-    inside: Any  # bool [size], whether there is such a pixel
-
-
-def _resampled(field: Field, view: View, where: Placed, target: Any) -> Any:
-    xp = target.__array_namespace__()
-    whole = np.issubdtype(target.dtype, np.integer)
+def _resampled(field: Field, view: View, where: Placed, target: jax.Array) -> jax.Array:
+    whole = field.kind == "nearest" and jnp.issubdtype(target.dtype, jnp.integer)
     top, left, height, width = where.box
-    rows = _taps(xp, field.kind, top, height, view.size, target.shape[0], False)
-    columns = _taps(xp, field.kind, left, width, view.size, target.shape[1], where.flip)
-    x = target.astype(np.float32) if not whole or field.kind == "bilinear" else target.astype(np.int32)
-    x = _along(xp, rows, x)
-    x = xp.swapaxes(_along(xp, columns, xp.swapaxes(x, 0, 1)), 0, 1)
-    inside = rows.inside[:, None] & columns.inside
-    return xp.where(inside.reshape(*inside.shape, *[1] * (x.ndim - 2)), x, xp.asarray(UNKNOWN, x.dtype))
+    rows, seen_rows = _matrix(field.kind, top, height, view.size, target.shape[0], False)
+    columns, seen_columns = _matrix(field.kind, left, width, view.size, target.shape[1], where.flip)
+    # As matrix products: a TPU would gather it pixel by pixel. Whole numbers below 2^24 are exact in float32.
+    x = jnp.einsum("hy,yx...,wx->hw...", rows, target.astype(jnp.float32), columns, precision="highest")
+    x = jnp.round(x).astype(jnp.int32) if whole else x
+    seen = seen_rows[:, None] & seen_columns
+    return jnp.where(seen.reshape(*seen.shape, *[1] * (x.ndim - 2)), x, UNKNOWN)
 
 
-def _taps(xp: Any, kind: str, start: Any, length: Any, size: int, pixels: int, flip: Any) -> _Taps:
-    index = xp.arange(size)
-    index = xp.where(flip, size - 1 - index, index)
-    start, length = (xp.asarray(x).astype(np.int32) for x in (start, length))
-    # In halves of a view's pixel, so that the division is one of whole numbers.
-    doubled = (2 * index + 1) * length - (size if kind == "bilinear" else 0)
-    before = doubled // (2 * size)
-    share = (doubled % (2 * size)).astype(np.float32) / (2 * size) if kind == "bilinear" else xp.zeros(size, np.float32)
-    last = length - 1
-    first, second = (start + xp.clip(x, 0, last) for x in (before, before + 1))
-    inside = (first >= 0) & (first < pixels)
-    return _Taps(xp.clip(first, 0, pixels - 1), xp.clip(second, 0, pixels - 1), share, inside)
-
-
-def _along(xp: Any, taps: _Taps, x: Any) -> Any:
-    """The first axis [N, ...] to [size, ...]."""
-    share = taps.share.reshape(-1, *[1] * (x.ndim - 1))
-    if xp is np:
-        mixed = x[taps.first] if x.dtype == np.int32 else (1 - share) * x[taps.first] + share * x[taps.second]
-        return mixed
-    # As a matrix product: a TPU would gather it pixel by pixel. Whole numbers below 2^24 are exact in float32.
-    pixel = jnp.arange(len(x))
-    matrix = (1 - taps.share[:, None]) * (pixel == taps.first[:, None]) + taps.share[:, None] * (
-        pixel == taps.second[:, None]
-    )
-    out = jnp.einsum("yn,n...->y...", matrix, x.astype(jnp.float32), precision="highest")
-    return jnp.round(out).astype(x.dtype) if jnp.issubdtype(x.dtype, jnp.integer) else out
+def _matrix(kind: str, start: Any, length: Any, size: int, pixels: int, flip: Any) -> tuple[jax.Array, jax.Array]:
+    """Weights [size, pixels] that crop and resample one axis, and which rows of it have a pixel of the image."""
+    index = jnp.arange(size)
+    index = jnp.where(flip, size - 1 - index, index)
+    start, length = (jnp.asarray(x).astype(jnp.int32) for x in (start, length))
+    # In halves of a view's pixel, so that whole numbers decide which pixel is the nearest.
+    place = (2 * index + 1) * length - (size if kind == "bilinear" else 0)
+    share = (place % (2 * size)).astype(jnp.float32) / (2 * size) if kind == "bilinear" else jnp.zeros(size)
+    first, second = (start + jnp.clip(place // (2 * size) + i, 0, length - 1) for i in (0, 1))
+    pixel = jnp.arange(pixels)
+    matrix = (1 - share[:, None]) * (pixel == first[:, None]) + share[:, None] * (pixel == second[:, None])
+    return matrix, (first >= 0) & (first < pixels)
 
 
 def draw_targets(

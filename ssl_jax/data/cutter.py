@@ -28,6 +28,7 @@ class Block(NamedTuple):
     key: np.ndarray  # uint32 [2], from which the views' keys are made
     rows: np.ndarray  # int [B], of the images
     positions: np.ndarray  # int [B], by which an image's randomness is known
+    together: int = 1  # images in a row that belong together, such as the frames of a clip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Training:
         rows = self.sampler(self.seed, step)[self.part].reshape(-1)
         key = threefry.fold_in(self.key, step)
         key = key if self.stream is None else threefry.fold_in(key, self.stream)
-        return Block(key, rows, np.arange(len(rows)))
+        return Block(key, rows, np.arange(len(rows)), math.prod(self.sampler.parts[self.part][1:]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,13 +118,14 @@ class Cutter:
     def __call__(self, number: int) -> tuple[dict[str, np.ndarray], list[int]]:
         """Returns each view's crops uint8 `[n, side, side, 3]`, and the `n` rows seen."""
         block, piece = divmod(int(number), self.pieces)
-        key, rows, positions = self.plan[block]
+        key, rows, positions, together = self.plan[block]
         entries = self.share[piece * PIECE : (piece + 1) * PIECE]
-        keys = [threefry.fold_in(key, streams.view(self.views, name)) for name in self.views]
-        drawn = [
-            threefry.uniform(threefry.fold_in(own, positions[entries]), draws.count(view))
-            for own, view in zip(keys, self.views.values(), strict=True)
-        ]
+        places = positions[entries]
+        drawn = []
+        for name, view in self.views.items():
+            own = threefry.fold_in(key, streams.view(self.views, name))
+            first = places - places % together if view.shared else places  # as `render.view_keys` has it
+            drawn.append(threefry.uniform(threefry.fold_in(own, first), draws.count(view)))
 
         def one(number: int, row: int) -> tuple[list[np.ndarray], int]:
             return self.images.cut(

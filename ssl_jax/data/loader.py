@@ -49,14 +49,21 @@ def on_devices(dataset: Dataset, mesh: Mesh) -> dict[str, jax.Array]:
       mesh: the devices.
 
     Returns:
-      'image' uint8 [M, H * W * C], from which `take` takes some, and 'label' int32 [M].
+      'image' uint8 [M, H * W * C], from which `take` takes some, 'label' int32 [M], and the fields by their names, as
+      rows too.
     """
-    images = dataset.images
-    return dist.replicate({"image": images.reshape(len(images), -1), "label": dataset.labels}, mesh)
+    arrays = resident_fields(dataset) | {"image": dataset.images, "label": dataset.labels}
+    return dist.replicate({name: x.reshape(len(x), -1) if x.ndim > 1 else x for name, x in arrays.items()}, mesh)
+
+
+def resident_fields(dataset: Dataset) -> dict[str, np.ndarray]:
+    """The fields that a batch can have: numbers, in memory."""
+    arrays = {name: x for name, x in dataset.fields.items() if isinstance(x, np.ndarray)}
+    return {name: x for name, x in arrays.items() if np.issubdtype(x.dtype, np.number)}
 
 
 def take(images: jax.Array, rows: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    """Images [..., H, W, C] of the given rows [...] of what `on_devices` laid; `shape` is (H, W, C)."""
+    """Images [..., H, W, C], or a field, of the rows [...] of what `on_devices` laid; `shape` is (H, W, C)."""
     return images[rows].reshape(*rows.shape, *shape)
 
 
@@ -109,8 +116,9 @@ class Streamed:
     ) -> None:
         self.images = dataset.images
         self._shapes, self._micro_batches = shapes, micro_batches
+        rows = resident_fields(dataset) | {"label": dataset.labels}
         self._parts = {
-            name: streamed(dataset.images, dataset.labels, views[name], plan, mesh, micro_batches, workers)
+            name: streamed(dataset.images, rows, views[name], plan, mesh, micro_batches, workers)
             for name, plan in plans.items()
         }
         self._thread = ThreadPoolExecutor(1, "loader")
@@ -129,14 +137,12 @@ class Streamed:
     def _make(self) -> Inputs:
         data, index = {}, {}
         for name, batches in self._parts.items():
-            crops, labels, rows = next(batches)
+            crops, own, rows = next(batches)
             shape = self._shapes[name]
             if shape[1:]:  # what belongs together comes as one row of images
                 lead = (self._micro_batches, shape[0] // self._micro_batches, *shape[1:])
-                crops, labels, rows = jax.tree.map(
-                    lambda x, lead=lead: x.reshape(*lead, *x.shape[2:]), (crops, labels, rows)
-                )
-            data[name], index[name] = {"image": crops, "label": labels}, rows
+                crops, own, rows = jax.tree.map(lambda x, lead=lead: x.reshape(*lead, *x.shape[2:]), (crops, own, rows))
+            data[name], index[name] = own | {"image": crops}, rows
         return samplers.single(data), samplers.single(index)
 
     def close(self) -> None:
@@ -148,18 +154,18 @@ class Streamed:
 
 def streamed(
     images: Images,
-    labels: np.ndarray,
+    labels: Any,
     views: dict[str, View],
     plan: Training | Pass,
     mesh: Mesh,
     micro_batches: int,
     workers: int,
-) -> Generator[tuple[dict[str, jax.Array], jax.Array, jax.Array], None, None]:
+) -> Generator[tuple[dict[str, jax.Array], Any, jax.Array], None, None]:
     """Yields the blocks of a plan on the devices; each process reads its own share of them.
 
     Args:
       images: of a streamed data set.
-      labels: their labels [N].
+      labels: their labels [N], or a tree of what is known of them, [N, ...].
       views: name to recipe.
       plan: the blocks.
       mesh: blocks are laid over its devices.
@@ -182,7 +188,7 @@ def streamed(
 
     for crops, rows, seen in blocks(Cutter(images, views, plan, own), workers):
         laid = {name: lay(crop) for name, crop in crops.items()}
-        yield laid, lay(labels[seen]), lay(rows.astype(np.int32))
+        yield laid, jax.tree.map(lambda x, seen=seen: lay(x[seen]), labels), lay(rows.astype(np.int32))
 
 
 def workers(wanted: int | None) -> int:
