@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from ssl_jax import dist, evaluate, report, train
+from ssl_jax import dist, evaluate, mesh, monitor, report, train
 from ssl_jax.monitor import Monitor
 from ssl_jax.recipes import base, get_config
 from ssl_jax.run import prepare
@@ -40,7 +40,9 @@ def config(**changes):
 def one_device():
     """Runs here are on one device."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(dist, "make_mesh", lambda devices=None, make=dist.make_mesh: make(devices or jax.devices()[:1]))
+    one = jax.devices()[:1]
+    patch.setattr(dist, "make_mesh", lambda devices=None, fsdp=1, make=dist.make_mesh: make(devices or one, fsdp))
+    patch.setattr(mesh, "make", lambda sizes, devices=None, make=mesh.make: make(sizes, devices or one))
     yield
     patch.undo()
 
@@ -143,12 +145,12 @@ def stop_self(*_, **__):
 
 
 def at_first_evaluation(monkeypatch):
-    extract = train.extractor
+    extract = monitor.extractor
 
     def stopping(*args, between, **kwargs):
         return extract(*args, between=lambda: (stop_self(), between()), **kwargs)
 
-    monkeypatch.setattr(train, "extractor", stopping)
+    monkeypatch.setattr(monitor, "extractor", stopping)
 
 
 def at_third_evaluation(monkeypatch):

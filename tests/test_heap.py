@@ -8,9 +8,9 @@ import pytest
 CODE = """
 import resource, sys
 import jax, jax.numpy as jnp
-from ssl_jax import heap
+from ssl_jax.runtime import malloc
 if sys.argv[1] == "keep":
-    heap.keep()
+    malloc.keep()
 step = jax.jit(lambda x: (x @ x.T) @ x)  # 64 MiB in the meantime
 x = jnp.ones((4096, 64))
 faults = []

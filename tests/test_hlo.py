@@ -214,7 +214,8 @@ def test_main_memory_is_what_the_compiler_counts_where_there_is_no_other():
 
 UPDATES = """
 import jax, jax.numpy as jnp
-from ssl_jax import hlo, plan
+from ssl_jax import plan
+from ssl_jax.plan import hlo
 place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
 shaped = lambda shape, kind=jnp.float32: jax.ShapeDtypeStruct(shape, kind, sharding=place)
 

@@ -405,7 +405,7 @@ def test_describe_has_one_line_a_parameter():
 
 @pytest.mark.fast
 def test_exclude_is_checked():
-    with pytest.raises(UserError, match="exclude is 'bias': use '1d' or 'none'"):
+    with pytest.raises(UserError, match="exclude is 'bias': use '1d', 'norm' or 'none'"):
         optim.decayed(jnp.ones(2), "bias")
 
 

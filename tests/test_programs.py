@@ -9,8 +9,8 @@ from ssl_jax.runtime import compile_cache
 
 CODE = """
 import jax, jax.numpy as jnp
-from ssl_jax import programs
-programs.keep()
+from ssl_jax.runtime import compile_cache
+compile_cache.keep()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 print(jax.config.jax_compilation_cache_dir)
 jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
