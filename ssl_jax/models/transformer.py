@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax.models.backbone import Pair, linear, norm
 from ssl_jax.models.gelu import gelu
 from ssl_jax.models.heads import torch_uniform
+from ssl_jax.models.onnx import Graph
 
 
 class Init(NamedTuple):
@@ -37,11 +39,21 @@ INITS = {
 
 
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron, each behind a LayerNorm and added to its input."""
+    """Attention and a two-layer network, each behind a LayerNorm and added to its input.
+
+    Attributes:
+      heads: of the attention.
+      inits: how weights start.
+      dtype: type that is computed in; norms and softmax are float32.
+      ffn: the two-layer network: 'mlp' with GELU, or 'swiglu' (Shazeer 2020) as DINOv2 has it.
+      layer_scale: start of a factor for each channel of both branches (Touvron et al. 2021); 0: there is none.
+    """
 
     heads: int
     inits: Init
     dtype: Any
+    ffn: str = "mlp"
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:  # [B, n, D], [B or 1, 2] -> [B, n, D]
@@ -53,10 +65,55 @@ class TransformerBlock(nn.Module):
         y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
         y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
         y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0)).reshape(x.shape)
-        x += attend * dense(width, "proj")(y)
+        x += attend * self._scaled(dense(width, "proj")(y), "scale1")
         y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
-        y = gelu(dense(4 * width, "mlp1")(y))
-        return x + think * dense(width, "mlp2")(y)
+        if self.ffn == "swiglu":
+            gate, value = jnp.split(dense(2 * swiglu_width(width), "mlp1")(y), 2, -1)
+            y = nn.silu(gate) * value
+        else:
+            y = gelu(dense(4 * width, "mlp1")(y))
+        return x + think * self._scaled(dense(width, "mlp2")(y), "scale2")
+
+    def _scaled(self, y: jax.Array, name: str) -> jax.Array:
+        if not self.layer_scale:
+            return y
+        return y * self.param(name, nn.initializers.constant(self.layer_scale), y.shape[-1:]).astype(y.dtype)
+
+
+def swiglu_width(width: int) -> int:
+    """Hidden channels of a SwiGLU: two thirds of a perceptron's, rounded up to a multiple of 8 (DINOv2's code)."""
+    return (int(4 * width * 2 / 3) + 7) // 8 * 8
+
+
+def scanned(block: TransformerBlock, params: list[Any], x: jax.Array, gates: jax.Array, remat: bool) -> jax.Array:
+    """Applies blocks of one shape in a loop, so that one of them is compiled instead of all.
+
+    The parameters stay one subtree a block; they are stacked here, those of the linear layers in the type that is
+    computed in. For the backward pass a block keeps the results of its matrix products, as XLA does where the blocks
+    follow each other in one program: without that every intermediate result would be stored.
+
+    Args:
+      block: applied to the parameters of each block.
+      params: of the blocks.
+      x: tokens [B, n, D].
+      gates: of the residual branches [B or 1, blocks, 2].
+      remat: keep only the input of each block, and compute it anew in the backward pass.
+    """
+
+    def body(x: jax.Array, of_block: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+        own, open_ = of_block
+        return block.apply({"params": own}, x, open_), None  # type: ignore[return-value]
+
+    def cast(layer: Any) -> Any:
+        return jax.tree.map(lambda w: w.astype(block.dtype), layer) if "kernel" in layer else layer
+
+    cast_params = [{name: cast(layer) for name, layer in own.items()} for own in params]
+    stacked = jax.tree.map(lambda *w: jnp.stack(w), *cast_params)
+    policies = jax.checkpoint_policies
+    policy = policies.nothing_saveable if remat else policies.dots_saveable
+    # Nothing outside of a loop's turn can be merged with what is computed anew in it.
+    body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.lax.scan(body, x, (stacked, jnp.moveaxis(gates, 1, 0)))[0]
 
 
 def open_gates(keys: jax.Array, drop_path: float, depth: int) -> jax.Array:
@@ -73,3 +130,84 @@ def open_gates(keys: jax.Array, drop_path: float, depth: int) -> jax.Array:
     keep = 1 - drop_path * np.linspace(0, 1, depth, dtype=np.float32)[:, None]
     draws = jax.vmap(lambda key: jax.random.uniform(key, (depth, 2)))(keys)
     return (draws < keep) / keep
+
+
+def timm_pairs(i: int, layer_scale: bool) -> list[Pair]:
+    """The names of a block in timm and DINOv2."""
+    ours, theirs = f"block{i + 1}", f"blocks.{i}"
+    factors = [Pair(f"params/{ours}/scale{k}", f"{theirs}.ls{k}.gamma") for k in (1, 2)]
+    return [
+        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
+        *linear(f"{ours}/qkv", f"{theirs}.attn.qkv"),
+        *linear(f"{ours}/proj", f"{theirs}.attn.proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
+        *linear(f"{ours}/mlp1", f"{theirs}.mlp.fc1"),
+        *linear(f"{ours}/mlp2", f"{theirs}.mlp.fc2"),
+        *(factors if layer_scale else []),
+    ]
+
+
+def torchvision_pairs(i: int) -> list[Pair]:
+    """The names of a block in torchvision."""
+    ours, theirs = f"block{i + 1}", f"encoder.layers.encoder_layer_{i}"
+    return [
+        *norm(f"{ours}/norm1", f"{theirs}.ln_1"),
+        Pair(f"params/{ours}/qkv/kernel", f"{theirs}.self_attention.in_proj_weight", "dense"),
+        Pair(f"params/{ours}/qkv/bias", f"{theirs}.self_attention.in_proj_bias"),
+        *linear(f"{ours}/proj", f"{theirs}.self_attention.out_proj"),
+        *norm(f"{ours}/norm2", f"{theirs}.ln_2"),
+        *linear(f"{ours}/mlp1", f"{theirs}.mlp.0"),
+        *linear(f"{ours}/mlp2", f"{theirs}.mlp.3"),
+    ]
+
+
+def timm_code(size: int, patch: int, channels: int, width: int, depth: int, heads: int, ffn: str, more: str) -> str:
+    """Python that builds `model` with timm; `more`: further arguments, each behind a comma."""
+    if ffn == "swiglu":
+        ratio = 2 * swiglu_width(width) / width
+        more += f",\n    mlp_ratio={ratio!r}, mlp_layer=timm.layers.SwiGLUPacked, act_layer=nn.SiLU"
+    return (
+        f"import timm\n\nmodel = timm.models.VisionTransformer(\n    img_size={size}, patch_size={patch}, "
+        f"in_chans={channels}, embed_dim={width}, depth={depth}, num_heads={heads}, num_classes=0{more}\n)"
+    )
+
+
+def torchvision_code(size: int, patch: int, channels: int, width: int, depth: int, heads: int) -> str:
+    """Python that builds `model` with torchvision."""
+    lines = [
+        "from torchvision.models import VisionTransformer",
+        "",
+        f"model = VisionTransformer({size}, {patch}, {depth}, {heads}, {width}, {4 * width})",
+        "model.heads = nn.Identity()",
+    ]
+    if channels != 3:
+        lines.append(f"model.conv_proj = nn.Conv2d({channels}, {width}, {patch}, {patch})")
+    return "\n".join(lines)
+
+
+def onnx_block(graph: Graph, x: str, params: Any, heads: int, ffn: str) -> str:
+    """A block in an ONNX graph; `params` are its own."""
+    width = len(params["norm1"]["scale"])
+
+    def scaled(y: str, name: str) -> str:
+        return graph.add("Mul", y, graph.constant(params[name])) if name in params else y
+
+    y = graph.linear(graph.norm(x, params["norm1"]), params["qkv"])
+    y = graph.add("Reshape", y, graph.constant(np.array([0, 0, 3, heads, width // heads])))
+    y = graph.add("Transpose", y, perm=[2, 0, 3, 1, 4])  # [3, N, heads, n, D / heads]
+    q, k, v = (graph.add("Gather", y, graph.constant(np.array(i)), axis=0) for i in range(3))
+    scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
+    scores = graph.add("Mul", scores, graph.constant(np.array((width // heads) ** -0.5)))
+    y = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)
+    y = graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), graph.constant(np.array([0, 0, width])))
+    x = graph.add("Add", x, scaled(graph.linear(y, params["proj"]), "scale1"))
+    y = graph.linear(graph.norm(x, params["norm2"]), params["mlp1"])
+    if ffn == "swiglu":
+        hidden, last = params["mlp2"]["kernel"].shape[0], graph.constant(np.array([-1]))
+        ends = [graph.constant(np.array([n])) for n in (0, hidden, 2 * hidden)]
+        gate = graph.add("Slice", y, ends[0], ends[1], last)
+        value = graph.add("Slice", y, ends[1], ends[2], last)
+        y = graph.add("Mul", graph.add("Mul", gate, graph.add("Sigmoid", gate)), value)
+    else:
+        y = graph.add("Gelu", y)
+    return graph.add("Add", x, scaled(graph.linear(y, params["mlp2"]), "scale2"))
