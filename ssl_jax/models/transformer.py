@@ -38,6 +38,9 @@ INITS = {
 }
 
 
+_LINEAR = ("qkv", "proj", "mlp1", "mlp2")  # layers that compute in a block's own type
+
+
 class TransformerBlock(nn.Module):
     """Attention and a two-layer network, each behind a LayerNorm and added to its input.
 
@@ -104,10 +107,10 @@ def scanned(block: TransformerBlock, params: list[Any], x: jax.Array, gates: jax
         own, open_ = of_block
         return block.apply({"params": own}, x, open_), None  # type: ignore[return-value]
 
-    def cast(layer: Any) -> Any:
-        return jax.tree.map(lambda w: w.astype(block.dtype), layer) if "kernel" in layer else layer
+    def cast(name: str, layer: Any) -> Any:
+        return jax.tree.map(lambda w: w.astype(block.dtype), layer) if name in _LINEAR else layer
 
-    cast_params = [{name: cast(layer) for name, layer in own.items()} for own in params]
+    cast_params = [{name: cast(name, layer) for name, layer in own.items()} for own in params]
     stacked = jax.tree.map(lambda *w: jnp.stack(w), *cast_params)
     policies = jax.checkpoint_policies
     policy = policies.nothing_saveable if remat else policies.dots_saveable
