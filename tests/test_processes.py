@@ -100,7 +100,10 @@ def test_two_processes_compute_what_one_does(computed, name, tmp_path):
 
 
 SMALL = ("--config.epochs=4", "--config.batch_size=128", "--config.model.width=4", "--config.run.save_epochs=0.5")
-PROGRAM = "from ssl_jax import main; from ssl_jax.runtime import processes; processes.HEARTBEAT = 10; processes.run(main.main)"
+PROGRAM = (
+    "from ssl_jax import main; from ssl_jax.runtime import processes; "
+    "processes.HEARTBEAT = 10; processes.run(main.main)"
+)
 
 
 def entries(workdir):
