@@ -221,7 +221,7 @@ def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
         (("--config.method.update_target=befor",), "configs/byol.py:digits", "Did you mean 'before'"),
         ((), "configs/simclear.py:digits", "configs/simclr.py"),
         (("--config", "configs/simclear.py:digits"), "configs/simclr.py:digits", "configs/simclr.py"),
-        ((), "configs/common.py:digits", "it has no function get_config(preset)"),
+        ((), "setup.py:digits", "it has no function get_config(preset)"),
         ((), "README.md", "it has no function get_config(preset)"),
         (("--config.epochs=many",), "configs/simclr.py:digits", "epochs"),
         (("--config.data.source=folder:nowhere",), "configs/simclr.py:digits", "nowhere"),
