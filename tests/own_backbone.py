@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.backbone import Backbone
+from ssl_jax.models.backbone import Backbone, Encoded, pooled
 
 
 class OwnBackbone(Backbone):
@@ -28,11 +28,11 @@ class OwnBackbone(Backbone):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool = True
-    ) -> jax.Array:
+        self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool | None = True
+    ) -> jax.Array | Encoded:
         b, h, w, c = x.shape
         x = x.astype(self.dtype).reshape(b, h // 4, 4, w // 4, 4, c).swapaxes(2, 3).reshape(b, h // 4, w // 4, -1)
         for i in range(1, (stage or self.stages) + 1):
             x = nn.relu(nn.Dense(i * self.width, dtype=self.dtype, name=f"layer{i}")(x))
             x = jax.lax.stop_gradient(x) if i == frozen else x
-        return x.mean((1, 2)) if pool else x
+        return pooled(x, pool)

@@ -216,6 +216,7 @@ import functools, importlib
 import jax
 from ssl_jax import plan
 from ssl_jax.data import loader
+from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 config = get_config("simclr", "cifar10")
 run = prepare(config, plan.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
