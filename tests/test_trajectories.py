@@ -20,6 +20,7 @@ import pytest
 from ssl_jax import batch, data, dist, mesh, optim
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info
+from ssl_jax.models.backbone import Backbone
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState, specs
 from ssl_jax.step import replica_step
@@ -37,7 +38,7 @@ pytestmark = [
 ]
 
 
-class Pixelwise(nn.Module):
+class Pixelwise(Backbone):
     """The stand-in for a backbone: each pixel to 12 channels, and their mean over the image."""
 
     bn_groups: int = 1
