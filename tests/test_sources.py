@@ -10,6 +10,7 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.data import arrays, loading
+from ssl_jax.data.sources import tfds
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -330,3 +331,12 @@ def test_davis_is_its_frames_in_order(tmp_path):
     assert train.images[:, 0, 0, 0].tolist() == [40, 60, 80, 0, 20]
     np.testing.assert_array_equal(test.fields["mask"][1], np.eye(4, 6, dtype=np.uint8))
     assert test.fields["mask"].dtype == np.uint8 and set(train.labels.tolist()) == {-1}
+
+
+def test_of_several_image_features_the_one_called_image_is_taken(tmp_path):
+    assert tfds._image_key(["depth_mask", "image"], [], tmp_path) == "image"
+    assert tfds._image_key(["picture"], [], tmp_path) == "picture"
+    with pytest.raises(UserError, match=r"several image features \(left, right\)"):
+        tfds._image_key(["left", "right"], [], tmp_path)
+    with pytest.raises(UserError, match="no image feature, only label"):
+        tfds._image_key([], ["label"], tmp_path)

@@ -17,6 +17,7 @@ from ssl_jax.data.files import Reader, retry
 from ssl_jax.runtime.errors import UserError
 
 GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+_STRIP = 8  # of a longer strip only the middle is resized: the rest costs time and memory, and is cropped
 PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
 
 
@@ -58,6 +59,11 @@ def fit(image: Image.Image, size: int, filter: Image.Resampling = Image.Resampli
     """Resizes the short side to `size` pixels (antialiased) and crops the centre square."""
     width, height = image.size
     short = min(width, height)
+    if max(width, height) > _STRIP * short:
+        # As many pixels go on either side, so that the centre stays where it is.
+        left, top = (max(0, side - _STRIP * short) // 2 for side in (width, height))
+        image = image.crop((left, top, width - left, height - top))
+        width, height = image.size
     width, height = size * width // short, size * height // short
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), filter)

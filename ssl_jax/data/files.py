@@ -1,11 +1,12 @@
 """Image files in a folder or a bucket: their names, and their bytes, with a retry where reading fails for now."""
 
+import collections
 from collections.abc import Callable, Iterator
-import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
+import stat
 import time
 from typing import Any
 import zlib
@@ -33,18 +34,40 @@ class Entry:
 
 
 class Folder:
-    """The images below a folder."""
+    """The images below a folder, and what else was found there: `odd`, sentences for people."""
 
     def __init__(self, root: pathlib.Path):
         self.root = root
+        self._others: collections.Counter[str] = collections.Counter()  # files by their suffix
+        self._unreadable: list[str] = []  # names of what is no file, and of links that lead nowhere
         self.entries = sorted(self._walk(), key=lambda entry: entry.name)
 
     def _walk(self) -> Iterator[Entry]:
         for name in names_below(self.root):
-            if is_image(name):
-                with contextlib.suppress(FileNotFoundError):  # a dangling link
-                    stat = (self.root / name).stat()
-                    yield Entry(name, stat.st_size, stat.st_mtime_ns)
+            if not is_image(name):
+                if not is_hidden(name):
+                    self._others[pathlib.PurePosixPath(name).suffix or "none"] += 1
+                continue
+            try:
+                found = (self.root / name).stat()
+            except OSError:
+                self._unreadable.append(name)
+                continue
+            if stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+                yield Entry(name, found.st_size, found.st_mtime_ns)
+            else:
+                self._unreadable.append(name)
+
+    @property
+    def odd(self) -> list[str]:
+        found = []
+        if self._others:
+            kinds = ", ".join(suffix for suffix, _ in self._others.most_common(5))
+            found.append(f"left out {self._others.total()} files that are no images by their suffix ({kinds})")
+        if self._unreadable:
+            names = f"{', '.join(self._unreadable[:3])}{', ...' if len(self._unreadable) > 3 else ''}"
+            found.append(f"left out {len(self._unreadable)} names that lead to no file ({names})")
+        return found
 
     def identity(self) -> object:
         return [
@@ -68,15 +91,15 @@ class Bucket:
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{root} cannot be read ({error}): for gs:// pip install -e .[gcs] and log in.") from error
         self.entries = [
-            Entry(name[len(place.rstrip("/")) + 1 :], stat["size"], self._version(stat))
-            for name, stat in sorted(found.items())
+            Entry(name[len(place.rstrip("/")) + 1 :], about["size"], self._version(about))
+            for name, about in sorted(found.items())
             if is_image(name[len(place.rstrip("/")) + 1 :])
         ]
 
     @staticmethod
-    def _version(stat: dict[str, Any]) -> int:
+    def _version(about: dict[str, Any]) -> int:
         """A number that changes with the content; stores call it differently."""
-        told = [str(stat[name]) for name in ("etag", "md5Hash", "mtime", "created") if name in stat]
+        told = [str(about[name]) for name in ("etag", "md5Hash", "mtime", "created") if name in about]
         return zlib.crc32(" ".join(told).encode())
 
     def identity(self) -> object:
@@ -134,12 +157,31 @@ def is_address(path: str) -> bool:
 
 
 def names_below(root: pathlib.Path) -> Iterator[str]:
-    """Yields the names of all files below a folder."""
-    for folder, _, files in os.walk(root, followlinks=True):
-        below = pathlib.Path(folder).relative_to(root)
-        yield from ((below / file).as_posix() for file in files)
+    """Yields the names of all files below a folder; a link to a folder around itself is not followed."""
+    above: dict[str, tuple[tuple[int, int], ...]] = {}  # folder to what identifies it and those around it
+    for folder, below, files in os.walk(root, followlinks=True):
+        around = above.pop(folder, None) or (_identity(folder),)
+        for name in list(below):
+            inner = os.path.join(folder, name)
+            own = _identity(inner)
+            if own in around:
+                below.remove(name)
+            else:
+                above[inner] = (*around, own)
+        place = pathlib.Path(folder).relative_to(root)
+        yield from ((place / file).as_posix() for file in files)
+
+
+def _identity(folder: str) -> tuple[int, int]:
+    found = os.stat(folder)
+    return found.st_dev, found.st_ino
 
 
 def is_image(name: str) -> bool:
-    file = pathlib.PurePosixPath(name)
-    return file.suffix.lower() in EXTENSIONS and not any(part.startswith(".") for part in file.parts)
+    """Whether a name is that of an image file that is not hidden."""
+    return pathlib.PurePosixPath(name).suffix.lower() in EXTENSIONS and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder around it is hidden."""
+    return any(part.startswith(".") for part in pathlib.PurePosixPath(name).parts)

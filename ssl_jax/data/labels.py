@@ -1,6 +1,8 @@
 """Which image files belong to a split, and which class they are of: their folders say."""
 
+import collections
 import dataclasses
+import logging
 import pathlib
 
 import numpy as np
@@ -9,13 +11,49 @@ from ssl_jax.data.dataset import Request
 from ssl_jax.data.files import EXTENSIONS, Entry, is_address
 from ssl_jax.runtime.errors import UserError
 
+# What a folder of a split may be called, in any case.
+_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_SPLIT = {name: split for split, names in _NAMES.items() for name in names}
+_PLAIN = ("train", "test", "val")
+
+log = logging.getLogger("ssl_jax")
+
 
 def unwrap(names: list[str]) -> list[str]:
     """Drops a single folder around everything in an archive, unless it is a split."""
     tops = {name.partition("/")[0] for name in names if "/" in name}
-    if len(tops) != 1 or tops & {"train", "test", "val"} or any("/" not in name for name in names):
+    if len(tops) != 1 or tops & set(_PLAIN) or any("/" not in name for name in names):
         return names
     return [name.partition("/")[2] for name in names]
+
+
+def split_folders(entries: list[Entry]) -> dict[str, str]:
+    """Finds the folders of the splits: at the top, or below folders that each wrap everything.
+
+    Names count in any case, and synonyms where one of them is that of the training images.
+
+    Args:
+      entries: all image files.
+
+    Returns:
+      folder with a slash at its end to "train", "val" or "test"; empty where there are none.
+    """
+    names, around = [entry.name for entry in entries], ""
+    while True:
+        tops = {name.partition("/")[0] for name in names if "/" in name}
+        found = {top: _SPLIT[top.lower()] for top in sorted(tops) if top.lower() in _SPLIT}
+        if "train" in found.values():
+            return {f"{around}{top}/": split for top, split in found.items()}
+        if not around and (plain := {f"{top}/": top for top in sorted(tops) if top in _PLAIN}):
+            return plain
+        if len(tops) != 1 or any("/" not in name for name in names):
+            return {}
+        around += f"{tops.pop()}/"
+        names = [name.partition("/")[2] for name in names]
 
 
 def by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry]]]:
@@ -23,15 +61,44 @@ def by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry
     if not entries:
         place = path if is_address(path) else pathlib.Path(path).expanduser().absolute()
         raise UserError(f"There are no images in {place}: looked for {' '.join(EXTENSIONS)}.")
+    folders = split_folders(entries)
+    if not folders:
+        return {"train": [(entry.name, entry) for entry in entries]}
     found: dict[str, list[tuple[str, Entry]]] = {}
     for entry in entries:
-        top, slash, rest = entry.name.partition("/")
-        if slash and top in ("train", "test", "val"):
-            found.setdefault(top, []).append((rest, entry))
-    if not found:
-        return {"train": [(entry.name, entry) for entry in entries]}
+        folder = next((folder for folder in folders if entry.name.startswith(folder)), None)
+        if folder is not None:
+            found.setdefault(folders[folder], []).append((entry.name.removeprefix(folder), entry))
     validation = found.pop("val", [])
     return {"test": validation} | found
+
+
+def report(entries: list[Entry], odd: list[str], path: str) -> None:
+    """Says in at most four lines what in a folder or archive is not as its user may think.
+
+    Args:
+      entries: all image files.
+      odd: what else was found, a sentence each, at most two.
+      path: the folder or archive.
+    """
+    folders, said = split_folders(entries), list(odd)
+    beside = collections.Counter(
+        entry.name.rpartition("/")[0] for entry in entries if not entry.name.startswith(tuple(folders) or ("",))
+    )
+    if beside:
+        names = ", ".join(f"{name or '.'}/ ({count})" for name, count in beside.most_common(3))
+        said.append(
+            f"left out {beside.total()} images beside the splits {', '.join(folders)}: {names}"
+            f"{', ...' if len(beside) > 3 else ''}; move them into a split to use them"
+        )
+    nested = [entry.name for items in by_split(entries, path).values() for rest, entry in items if rest.count("/") > 1]
+    if nested:
+        said.append(
+            f"{len(nested)} images lie in folders below that of their class, such as {nested[0]}; the first folder of "
+            "a split is the class"
+        )
+    for sentence in said:
+        log.warning("%s: %s", path, sentence)
 
 
 def select(entries: list[Entry], request: Request, path: str) -> tuple[list[Entry], tuple[str, ...]]:

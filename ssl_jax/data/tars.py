@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import dataclasses
 import functools
 import pathlib
+import posixpath
 import tarfile
 import zlib
 
@@ -48,14 +49,13 @@ def _index(file: pathlib.Path, cache: str | None) -> list[tuple[str, int, int]]:
 
     def make() -> dict[str, np.ndarray]:
         with open_tar(file) as tar:
-            found = [member for member in _members(tar, file) if is_image(plain_name(member)) and not member.issparse()]
-        return {
-            "names": np.array([plain_name(member) for member in found], np.str_),
-            "places": np.array([(member.offset_data, member.size) for member in found], np.int64).reshape(-1, 2),
-        }
+            members = _members(tar, file).items()
+        found = {name: member for name, member in members if is_image(name) and not member.issparse()}
+        places = [(member.offset_data, member.size) for member in found.values()]
+        return {"names": np.array(list(found), np.str_), "places": np.array(places, np.int64).reshape(-1, 2)}
 
     stat = file.stat()
-    stored = remembered(["tar", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
+    stored = remembered(["tar members", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
     places = zip(stored["names"].tolist(), stored["places"].tolist(), strict=True)
     return [(name, offset, size) for name, (offset, size) in places]
 
@@ -68,8 +68,7 @@ class Archive:
 
     @functools.cached_property
     def members(self) -> dict[str, tarfile.TarInfo]:
-        files = {plain_name(member): member for member in _members(self.tar, self.file)}
-        named = {name: member for name, member in files.items() if is_image(name)}
+        named = {name: member for name, member in _members(self.tar, self.file).items() if is_image(name)}
         return dict(zip(unwrap(list(named)), named.values(), strict=True))
 
     @functools.cached_property
@@ -82,7 +81,7 @@ class Archive:
                 "bytes": np.array([member.size for member in self.members.values()], np.int64),
             }
 
-        stored = remembered(["archive", *self.identity()], self._cache, make)
+        stored = remembered(["archive members", *self.identity()], self._cache, make)
         pairs = zip(stored["names"].tolist(), stored["bytes"].tolist(), strict=True)
         return [Entry(name, size, 0) for name, size in pairs]
 
@@ -93,21 +92,36 @@ class Archive:
     def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
         """Yields the files in the archive's order: a compressed tar can only be read forwards."""
         rows = sorted(range(len(entries)), key=lambda row: self.members[entries[row].name].offset)
+        last, data = None, b""
         for row in rows:
-            stream = self.tar.extractfile(self.members[entries[row].name])
-            data = stream.read() if stream else b""
+            member = self.members[entries[row].name]
+            if member is not last:  # a link comes after its file, which is not unpacked again
+                stream = self.tar.extractfile(member)
+                last, data = member, stream.read() if stream else b""
             yield row, entries[row].name, functools.partial(bytes, data)
 
 
-def _members(tar: tarfile.TarFile, file: pathlib.Path) -> list[tarfile.TarInfo]:
+def _members(tar: tarfile.TarFile, file: pathlib.Path) -> dict[str, tarfile.TarInfo]:
+    """The files of an archive by name, as unpacking would leave them: the last of a name counts, links are followed."""
     try:
-        return [member for member in tar if member.isfile()]
+        members = list(tar)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file} is damaged or incomplete ({error}): fetch it again.") from error
+    found = {posixpath.normpath(member.name): member for member in members}
+    files = {name: _followed(member, found) for name, member in found.items()}
+    return {name: member for name, member in files.items() if member is not None}
 
 
-def plain_name(member: tarfile.TarInfo) -> str:
-    return pathlib.PurePosixPath(member.name).as_posix()
+def _followed(member: tarfile.TarInfo | None, found: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None:
+    """The file that a member is or leads to; None where there is none."""
+    for _ in range(10):  # links of links; those in a circle end nowhere
+        if member is None or member.isfile():
+            return member
+        if not (member.islnk() or member.issym()):
+            return None
+        folder = posixpath.dirname(member.name) if member.issym() else ""
+        member = found.get(posixpath.normpath(posixpath.join(folder, member.linkname)))
+    return None
 
 
 def open_tar(file: pathlib.Path) -> tarfile.TarFile:

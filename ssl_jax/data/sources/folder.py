@@ -7,11 +7,12 @@ import pathlib
 
 import numpy as np
 
+from ssl_jax.data import places
 from ssl_jax.data.cache import cached
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.decode import decode_all
-from ssl_jax.data.files import Entry, is_address
-from ssl_jax.data.labels import by_split, select
+from ssl_jax.data.files import Entry, Folder, is_address
+from ssl_jax.data.labels import by_split, report, select, split_folders
 from ssl_jax.data.lazy import Files, FolderFiles, Images, TarFiles
 from ssl_jax.data.places import opened
 from ssl_jax.data.tars import Archive, Shards
@@ -39,10 +40,10 @@ def splits(where: str, path: str | None) -> tuple[str, ...]:
 def load(where: str, path: str | None, request: Request) -> Dataset:
     """Loads one split of a folder or archive of images.
 
-    Top-level folders `train/` and `test/` (or `val/`) are the splits; without them everything is training
-    data. The first level below is the class, and names in sorted order give the labels; images that lie
-    directly in the split have label -1. A single folder that wraps a whole archive is looked through. Images
-    come in the order of class, then file name. Unreadable ones are left out, with one warning.
+    Folders `train/` and `test/` (or `val/`) are the splits, under these names or the usual other ones, at the top or
+    below folders around everything; without them everything is training data. The first level below is the class, and
+    names in sorted order give the labels; images that lie directly in the split have label -1. Images come in the order
+    of class, then file name. Unreadable ones are left out, with one warning, and so is what lies beside the splits.
 
     Args:
       where: as for `splits`.
@@ -55,6 +56,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     """
     place = _place(where, path)
     with opened(place, request.cache) as files:
+        _report(files, request, place)
 
         def make() -> tuple[Dataset, list[str]]:
             entries, classes = select(files.entries, request, place)
@@ -63,7 +65,10 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
             labels = np.array([entry.label for entry in entries], np.int32)[rows]
             return Dataset(place, images, labels, classes), skipped
 
-        found = cached(files.identity(), request, place, make)
+        # Folders whose names once were no splits: what was decoded then had other images.
+        folders = sorted(set(split_folders(files.entries)) - {"train/", "val/", "test/"})
+        identity = [files.identity(), folders] if folders else files.identity()
+        found = cached(identity, request, place, make)
     height, width, channels = found.image_shape
     card = dataclasses.replace(
         CARD, side=height if height == width else None, channels=channels, classes=len(found.classes)
@@ -103,7 +108,13 @@ def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...]
         if isinstance(files, Archive) and files.file.suffix != ".tar":
             raise UserError(f"{files.file} is compressed, so that images cannot be read in any order: gunzip it.")
         found = Shards([files.file], files.file.parent, request.cache) if isinstance(files, Archive) else files
+        _report(found, request, place)
         return select(found.entries, request, place)
+
+
+def _report(files: places.Files, request: Request, place: str) -> None:
+    if request.split == "train" and files.entries:
+        report(files.entries, files.odd if isinstance(files, Folder) else [], place)
 
 
 def _files(place: str, entries: list[Entry]) -> Files:

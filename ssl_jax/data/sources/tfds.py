@@ -232,12 +232,23 @@ def _examples(place: pathlib.Path, split: str) -> tuple[Any, str, tuple[str, ...
     builder = tfds.builder_from_directory(place)
     features = dict(builder.info.features.items())
     images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    if not images:
-        raise UserError(f"The data set in {place} has no image feature, only {', '.join(features)}.")
+    key = _image_key(images, list(features), place)
     label = features.get("label")
     classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     decoders = {key: tfds.decode.SkipDecoding() for key in images}
-    return builder.as_data_source(split, decoders=decoders), images[0], classes
+    return builder.as_data_source(split, decoders=decoders), key, classes
+
+
+def _image_key(images: list[str], features: list[str], place: pathlib.Path) -> str:
+    """The feature that is meant: the only image, or of several the one that is called 'image'."""
+    if not images:
+        raise UserError(f"The data set in {place} has no image feature, only {', '.join(features)}.")
+    if len(images) > 1 and "image" not in images:
+        raise UserError(
+            f"The data set in {place} has several image features ({', '.join(images)}) and none is called 'image': "
+            "write the wanted ones to a folder, and read it with --config.data.source=folder:PATH."
+        )
+    return "image" if "image" in images else images[0]
 
 
 def _read(examples: Any, image_key: str, rows: np.ndarray) -> Iterator[tuple[int, str, Reader]]:

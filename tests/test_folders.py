@@ -1,0 +1,163 @@
+"""Folders as people have them: other names of splits, wrappers, links, pipes, strips; and what is said about them."""
+
+import io
+import logging
+import os
+import tarfile
+
+import numpy as np
+from PIL import Image
+import pytest
+from test_data import cache, pack, png, shade, write  # noqa: F401
+
+from ssl_jax import data
+from ssl_jax.data import decode
+from ssl_jax.runtime.errors import UserError
+
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("cache")]
+
+
+def both(train: str, test: str, around: str = "") -> dict[str, bytes]:
+    """Two classes, a training and a test image each."""
+    return {
+        f"{around}{split}/{name}/{number}.png": png((10 * number, 0, 0))
+        for number, (split, name) in enumerate([(train, "a"), (train, "b"), (test, "a"), (test, "b")])
+    }
+
+
+def seen(where: str, stream: bool = False) -> dict[str, list[int]]:
+    found = {split: data.load(f"folder:{where}", split, stream=stream) for split in data.splits(f"folder:{where}")}
+    assert all(d.classes == ("a", "b") and d.labels.tolist() == [0, 1] for d in found.values())
+    return {split: d.images.pictures(8)[:, 0, 0, 0].tolist() if stream else shade(d) for split, d in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+@pytest.mark.parametrize(
+    ("train", "test", "around"),
+    [
+        ("Train", "Test", ""),
+        ("training", "validation", ""),
+        ("TRAIN", "dev", ""),
+        ("train", "eval", ""),
+        ("train", "valid", "dataset/"),
+        ("Training", "Testing", "data/x/"),
+    ],
+)
+def test_splits_are_known_by_their_other_names(tmp_path, kind, train, test, around):
+    layout = both(train, test, around)
+    where = write(tmp_path / "images", layout) if kind == "folder" else pack(tmp_path / "images.tar", layout)
+    for stream in (False, True):
+        assert seen(where, stream) == {"train": [0, 10], "test": [20, 30]}
+
+
+def test_a_class_may_be_called_as_a_split_where_none_is_for_training(tmp_path):
+    where = write(tmp_path / "images", {f"{name}/0.png": png(0) for name in ("Test", "eval", "cat")})
+    assert data.load(f"folder:{where}", "train").classes == ("Test", "cat", "eval")
+    alone = write(tmp_path / "one", {"photos/cat/0.png": png(0), "photos/dog/0.png": png(0)})
+    assert data.load(f"folder:{alone}", "train").classes == ("photos",)
+
+
+def test_a_cache_of_before_is_not_taken_for_other_splits(tmp_path, cache):  # noqa: F811
+    """An earlier version took train and test for two classes, and cached that under the files alone."""
+    where = write(tmp_path / "images", both("Train", "Test"))
+    from ssl_jax.data.cache import cached
+    from ssl_jax.data.places import opened
+
+    wrong = data.Dataset("old", np.zeros((4, 8, 8, 3), np.uint8), np.array([0, 0, 1, 1], np.int32), ("Test", "Train"))
+    with opened(where) as files:
+        cached(files.identity(), data.Request("train"), "old", lambda: (wrong, []))
+    assert data.load(f"folder:{where}", "train").classes == ("a", "b")
+
+
+def warnings(caplog, where: str) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "ssl_jax"):
+        for split in data.splits(f"folder:{where}"):
+            data.load(f"folder:{where}", split)
+    return [record.message for record in caplog.records]
+
+
+def test_an_ordinary_folder_is_not_remarked_on(tmp_path, caplog):
+    assert warnings(caplog, write(tmp_path / "images", both("train", "test"))) == []
+    assert warnings(caplog, write(tmp_path / "flat", {"a/0.png": png(0), "b/0.png": png(0)})) == []
+
+
+def test_what_is_left_out_is_said_in_at_most_four_lines(tmp_path, caplog):
+    extra = {
+        "unlabeled/0.png": png(1),
+        "unlabeled/1.png": png(2),
+        "lone.png": png(3),
+        "train/a/deep/0.png": png(4),
+        "train/x.npy": b"",
+        "train/y.dcm": b"",
+        "train/z.dcm": b"",
+        ".git/readme": b"",
+    }
+    where = write(tmp_path / "images", both("train", "test") | extra)
+    os.symlink("nowhere.png", tmp_path / "images" / "train" / "a" / "broken.png")
+    said = warnings(caplog, where)
+    assert len(said) == 4 and all(line.startswith(f"{where}: ") for line in said)
+    assert said[0].endswith("left out 3 files that are no images by their suffix (.dcm, .npy)")
+    assert said[1].endswith("left out 1 names that lead to no file (train/a/broken.png)")
+    assert "left out 3 images beside the splits test/, train/: unlabeled/ (2), ./ (1)" in said[2]
+    assert "1 images lie in folders below that of their class, such as train/a/deep/0.png" in said[3]
+
+
+def test_links_in_a_circle_and_pipes_are_passed_over(tmp_path):
+    root = tmp_path / "images"
+    where = write(root, {"a/0.png": png((1, 0, 0)), "b/0.png": png((2, 0, 0)), "../shared/2.png": png((3, 0, 0))})
+    os.symlink(root, root / "a" / "again")  # to a folder around it
+    os.symlink("self.png", root / "a" / "self.png")
+    os.mkfifo(root / "a" / "pipe.png")
+    os.symlink(tmp_path / "shared", root / "b" / "elsewhere")  # these are meant
+    os.link(root / "a" / "0.png", root / "b" / "1.png")
+    train = data.load(f"folder:{where}", "train")
+    assert shade(train) == [1, 2, 1, 3] and train.labels.tolist() == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_an_archive_is_read_as_it_would_be_unpacked(tmp_path, kind):
+    """Links are followed, and of a file that is stored twice the last counts; in memory and streamed."""
+    file = tmp_path / f"images.{kind}"
+    with tarfile.open(file, f"w:{kind.partition('.')[2]}") as tar:
+        for name, value in (("a/0.png", 1), ("b/0.png", 2), ("a/0.png", 3)):
+            content = png((value, 0, 0))
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for name, target, kind_of in (
+            ("b/hard.png", "a/0.png", tarfile.LNKTYPE),
+            ("b/soft.png", "../a/0.png", tarfile.SYMTYPE),
+            ("b/nowhere.png", "none.png", tarfile.SYMTYPE),
+            ("b/round.png", "round.png", tarfile.SYMTYPE),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind_of, target
+            tar.addfile(member)
+    train = data.load(f"folder:{file}", "train")
+    assert shade(train) == [3, 2, 3, 3] and train.labels.tolist() == [0, 1, 1, 1]
+    if kind == "tar":
+        listed = data.load(f"folder:{file}", "train", stream=True)
+        np.testing.assert_array_equal(listed.images.pictures(8), train.images)
+        assert listed.labels.tolist() == train.labels.tolist()
+
+
+@pytest.mark.parametrize("shape", [(3, 6000), (6000, 3), (8, 65), (65, 8)])
+def test_a_strip_is_cut_before_it_is_resized(shape, monkeypatch):
+    """The middle is the same but for a fraction of a pixel, and no large image is made on the way."""
+    y, x = np.indices(shape)
+    smooth = (127 + 80 * np.sin(x / 2) * np.cos(y / 2)).astype(np.uint8)
+    largest = []
+    resize = Image.Image.resize
+    spy = lambda self, size, *args, **options: largest.append(max(size)) or resize(self, size, *args, **options)  # noqa: E731
+    monkeypatch.setattr(Image.Image, "resize", spy)
+    found = np.asarray(decode.fit(Image.fromarray(smooth), 32)).astype(int)
+    assert found.shape == (32, 32) and max(largest) <= 260
+    monkeypatch.setattr(decode, "_STRIP", 10**6)
+    whole = np.asarray(decode.fit(Image.fromarray(smooth), 32)).astype(int)
+    assert np.abs(found - whole).mean() < 8 and np.corrcoef(found.ravel(), whole.ravel())[0, 1] > 0.98
+
+
+def test_an_empty_place_is_still_an_error(tmp_path):
+    with pytest.raises(UserError, match="no images in"):
+        data.load(f"folder:{write(tmp_path / 'none', {'a/x.txt': b'-'})}", "train")
