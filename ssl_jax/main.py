@@ -1,10 +1,13 @@
 """Pretrains a backbone.
 
-  python -m ssl_jax.main --config=configs/simclr.py:cifar10 --workdir=runs/a
+  python -m ssl_jax.main --config=simclr:cifar10 --workdir=runs/a
 
-  --config=configs/METHOD.py:PRESET   METHOD is a file in configs/; PRESET picks data set and size: digits,
-                                      fashion_mnist, cifar10, cifar10_small, imagenet
-  --config.FIELD=VALUE                changes any field; configs/common.py and the method's class explain them.
+  --config=METHOD:PRESET              METHOD as `ssl_jax methods` lists them, or the dotted path of a module of your
+                                      own; PRESET picks data set and size: digits, fashion_mnist, cifar10,
+                                      cifar10_small, imagenet (`ssl_jax presets METHOD`)
+  --config=FILE.py:PRESET             a config file, as configs/simclr.py:cifar10
+  --config.FIELD=VALUE                changes any field; `ssl_jax config METHOD:PRESET` lists them,
+                                      ssl_jax/recipes/base.py and the method's class explain them.
                                       For example --config.batch_size=512 --config.data.source=folder:my_images
   --workdir=FOLDER                    for checkpoints, logs and results; made if absent; gs://BUCKET/FOLDER with
                                       pip install -e .[gcs]

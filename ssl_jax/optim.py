@@ -1,7 +1,7 @@
 """Optimisers, schedules and parameter groups, built from optax.
 
 Every group of parameters that a method names has its own entry in `config.optim`; the fields are in
-`configs/common.py`.
+`ssl_jax/recipes/base.py`.
 """
 
 from collections.abc import Callable, Mapping

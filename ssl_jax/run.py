@@ -68,7 +68,7 @@ def prepare(
     """Loads the data and builds the method, sampler, optimiser and initialiser of a config.
 
     Args:
-      config: as `configs/common.py` describes.
+      config: as `ssl_jax/recipes/base.py` describes.
       devices: to train on; default all.
       splits: training and test data instead of those that the config names.
 

@@ -46,7 +46,7 @@ def train(config: Any, workdir: str) -> None:
     """Trains until the config's last epoch, or resumes what `workdir` holds.
 
     Args:
-      config: as `configs/common.py` describes.
+      config: as `ssl_jax/recipes/base.py` describes.
       workdir: folder for checkpoints, logs and the config; made if absent.
 
     Raises:

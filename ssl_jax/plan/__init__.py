@@ -1,10 +1,10 @@
-"""Sizes a run before it is paid for: `python -m ssl_jax.plan --config=configs/simclr.py:imagenet --topology=v5e:4x4`.
+"""Sizes a run before it is paid for: `python -m ssl_jax.plan --config=simclr:imagenet --topology=v5e:4x4`.
 
 Compiles the real training step for a TPU slice that need not be there (the TPU compiler runs on any machine with the
 package libtpu) and says whether it fits, what it moves and computes a view, and how long it takes at best. Several
 topologies, separated by commas, make a table. `--topology=local` plans for the devices of this machine.
 
-  --config=configs/METHOD.py:PRESET   as for ssl_jax.main; --config.FIELD=VALUE changes a field
+  --config=METHOD:PRESET              as for ssl_jax.main; --config.FIELD=VALUE changes a field
   --topology=v5e:4x4,v4:2x2x2         generation and shape of slices; or local
   --efficiency=0.7                    share of the bounding rate that is assumed to be reached
   --images=N                          training images, of a data set that is not on this machine
