@@ -44,7 +44,8 @@ def entries(workdir):
 @pytest.mark.fast
 def test_its_config_is_completed(workdir, caplog):
     config = stored_config.load(str(workdir))
-    assert "is of an earlier version; new fields take their defaults: config.mesh = " in caplog.text
+    assert "is of an earlier version; new fields take their defaults: " in caplog.text
+    assert "config.mesh = {'data': -1, 'fsdp': 1}" in caplog.text
     assert (config.method.hidden, config.method.temperature, config.epochs) == ([16], 0.2, 4)
     stored_config.check(str(workdir), config)
 

@@ -14,6 +14,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 from PIL import Image
 import pytest
@@ -21,7 +22,7 @@ import tiny
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import data, optim
+from ssl_jax import data, models, optim
 from ssl_jax.methods import build
 from ssl_jax.recipes import base, get_config, presets, published
 from ssl_jax.recipes.cards import CARDS, small_images
@@ -51,7 +52,8 @@ def group(entry, batch_size, per_epoch, total):
 def fields(config):
     """Path to each value that is not the default of its field, but for the optimisers."""
     usual = base.fields()
-    usual.method = base.method_fields(config.method.name)
+    tasks = {name: base.method_fields(task.name) for name, task in config.method.get("tasks", {}).items()}
+    usual.method = base.method_fields(config.method.name, **({"tasks": ConfigDict(tasks)} if tasks else {}))
     found, usual = flat(json.loads(config.to_json())), flat(json.loads(usual.to_json()))
     own = {path: value for path, value in found.items() if path not in usual or value != usual[path]}
     return {path[1:]: value for path, value in sorted(own.items()) if not path.startswith("/optim/")}
@@ -122,9 +124,11 @@ def test_a_changed_recipe_is_no_longer_the_published_one():
 
 
 # A new data set is a card.
+BOATS = data.Card(side=48, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), mirrors=True)
+LETTERS = data.Card(side=40, mean=(0.1,), std=(0.3,), mirrors=False)
 NEW = {
-    "boats": small_images(48, source="folder:boats", mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), epochs=7),
-    "letters": small_images(40, source="folder:letters", mean=(0.1,), std=(0.3,), mirror=False),
+    "boats": small_images("folder:boats", BOATS, epochs=7),
+    "letters": small_images("folder:letters", LETTERS),
 }
 
 
@@ -175,6 +179,20 @@ def test_a_new_data_set_is_one_card_for_all_methods(monkeypatch, folders, name, 
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("source", ["mnist", "mnist_m", "coil100", "tfds:cifar100"])
+@pytest.mark.parametrize("name", build.names())
+def test_a_data_source_of_small_images_is_a_preset(name, source):
+    facts = data.card(source)
+    if name in ("colorization", "split_brain") and facts.channels == 1:
+        return
+    config = get_config(name, source)
+    assert config.data.source == source
+    method = build.method(config.method, backbone=models.from_config(config.model))
+    method.check(facts.side, facts.side, facts.channels)
+    assert facts.mirrors or all(view.flip == 0 for view in method.views().values())
+
+
+@pytest.mark.fast
 def test_what_cannot_be_says_why():
     for name, preset, words in (
         ("mae", "digits", "needs images of 28 pixels at least, and those have 8"),
@@ -183,6 +201,9 @@ def test_what_cannot_be_says_why():
         ("simclr", "cifar1O", "Did you mean 'cifar10'"),
         ("simclr", "cifar10+rotation", "--config=multitask:cifar10+simclr+rotation"),
         ("simclear", "cifar10", "Did you mean 'simclr'"),
+        ("simclr", "folder:boats", "There are no presets for the data source 'folder:boats'"),
+        ("simclr", "davis", "its card must say mean, std and side, 128 pixels at most"),
+        ("simclr", "tfds:imagenet2012", "There are no presets for the data source"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             get_config(name, preset)

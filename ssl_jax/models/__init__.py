@@ -27,13 +27,9 @@ def find(name: str, field: str = "config.model.name") -> type[Backbone]:
     """The class of the backbone called `name`.
 
     Args:
-<<<<<<< HEAD
       name: one that a backbone of the package has, such as 'resnet50', or the dotted path of a module anywhere, such as
         'my_project.my_network', that defines a subclass of `Backbone`.
       field: what the name was given as, for messages.
-=======
-      config: the fields of `ssl_jax/recipes/base.py` under `model`.
->>>>>>> c3f2799 (--config=METHOD:PRESET from any folder, config files of any signature, the command ssl_jax; the wheel holds the package alone; runs of the first version are tested)
 
     Raises:
       UserError: if there is none, naming the nearest.

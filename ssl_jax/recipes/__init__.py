@@ -24,8 +24,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from ssl_jax.data import loading
 from ssl_jax.methods import build
-from ssl_jax.recipes import base, defaults
+from ssl_jax.recipes import base, cards, defaults
 from ssl_jax.recipes.cards import CARDS, Card
 from ssl_jax.recipes.layer import Layer, Recipe
 from ssl_jax.runtime.errors import UserError, nearest
@@ -36,7 +37,8 @@ def get_config(method: str, preset: str = "cifar10") -> ConfigDict:
 
     Args:
       method: as `config.method.name`.
-      preset: one of `presets(method)`; for multitask with names of tasks, joined to it by plus signs.
+      preset: one of `presets(method)`, or a data source of small images; for multitask with names of tasks, joined to
+        it by plus signs.
 
     Raises:
       UserError: for an unknown method or preset, naming the nearest.
@@ -103,12 +105,8 @@ def _lacks(method: str, card: Card) -> str:
 
 def _single(method: str, preset: str) -> ConfigDict:
     """The config of a method by itself."""
-    if preset not in presets(method):
-        why = _lacks(method, CARDS[preset]) if preset in CARDS else ""
-        hint = f"{why[0].upper()}{why[1:]}. " if why else ""
-        raise UserError(f"There is no preset '{preset}' for {method}. {hint}{nearest(preset, presets(method))}")
     recipe = _own(method).get(preset, Recipe())
-    card = CARDS[recipe.card or preset]
+    card = _card(method, preset, recipe)
     layers: list[Layer] = [card, getattr(_module(method), "COMMON", Layer())]
     if preset not in published(method):
         layers.append(getattr(_module(method), "for_card", functools.partial(defaults.default, method))(card))
@@ -129,6 +127,24 @@ def _small(method: str, card: Card) -> Layer:
     if card.strong is None:
         return Layer()
     return small if card.optim is None else dataclasses.replace(small, optim=None)
+
+
+def _card(method: str, preset: str, recipe: Recipe) -> Card:
+    """The card of a method's preset.
+
+    Raises:
+      UserError: if the method has no such preset.
+    """
+    known, why = presets(method), ""
+    if preset in known:
+        return CARDS[recipe.card or preset]
+    if preset in CARDS or "." in preset or preset.partition(":")[0] in loading.names():
+        card = cards.find(preset)
+        why = _lacks(method, card)
+        if not why:
+            return card
+        why = f"{why[0].upper()}{why[1:]}. "
+    raise UserError(f"There is no preset '{preset}' for {method}. {why}{nearest(preset, known)}")
 
 
 def _apply(config: ConfigDict, layer: Layer) -> None:

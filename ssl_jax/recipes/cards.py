@@ -1,18 +1,22 @@
 """One training card a data set: its source, the backbone, the epochs, and how its images are augmented.
 
 A card makes presets of all methods: where a method has no recipe for it, `defaults.py` and the method's own file here
-derive one. A new data set is a card:
+derive one. A new data set of small images needs no card here: a file in `ssl_jax/data/sources` with the facts (its
+`CARD`) is enough, and its name is a preset of all methods, with the backbone and the epochs of `Card` and
+`base.py`. What should differ is written below:
 
-    CARDS["stl10"] = small_images(96, source="tfds:stl10", mean=(0.447, 0.440, 0.407), std=(0.260, 0.257, 0.271))
+    "mnist": small_images("mnist", epochs=20, model={"name": "convnet", "width": 32}),
 """
 
 import dataclasses
 from dataclasses import replace
 from typing import Any
 
+from ssl_jax import data
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.recipes.layer import Fields, Layer
+from ssl_jax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,27 +34,44 @@ class Card(Layer):
     benchmark: bool = False  # a variant of another card, which only methods with a recipe for it have
 
 
-def small_images(
-    side: int, *, source: str, mean: tuple[float, ...], std: tuple[float, ...], mirror: bool = True, **fields: Any
-) -> Card:
-    """A card of square images of up to about 100 pixels.
+LARGEST = 128  # side up to which images are small, pixels
+
+
+def small_images(source: str, facts: data.Card | None = None, **changes: Any) -> Card:
+    """A card of square images of up to `LARGEST` pixels.
 
     Args:
-      side: of the images, pixels.
       source: as `config.data.source`.
-      mean: of each channel, of values from 0 to 1.
-      std: as `mean`.
-      mirror: whether a mirror image is as good as the image: no digits, no text.
-      **fields: of `Card`, instead of those that are derived here.
+      facts: side, mean, std and mirrors of the images; None: what the source's own card says.
+      **changes: fields of `Card`, instead of those that are derived here.
+
+    Raises:
+      UserError: for an unknown source, or one whose images are not small, or about which too little is known.
     """
-    look: dict[str, Any] = {"size": side, "flip": 0.5 * mirror, "mean": mean, "std": std}
-    if len(mean) == 1:
+    facts = facts or data.card(source)
+    if not facts.side or not facts.mean or not facts.std or facts.side > LARGEST:
+        raise UserError(
+            f"There are no presets for the data source '{source}': its card must say mean, std and side, {LARGEST} "
+            "pixels at most. Take a preset of similar images, and set config.data.source and config.data.size."
+        )
+    look: dict[str, Any] = {"size": facts.side, "flip": 0.5 * bool(facts.mirrors)}
+    look |= {"mean": facts.mean, "std": facts.std}
+    if len(facts.mean) == 1:
         strong = weak = replace(recipes.FASHION, **look)
     else:
         strong = replace(recipes.LIGHTLY_SIMCLR, **look)
-        weak = replace(recipes.ROTNET_CIFAR, pad=side // 8, **look)
-    usual: dict[str, Any] = {"about": f"{side}x{side} images.", "strong": strong, "weak": weak}
-    return Card(source=source, side=side, channels=len(mean), **(usual | fields))
+        weak = replace(recipes.ROTNET_CIFAR, pad=facts.side // 8, **look)
+    usual: dict[str, Any] = {"about": f"{facts.side}x{facts.side} images.", "strong": strong, "weak": weak}
+    return Card(source=source, side=facts.side, channels=len(facts.mean), **(usual | changes))
+
+
+def find(name: str) -> Card:
+    """The card of a preset: the one below, or one that is derived from the facts of the data source of that name.
+
+    Raises:
+      UserError: if there is neither.
+    """
+    return CARDS.get(name) or small_images(name)
 
 
 # SGD on all parameters, cosine stepped per epoch, as lightly's CIFAR-10 benchmark has it: 0.06 times N / 128.
