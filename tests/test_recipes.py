@@ -131,6 +131,7 @@ NEW = {
     "letters": small_images("folder:letters", LETTERS),
 }
 
+OTHER_DATA = {"dann": "domains", "shuffle_and_learn": "clips"}  # what a method needs beyond images and labels
 
 # What methods whose batches have classes can ask of two of them.
 TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}, "triplet": {"images_per_class": 64}}
@@ -159,7 +160,7 @@ def test_a_new_data_set_is_one_card_for_all_methods(monkeypatch, folders, name, 
         with pytest.raises(UserError, match="needs colours, and those images have 1 channel"):
             get_config(name, card)
         return
-    if needs := {"dann": "domains", "shuffle_and_learn": "clips"}.get(name):
+    if needs := OTHER_DATA.get(name):
         with pytest.raises(UserError, match=f"needs {needs}, which those images have not"):
             get_config(name, card)
         return
@@ -179,11 +180,15 @@ def test_a_new_data_set_is_one_card_for_all_methods(monkeypatch, folders, name, 
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("source", ["mnist", "mnist_m", "coil100", "tfds:cifar100"])
+@pytest.mark.parametrize("source", ["mnist", "mnist_m", "coil100", "omniglot", "tfds:cifar100"])
 @pytest.mark.parametrize("name", build.names())
 def test_a_data_source_of_small_images_is_a_preset(name, source):
     facts = data.card(source)
     if name in ("colorization", "split_brain") and facts.channels == 1:
+        return
+    if needs := OTHER_DATA.get(name):
+        with pytest.raises(UserError, match=f"needs {needs}, which those images have not"):
+            get_config(name, source)
         return
     config = get_config(name, source)
     assert config.data.source == source

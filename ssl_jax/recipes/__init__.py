@@ -140,6 +140,8 @@ def _card(method: str, preset: str, recipe: Recipe) -> Card:
         return CARDS[recipe.card or preset]
     if preset in CARDS or "." in preset or preset.partition(":")[0] in loading.names():
         card = cards.find(preset)
+        if card.benchmark and preset in loading.names():
+            card = cards.small_images(preset)  # a recipe for other methods has the name of its source
         why = _lacks(method, card)
         if not why:
             return card

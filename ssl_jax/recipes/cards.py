@@ -173,7 +173,7 @@ CARDS = {
         eval={"knn_k": 20},
         run={"eval_epochs": 10.0, "save_epochs": 25.0},
     ),
-    "mnist_m": Card(
+    "mnist_to_mnist_m": Card(
         about="From MNIST to MNIST-M, its digits blended with photographs, 28x28: adaptation of Ganin et al. 2016.",
         source="mnist",
         side=28,
