@@ -11,14 +11,14 @@ import pytest
 import tiny
 
 from ssl_jax import models
-from ssl_jax.augment import ops
+from ssl_jax.augment import geometry
 from ssl_jax.methods import build, contract
 from ssl_jax.methods.pretext import aet
 from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-projective = jax.jit(ops.projective)
+projective = jax.jit(geometry.projective)
 
 
 @functools.cache
@@ -53,7 +53,7 @@ def test_the_identity_is_known_and_changes_nothing():
     none = jnp.array([1.0, 0, 0, 0, 0, 0])
     np.testing.assert_allclose(projective(x, aet.affine_map(none, 9, 0.2, 0.3, 30.0), 0.5), x, atol=1e-5)
     corners = 9 * jnp.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
-    coefficients = ops.quadrilateral_map(corners, 9)
+    coefficients = geometry.quadrilateral_map(corners, 9)
     np.testing.assert_allclose(coefficients, [1, 0, 0, 0, 1, 0, 0, 0], atol=1e-7)
     target = (coefficients - jnp.array(method().mean)) / jnp.array(method().std)
     np.testing.assert_allclose(method().map_of(target), np.eye(3), atol=1e-6)
@@ -65,7 +65,7 @@ def test_quarter_turns_move_whole_pixels():
     x = photograph()
     square = 9 * jnp.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
     for turns in range(4):
-        coefficients = ops.quadrilateral_map(jnp.roll(square, -turns, axis=0), 9)
+        coefficients = geometry.quadrilateral_map(jnp.roll(square, -turns, axis=0), 9)
         matrix = jnp.concatenate([coefficients, jnp.ones(1)]).reshape(3, 3)
         np.testing.assert_allclose(projective(x, matrix, 0.5), np.rot90(x, -turns), atol=2e-5)
     half = jnp.array([-1.0, 0, 0, 0, 0, 0])
@@ -86,7 +86,7 @@ def test_corners_go_where_they_were_drawn():
             rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
             wanted += [u, v]
         solution = np.linalg.solve(np.array(rows), wanted)
-        found = np.asarray(ops.quadrilateral_map(jnp.asarray(quad, jnp.float32), size))
+        found = np.asarray(geometry.quadrilateral_map(jnp.asarray(quad, jnp.float32), size))
         errors = np.abs(found - solution) / np.array([1, 1, size, 1, 1, size, 1 / size, 1 / size])  # of each one's size
         assert errors.max() < 1e-4, errors
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from ssl_jax import dist
-from ssl_jax.augment import draws, ops, recipes, threefry
+from ssl_jax.augment import draws, geometry, ops, recipes, threefry
 from ssl_jax.augment import render as augment_render
 from ssl_jax.augment.boxes import placed
 from ssl_jax.augment.render import render, render_batch
@@ -120,7 +120,7 @@ def test_resized_crops_agree_with_torchvision(golden, dtype, box, interpolation)
         expected = reference[f"resized_crop_{interpolation}_{'_'.join(map(str, box))}_to_24"]
     if interpolation == "bicubic":
         expected = expected.clip(0, 1)  # the reference overshoots; the authors clip
-    crop = functools.partial(ops.resized_crop, box=box, size=24, interpolation=interpolation)
+    crop = functools.partial(geometry.resized_crop, box=box, size=24, interpolation=interpolation)
     compare(crop, images, expected, 1e-7 if dtype == "float64" else 1e-5)
     compare(functools.partial(crop, flip=True), images, expected[:, :, ::-1], 1e-7 if dtype == "float64" else 1e-5)
 
@@ -133,7 +133,7 @@ def test_resized_crops_without_antialiasing_are_tensorflows(box, interpolation):
     image, (top, left, height, width) = jnp.asarray(photo(40, 48)), box
     part, kind = image[top : top + height, left : left + width], {"bilinear": "linear", "bicubic": "cubic"}
     wanted = jax.image.resize(part, (24, 24, 3), kind[interpolation], antialias=False).clip(0, 1)
-    crop = functools.partial(ops.resized_crop, image, box, 24, interpolation=interpolation)
+    crop = functools.partial(geometry.resized_crop, image, box, 24, interpolation=interpolation)
     np.testing.assert_allclose(crop(antialias=False), wanted, atol=1e-5)
     np.testing.assert_allclose(crop(antialias=False, flip=True), wanted[:, ::-1], atol=1e-5)
     shrinks = max(height, width) > 24
@@ -144,7 +144,7 @@ def test_resized_crops_without_antialiasing_are_tensorflows(box, interpolation):
 def test_flip_of_the_columns_alone_agrees_with_torchvision(golden):
     with np.load(golden / "augmentations.npz") as reference:
         images, expected = reference["images"], reference["hflip"]
-    columns = ops.resize_matrix(0, 48, 48, 48, interpolation="bicubic", flip=True)
+    columns = geometry.resize_matrix(0, 48, 48, 48, interpolation="bicubic", flip=True)
     np.testing.assert_allclose(np.einsum("nhwc,xw->nhxc", images, columns), expected, atol=1e-6)
 
 
@@ -152,7 +152,7 @@ def test_flip_of_the_columns_alone_agrees_with_torchvision(golden):
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_resize_enlarges_with_weights_that_sum_to_one(interpolation):
     for start, length in ((0, 3), (2, 1), (5, 11)):
-        matrix = np.asarray(ops.resize_matrix(start, length, 16, 24, interpolation=interpolation))
+        matrix = np.asarray(geometry.resize_matrix(start, length, 16, 24, interpolation=interpolation))
         np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
         assert not matrix[:, :start].any() and not matrix[:, start + length :].any()
 
@@ -218,7 +218,7 @@ ON_BYTES = {
     **{f"hue_{shift}": (lambda x, s=shift: by_planes(functools.partial(ops.hue, pillow=True))(x, s),
                         functools.partial(pillow_hue, shift=shift)) for shift in (-0.4, -0.1, 0.05, 0.5)},
     **{f"crop_{interpolation}_{box}": (
-        functools.partial(ops.resized_crop, box=box, size=24, interpolation=interpolation, pillow=True),
+        functools.partial(geometry.resized_crop, box=box, size=24, interpolation=interpolation, pillow=True),
         functools.partial(pillow_crop, box=box, interpolation=interpolation),
     ) for interpolation in ("bilinear", "bicubic") for box in CROPPED if box != HEIGHT_SHRINKS},
     "grayscale": (functools.partial(ops.grayscale, pillow=True), lambda image: image.convert("L").convert("RGB")),
@@ -251,7 +251,7 @@ def test_ops_round_as_pillow_does(name):
 
 @pytest.mark.fast
 def test_crops_are_a_level_from_those_of_another_order_of_axes():
-    crop = functools.partial(ops.resized_crop, box=HEIGHT_SHRINKS, size=24, pillow=True)
+    crop = functools.partial(geometry.resized_crop, box=HEIGHT_SHRINKS, size=24, pillow=True)
     share, largest = off_pillow(crop, functools.partial(pillow_crop, box=HEIGHT_SHRINKS, interpolation="bilinear"))
     assert share < 0.25 and largest <= 1
 
@@ -305,7 +305,7 @@ def test_a_window_is_exact_and_black_beyond_the_image():
     for top, left in ((0, 0), (2, 3), (4, 5)):
         wanted = padded[top : top + 6, left : left + 6]
         for flip in (False, True):
-            out = ops.window(jnp.asarray(image), top - 2, left - 2, 6, flip=flip)
+            out = geometry.window(jnp.asarray(image), top - 2, left - 2, 6, flip=flip)
             np.testing.assert_array_equal(out, wanted[:, ::-1] if flip else wanted)
 
 
@@ -345,7 +345,7 @@ def test_autocontrast_and_solarize_agree_with_pillow():
 
 # Affine maps.
 
-affine = jax.jit(ops.affine)
+affine = jax.jit(geometry.affine)
 TURN = jnp.array([[0.0, -1.0], [1.0, 0.0]])
 NO_SHIFT = jnp.zeros(2)
 
@@ -831,7 +831,7 @@ def test_evaluation_draws_nothing():
     image = jnp.asarray(photo(40, 48))
     out = [render(view, jax.random.key(seed), image) for seed in (0, 1)]
     np.testing.assert_array_equal(*out)
-    expected = ops.resized_crop(image, (2, 6, 35, 35), 224, interpolation="bicubic")
+    expected = geometry.resized_crop(image, (2, 6, 35, 35), 224, interpolation="bicubic")
     mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     np.testing.assert_allclose(out[0], (expected - mean) / std, atol=1e-5)
     assert view.order == ("crop",) and view.crop == "centre"

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from ssl_jax import data, models
-from ssl_jax.augment import ops
+from ssl_jax.augment import geometry
 from ssl_jax.augment.patches import cut, grid, sometimes_shrunk
 from ssl_jax.methods import build
 from ssl_jax.methods.pretext import context_prediction as cp
@@ -99,7 +99,7 @@ def test_shrinking_is_pillows():
     for side in (3, 5, 11, 12):
         small = Image.fromarray(x[..., 0]).resize((side, side), Image.Resampling.BILINEAR)
         wanted = np.asarray(small.resize((12, 12), Image.Resampling.BILINEAR))
-        found = jax.jit(ops.blurred_by_shrinking)(jnp.asarray(x), jnp.asarray(side))
+        found = jax.jit(geometry.blurred_by_shrinking)(jnp.asarray(x), jnp.asarray(side))
         np.testing.assert_allclose(found[..., 0], wanted, atol=1e-5)
 
 

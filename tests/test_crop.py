@@ -7,7 +7,7 @@ from PIL import Image, JpegImagePlugin
 import pytest
 from sklearn.datasets import load_sample_images
 
-from ssl_jax.augment import ops
+from ssl_jax.augment import geometry
 from ssl_jax.data import crop, decode
 from ssl_jax.data.crop import Crop, cut
 
@@ -46,7 +46,7 @@ def test_crops_are_the_devices_up_to_rounding(photograph, library, box, interpol
     """The device resamples in floating point, libraries in fixed point with uint8 between the two axes."""
     found = one(encoded(photograph), *box, interpolation=interpolation)
     # The box with 3 columns would smear if the filter saw what lies beside it.
-    wanted = 255 * ops.resized_crop(photograph.astype(np.float32) / 255, box, 32, interpolation=interpolation)
+    wanted = 255 * geometry.resized_crop(photograph.astype(np.float32) / 255, box, 32, interpolation=interpolation)
     assert np.abs(found - wanted).mean() < 1.0
     assert np.abs(found - wanted).max() < 4.0
 
@@ -60,7 +60,7 @@ def test_crops_without_antialiasing_are_the_devices_too(photograph, box, kind, i
     data, options = encoded(photograph, kind), {"interpolation": interpolation, "antialias": False}
     found = one(data, *box, **options)
     pixels = np.asarray(Image.open(io.BytesIO(data)), np.float32)
-    wanted = 255 * ops.resized_crop(pixels / 255, box, 32, **options)
+    wanted = 255 * geometry.resized_crop(pixels / 255, box, 32, **options)
     assert np.abs(found - wanted).max() < 0.51
 
 
@@ -78,9 +78,9 @@ def test_large_crops_are_decoded_at_reduced_scale(photograph, monkeypatch):
     found = one(data, *box, side=150)
     assert scales == [4]
     pixels = np.asarray(Image.open(io.BytesIO(data)))
-    wanted = 255 * ops.resized_crop(pixels.astype(np.float32) / 255, box, 150)
+    wanted = 255 * geometry.resized_crop(pixels.astype(np.float32) / 255, box, 150)
     assert np.abs(found - wanted).mean() < 3.0
-    shifted = 255 * ops.resized_crop(pixels.astype(np.float32) / 255, (101, 209, 650, 811), 150)
+    shifted = 255 * geometry.resized_crop(pixels.astype(np.float32) / 255, (101, 209, 650, 811), 150)
     assert np.abs(found - shifted).mean() > 2 * np.abs(found - wanted).mean()  # a pixel aside would be noticed
 
 

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from ssl_jax import batch, dist
-from ssl_jax.augment import draws, ops
+from ssl_jax.augment import draws, geometry
 from ssl_jax.augment.boxes import Placed, placed
 from ssl_jax.augment.render import render, render_views
 from ssl_jax.augment.targets import Field, draw_targets, drawn
@@ -82,7 +82,7 @@ def test_a_mask_keeps_to_the_pixels_of_its_view():
 @pytest.mark.parametrize(("box", "flip"), PLACES)
 def test_depth_is_drawn_as_an_image_is_bilinearly(box, flip):
     depth = np.random.default_rng(0).uniform(0, 1, (40, 48)).astype(np.float32)
-    wanted = ops.resized_crop(jnp.asarray(depth)[..., None], box, 24, antialias=False, flip=flip)[..., 0]
+    wanted = geometry.resized_crop(jnp.asarray(depth)[..., None], box, 24, antialias=False, flip=flip)[..., 0]
     field = Field("depth", like="view1", kind="bilinear")
     normals = np.stack([depth, -depth], -1)
     np.testing.assert_allclose(drawn(field, VIEW, Placed(box, flip), jnp.asarray(depth)), wanted, atol=1e-5)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.augment import ops
+from ssl_jax.augment import geometry
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
 from ssl_jax.runtime.errors import UserError
@@ -107,9 +107,9 @@ def cut(keys: jax.Array, cells: jax.Array, size: int, aberration: int = 0) -> ja
         place, apart = jax.random.split(key)
         corner = jax.random.randint(place, (2,), 0, room + 1)
         if not aberration:
-            return ops.window(cell, corner[0], corner[1], size)
+            return geometry.window(cell, corner[0], corner[1], size)
         shifts = corner + jax.random.randint(apart, (cell.shape[-1], 2), 0, aberration + 1)
-        channels = [ops.window(cell[..., c : c + 1], s[0], s[1], size) for c, s in enumerate(shifts)]
+        channels = [geometry.window(cell[..., c : c + 1], s[0], s[1], size) for c, s in enumerate(shifts)]
         return jnp.concatenate(channels, -1)
 
     own = jax.vmap(lambda key: jax.random.split(key, cells.shape[1]))(keys)
@@ -128,6 +128,6 @@ def sometimes_shrunk(keys: jax.Array, patches: jax.Array, probability: float, sm
         area = jax.random.uniform(draw, (count,), minval=smallest**2, maxval=(size - 1) ** 2)
         sides = jnp.clip(jnp.sqrt(area).astype(int), smallest, size - 1)
         chosen = jax.random.bernoulli(toss, probability, (count, 1, 1, 1))
-        return jnp.where(chosen, jax.vmap(ops.blurred_by_shrinking)(x, sides), x)
+        return jnp.where(chosen, jax.vmap(geometry.blurred_by_shrinking)(x, sides), x)
 
     return jax.vmap(one)(keys, patches)

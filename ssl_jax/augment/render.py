@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import dist, streams
-from ssl_jax.augment import boxes, draws, ops
+from ssl_jax.augment import boxes, draws, geometry, ops
 from ssl_jax.augment.draws import Draws
 from ssl_jax.augment.view import View
 
@@ -118,11 +118,11 @@ def _sometimes(probability: float, draw: Draws, changed: jax.Array, image: jax.A
 def _crop(view: View, box: boxes.Box, image: jax.Array, flip: jax.Array | bool) -> jax.Array:
     height, width, _ = image.shape
     if view.crop == "shift":
-        return ops.window(image, *box[:2], view.size, flip=flip)
+        return geometry.window(image, *box[:2], view.size, flip=flip)
     if view.crop == "centre" and box == (0, 0, view.size, view.size) and height == width:
         return _mirrored(image, flip)
     options: dict[str, Any] = {"interpolation": view.interpolation, "antialias": view.antialias, "pillow": view.pillow}
-    return ops.resized_crop(image, box, view.size, flip=flip, **options)
+    return geometry.resized_crop(image, box, view.size, flip=flip, **options)
 
 
 def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:
@@ -225,7 +225,7 @@ def _random_affine(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     matrix = rotation @ jnp.array([[1.0, 0.0], [shear, 1.0]]) / scale
     side = jnp.array(image.shape[:2], image.dtype)
     shift = side * draw.between(-view.translate, view.translate, 2)
-    return _levels(view, ops.affine(image, matrix.astype(image.dtype), shift))
+    return _levels(view, geometry.affine(image, matrix.astype(image.dtype), shift))
 
 
 # The steps that change an image, by the name of their probability: (view, numbers, image) -> image.

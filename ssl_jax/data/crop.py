@@ -35,7 +35,7 @@ class Crop(NamedTuple):
 def cut(data: bytes, place: Callable[[int, int], list[Crop]], size: int | None = None) -> list[np.ndarray]:
     """Decodes an image once and cuts crops out of it.
 
-    They are what `ops.resized_crop` makes of the decoded image in floating point, up to rounding (below 1/255 on
+    They are what `geometry.resized_crop` makes of the decoded image in floating point, up to rounding (below 1/255 on
     average); of a JPEG decoded at reduced scale, 2/255 or so on photographs full of detail.
 
     Args:
@@ -120,7 +120,7 @@ def _interpolated(pixels: np.ndarray, start: float, length: float, crop: Crop) -
     reach = 1 if crop.interpolation == "bilinear" else 2
     index = np.floor(centre - 0.5).astype(int)[:, None] + np.arange(1 - reach, 1 + reach)
     x = np.abs(index + 0.5 - centre[:, None])
-    # The cubic has a = -0.5, as that of `ops.resize_matrix`.
+    # The cubic has a = -0.5, as that of `geometry.resize_matrix`.
     weights = 1 - x if reach == 1 else np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2)
     weights = np.where((index >= start) & (index < start + length), weights, 0)
     weights = (weights / weights.sum(1, keepdims=True)).astype(np.float32)

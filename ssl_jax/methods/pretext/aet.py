@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import dist
-from ssl_jax.augment import ops
+from ssl_jax.augment import geometry
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.heads import MLP
@@ -44,7 +44,7 @@ def affine_map(parameters: jax.Array, size: int, translate: float, scale: float,
       shear: largest shear, degrees.
 
     Returns:
-      [3, 3], output to input, for `ops.projective`.
+      [3, 3], output to input, for `geometry.projective`.
     """
     angle, lean = jnp.arctan2(parameters[1], parameters[0]), jnp.deg2rad(shear * parameters[5])
     x_axis = jnp.array([jnp.cos(angle), jnp.sin(angle)])
@@ -106,7 +106,7 @@ class AET(Method):
         if self.kind == "affine":
             return draw_affine(key)
         corners = draw_corners(key, self.view.size, self.shift, self.scale)
-        return (ops.quadrilateral_map(corners, self.view.size) - jnp.array(self.mean)) / jnp.array(self.std)
+        return (geometry.quadrilateral_map(corners, self.view.size) - jnp.array(self.mean)) / jnp.array(self.std)
 
     def map_of(self, parameters: jax.Array) -> jax.Array:
         """The map [3, 3] of pixels, transformed to original, of normalised parameters."""
@@ -117,7 +117,7 @@ class AET(Method):
 
     def _transformed(self, images: jax.Array, maps: jax.Array) -> jax.Array:
         fill = (self.fill - jnp.array(self.view.mean)) / jnp.array(self.view.std)
-        return jax.vmap(ops.projective, (0, 0, None))(images, maps, fill)
+        return jax.vmap(geometry.projective, (0, 0, None))(images, maps, fill)
 
     def _decoder(self) -> MLP:
         return MLP((), 6 if self.kind == "affine" else 8, dtype=self.backbone.dtype)
