@@ -14,7 +14,8 @@ PROGRAMS = {
     "train": ("ssl_jax.main", "pretrains a backbone, or resumes a run"),
     "evaluate": ("ssl_jax.evaluate", "measures what a pretrained backbone is worth"),
     "report": ("ssl_jax.report", "draws runs as one HTML page"),
-    "export": ("ssl_jax.export", "takes a backbone away, or brings one in"),
+    "embed": ("ssl_jax.embed", "writes the features of images to a file"),
+    "export": ("ssl_jax.export", "exports a backbone, or imports one of another project"),
     "plan": ("ssl_jax.plan", "sizes a run for a TPU slice before it is paid for"),
 }
 
@@ -40,20 +41,39 @@ def presets(*names: str) -> int:
     return 0
 
 
-def config(*arguments: str) -> int:
-    """Prints the fields of a config, as they are written on the command line."""
-    from ssl_jax import command_line
+def evals() -> int:
+    """Prints the evaluations, each with the first line of its module, and what it needs of the data."""
+    from ssl_jax.evals.find import evaluations
 
-    values = [a if a.startswith("-") or i else f"--config={a}" for i, a in enumerate(arguments)]
-    for name, value in sorted(command_line.fields(command_line.parse(["ssl_jax", *values])).items()):
-        print(f"--config.{name}={value}")
+    for name, module in evaluations().items():
+        needs = ", ".join(sorted(module.NEEDS))
+        words = (inspect.getdoc(module) or "").splitlines()[0]
+        unasked = "" if module.DEFAULT else " Only where it is named."
+        print(f"{name:13} {words}{f' Needs {needs}.' if needs else ''}{unasked}")
+    return 0
+
+
+def config(*arguments: str) -> int:
+    """Prints the fields of a config, as they are written on the command line; with --diff those that are no default."""
+    from ssl_jax import command_line
+    from ssl_jax.recipes import base
+
+    given = [a for a in arguments if a != "--diff"]
+    made = command_line.parse(["ssl_jax", *given])
+    default = base.fields()
+    default.method = base.method_fields(made.method.name)
+    defaults = command_line.fields(default) if len(given) < len(arguments) else {}
+    for name, value in sorted(command_line.fields(made).items()):
+        if name not in defaults or defaults[name] != value:
+            print(f"--config.{name}={value}")
     return 0
 
 
 ANSWERS: dict[str, tuple[Callable[..., int], str]] = {
     "methods": (methods, "lists the methods by family"),
     "presets": (presets, "lists the presets of METHOD, or of all, with source and published results"),
-    "config": (config, "prints the config METHOD:PRESET, with --config.FIELD=VALUE changed"),
+    "evals": (evals, "lists the evaluations"),
+    "config": (config, "prints the config METHOD:PRESET; --diff: what differs from the defaults"),
 }
 
 
@@ -63,7 +83,7 @@ def usage() -> str:
     lines = "\n".join(f"  {name:10} {words}" for name, words in commands.items())
     return (
         f"{__doc__}\n\n{lines}\n\n"
-        "  ssl_jax train --config=simclr:cifar10 --workdir=runs/a    and `ssl_jax COMMAND --help` for more.\n"
+        "  ssl_jax train simclr:digits runs/a    and `ssl_jax COMMAND --help` for more.\n"
         "  ssl_jax --version"
     )
 

@@ -1,4 +1,4 @@
-"""Reads `--config=METHOD:PRESET`, `--config.FIELD=VALUE` and a program's other absl flags."""
+"""Reads `--config=METHOD:PRESET`, `--config.FIELD=VALUE` and a program's other flags."""
 
 import inspect
 import itertools
@@ -21,6 +21,8 @@ USAGE = "--config=METHOD:PRESET"
 def parse(argv: list[str], *needed: str) -> Any:
     """Parses the command line, and returns the config.
 
+    The config, and the flags in `needed`, may also stand first and without their names: `simclr:digits runs/a`.
+
     Args:
       argv: with the program's name first.
       *needed: flags without which the program cannot run, beside --config.
@@ -29,6 +31,7 @@ def parse(argv: list[str], *needed: str) -> Any:
       UserError: what absl and ml_collections raise, in one sentence.
     """
     config = None
+    argv = [argv[0], *with_names(argv[1:], "config", *needed)]
     try:
         argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
         given, rest = _without_config(argv)
@@ -43,6 +46,18 @@ def parse(argv: list[str], *needed: str) -> Any:
         wanted = [USAGE, *(f"--{name}=..." for name in needed)]
         raise UserError(f"{' and '.join(wanted)} {'are' if needed else 'is'} needed. See --help.")
     return config
+
+
+def with_names(arguments: list[str], *names: str) -> list[str]:
+    """Writes the arguments before the first flag as flags of these names, in this order.
+
+    Args:
+      arguments: without the program's name.
+      *names: of flags; further arguments stay as they are.
+    """
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), arguments))[: len(names)]
+    named = [f"--{name}={value}" for name, value in zip(names, leading, strict=False)]
+    return [*named, *arguments[len(leading) :]]
 
 
 def load(given: str) -> ConfigDict:

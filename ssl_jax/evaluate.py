@@ -1,4 +1,4 @@
-"""Measures what a pretrained backbone is worth: `python -m ssl_jax.evaluate --workdir=runs/a`.
+"""Measures what a pretrained backbone is worth: `ssl_jax evaluate runs/a`.
 
 Reads the newest checkpoint of a finished or a running run, extracts the features of its data set (or of another,
 --data) once, from the trained backbone and from the same one untrained, and prints and stores a table for each
@@ -16,9 +16,10 @@ import re
 import sys
 from typing import Any
 
+from ssl_jax import command_line
 from ssl_jax.evals.find import evaluations
 from ssl_jax.evals.run import On, Settings, evaluate, extract, restore
-from ssl_jax.runtime import compile_cache, malloc, processes
+from ssl_jax.runtime import compile_cache, malloc, modules, processes
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.workdir.config import load as load_config
 from ssl_jax.workdir.log import speak_plainly
@@ -32,20 +33,30 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssl_jax.evaluate",
+        prog="ssl_jax evaluate",
+        usage="ssl_jax evaluate WORKDIR [--evals=NAME,...] [--data=SOURCE] [FLAG ...]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add: Callable[..., Any] = parser.add_argument
-    add("--workdir", required=True, help="folder of the run; with --backbone, where the results go")
+    add(
+        "--workdir",
+        required=True,
+        help="folder of the run (also first argument); with --backbone, of the results",
+    )
     add("--backbone", help="evaluate this file of ssl_jax.export instead of a run, on --data")
-    add("--evals", help=f"some of {','.join(evaluations())} (default: all but fine_tune, and on large data but L-BFGS)")
+    add("--evals", help=f"some of {','.join(evaluations())} (default: all but fine_tune; `ssl_jax evals` lists them)")
     add("--data", help="evaluate on this data set: digits, cifar10, folder:PATH, tfds:NAME ... (default: the run's)")
     add("--data_path", help="where to look for it or for the run's own, as config.data.path")
-    add("--classes", type=_numbers, default=(), help="evaluate on these classes alone, for example 5,6,7,8,9")
+    add("--classes", type=_numbers, default=(), help="evaluate on these classes only, for example 5,6,7,8,9")
     add("--supervised", help="folder of a run of the method supervised, to compare with")
     add("--fine_tune_epochs", type=int, help="passes over the labelled images (default: few; see evals/fine_tune.py)")
-    add("--frozen", type=_numbers, default=(), help="fine-tune behind so many copied stages as well, for example 1,2,3")
+    add(
+        "--frozen",
+        type=_numbers,
+        default=(),
+        help="also fine-tune behind so many copied stages, for example 1,2,3",
+    )
     return parser
 
 
@@ -67,6 +78,7 @@ def _settings(flags: Sequence[str]) -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
+    argv = command_line.with_names(sys.argv[1:] if argv is None else argv, "workdir")
     args, flags = _parser().parse_known_args(argv)
     settings = _settings(flags)
     processes.start()
@@ -80,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     return 0
 
+
+modules.make_callable(__name__, evaluate)
 
 if __name__ == "__main__":
     malloc.keep()

@@ -1,7 +1,7 @@
-"""Takes a backbone away, or brings one in.
+"""Exports the backbone of a run, or imports the checkpoint of another project.
 
-  python -m ssl_jax.export --workdir=runs/a --format=torchvision          writes runs/a/backbone_torchvision.safetensors
-  python -m ssl_jax.export --import=r50.pth --arch=resnet50 --out=b.npz   a checkpoint of others in our parameter tree
+  ssl_jax export runs/a --format=torchvision                       writes runs/a/backbone_torchvision.safetensors
+  ssl_jax export --import=r50.pth --arch=resnet50 --out=b.npz      a checkpoint of another project, in our format
 
 Formats: npz and safetensors (our names), torchvision and timm (state dicts under their names, in safetensors), onnx. A
 model card lies beside each. What is imported are ResNets and vision transformers of torchvision and timm, and the
@@ -17,7 +17,8 @@ from typing import Any
 
 from etils import epath
 
-from ssl_jax import weights
+from ssl_jax import command_line, weights
+from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.weights import card, onnx_graph, torch_import
 from ssl_jax.workdir.log import speak_plainly
@@ -39,7 +40,7 @@ _VIEW: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def export(workdir: str, layout: str, out: str | None = None) -> pathlib.Path:
+def export(workdir: str, layout: str = "safetensors", out: str | None = None) -> pathlib.Path:
     """Writes the backbone of a run, and its model card beside it.
 
     Args:
@@ -114,12 +115,12 @@ def _write(path: pathlib.Path, content: bytes) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m ssl_jax.export",
+        prog="ssl_jax export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--workdir", help="folder of the run, or a file written before")
+    source.add_argument("--workdir", help="folder of the run, or a file written before; also as the first argument")
     source.add_argument("--import", dest="checkpoint", metavar="PATH", help="checkpoint of another project")
     parser.add_argument(
         "--format", choices=FORMATS, default="safetensors", help="with --workdir (default: %(default)s)"
@@ -138,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
+    argv = command_line.with_names(sys.argv[1:] if argv is None else argv, "workdir")
     args = _parser().parse_args(argv)
     path = export(args.workdir, args.format, args.out) if args.workdir else _import(args)
     print(f"The backbone is {path}, its model card {card_of(path)}.")
@@ -155,6 +157,8 @@ def _import(args: argparse.Namespace) -> pathlib.Path:
         print(f"Left behind, as no part of the backbone: {', '.join(dropped[:8])}{more} ({len(dropped)} in all).")
     return path
 
+
+modules.make_callable(__name__, export)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
-"""Pretrains a backbone.
+"""Pretrains a backbone, or resumes a run.
 
-  python -m ssl_jax.main --config=simclr:cifar10 --workdir=runs/a
+  ssl_jax train simclr:cifar10 runs/a
+  python -m ssl_jax.main --config=simclr:cifar10 --workdir=runs/a       the same, with the names of both arguments
 
   --config=METHOD:PRESET              METHOD as `ssl_jax methods` lists them, or the dotted path of a module of your
                                       own; PRESET picks data set and size: digits, fashion_mnist, cifar10,
@@ -15,18 +16,19 @@
                                       number I of N processes of one run, where JAX cannot tell by itself (it can on
                                       a TPU slice, in a Slurm step and in an indexed Kubernetes job)
 
-The same command resumes a run that was stopped. Then: python -m ssl_jax.evaluate --workdir=FOLDER
-Exit status: 0 done, 2 a mistake to put right, 3 the loss became NaN, 75 stopped and resumable (a signal came, or
-another process of the run was lost).
+The same command resumes a run that was stopped. Then: ssl_jax evaluate FOLDER
+Exit status: 0 done, 2 a mistake in the command, the config or the data, 3 the loss became NaN, 75 stopped and resumable
+(a signal came, or another process of the run was lost).
 """
 
 import sys
 
 from absl import flags
 
-from ssl_jax import command_line, train
+from ssl_jax import command_line
 from ssl_jax.runtime import compile_cache, malloc, processes
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.train import NotFinite, Stopped, train
 from ssl_jax.workdir.log import speak_plainly
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for checkpoints, logs and results; made if absent.")
@@ -44,14 +46,14 @@ def main(argv: list[str]) -> int:
     try:
         config = command_line.parse(argv, "workdir")
         processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        train.train(config, _WORKDIR.value or "")
-    except (UserError, train.NotFinite, processes.Diverged) as error:
+        train(config, _WORKDIR.value or "")
+    except (UserError, NotFinite, processes.Diverged) as error:
         print(f"Error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 3 if isinstance(error, train.NotFinite) else 1
+        return 2 if isinstance(error, UserError) else 3 if isinstance(error, NotFinite) else 1
     except KeyboardInterrupt:
         print("Interrupted; the same command starts again from the last checkpoint.", file=sys.stderr)
         return processes.RESUMABLE
-    except train.Stopped as stopped:
+    except Stopped as stopped:
         print(stopped, file=sys.stderr)
         return processes.RESUMABLE
     return 0

@@ -1,7 +1,8 @@
 """The only training loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import contextlib
+import functools
 import logging
 import math
 import signal
@@ -13,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssl_jax import dist, optim
+from ssl_jax import dist, optim, recipes
 from ssl_jax.batch import make_loader
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.monitor import Monitor
 from ssl_jax.run import Run, prepare
-from ssl_jax.runtime import processes
+from ssl_jax.runtime import modules, processes
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
 from ssl_jax.step import mapped_step, mapped_steps
@@ -42,12 +43,13 @@ class _Interrupted(Exception):
     """A signal came while something long was computed, which is not finished."""
 
 
-def train(config: Any, workdir: str) -> None:
+def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -> None:
     """Trains until the config's last epoch, or resumes what `workdir` holds.
 
     Args:
-      config: as `ssl_jax/recipes/base.py` describes.
+      config: 'METHOD:PRESET', or a config as `ssl_jax/recipes/base.py` describes.
       workdir: folder for checkpoints, logs and the config; made if absent.
+      changes: fields of the config to other values, as {"epochs": 20, "data.source": "folder:images"}.
 
     Raises:
       UserError: for anything the user can put right.
@@ -55,6 +57,7 @@ def train(config: Any, workdir: str) -> None:
       Stopped: on SIGTERM or SIGINT, after a checkpoint.
       processes.Diverged: when processes that must hold the same state do not.
     """
+    config = _changed(recipes.get_config(*config.split(":", 1)) if isinstance(config, str) else config, changes or {})
     with processes.Stop(dist.make_mesh()) as stop:
         try:
             _train(config, workdir, stop)
@@ -65,6 +68,23 @@ def train(config: Any, workdir: str) -> None:
                 f"The disk of {workdir} is full: make room and repeat the command, which goes on from the last "
                 "checkpoint."
             ) from error
+
+
+def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy of the config with other values in some fields, if there are any."""
+    if not changes:
+        return config
+    config = config.copy_and_resolve_references()
+    for path, value in changes.items():
+        *parts, name = path.split(".")
+        part = functools.reduce(lambda level, key: level.get(key) if hasattr(level, "get") else None, parts, config)
+        if not hasattr(part, "keys") or name not in part:
+            raise UserError(f"There is no field config.{path}: `ssl_jax config METHOD:PRESET` lists them.")
+        try:
+            part[name] = value
+        except TypeError as error:
+            raise UserError(f"config.{path} cannot be {value!r}: {' '.join(str(error).split())}.") from error
+    return config
 
 
 def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
@@ -229,3 +249,6 @@ def _read(run: Run, values: dict[str, float], done: int, log: Log, pace: dict[st
     if _logged(run, done):
         log.write(done, {**values, **pace})
     return values["loss"]
+
+
+modules.make_callable(__name__, train)

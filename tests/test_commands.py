@@ -13,6 +13,7 @@ import pytest
 import ssl_jax
 from ssl_jax import __main__ as commands
 from ssl_jax import command_line, recipes
+from ssl_jax.evals import find
 from ssl_jax.methods import build
 from ssl_jax.recipes import table
 from ssl_jax.runtime.errors import UserError
@@ -66,6 +67,31 @@ def test_a_config_is_listed_as_the_command_line_takes_it(capsys):
     named = [line.split("=")[0] for line in lines]
     config = command_line.load("simclr:digits")
     assert named == [f"--config.{name}" for name in sorted(command_line.fields(config))]
+
+
+@pytest.mark.fast
+def test_what_differs_from_the_defaults_is_listed(capsys):
+    assert commands.main(["config", "simclr:digits", "--config.epochs=3", "--diff"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert {"--config.epochs=3", "--config.data.source=digits", "--config.model.name=convnet"} <= set(lines)
+    assert not [line for line in lines if line.startswith(("--config.seed", "--config.model.stem", "--config.batch"))]
+    assert "--config.method.temperature=0.2" in lines  # the class has another default
+
+
+@pytest.mark.fast
+def test_evaluations_are_listed(capsys):
+    assert commands.main(["evals"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert list(lines) == list(find.evaluations())
+    assert "Needs labels, test images." in lines["knn"] and "Only where it is named." in lines["fine_tune"]
+
+
+@pytest.mark.fast
+def test_folders_and_configs_need_no_name():
+    named = ["--config=simclr:digits", "--workdir=runs/a", "--config.epochs=3"]
+    assert command_line.with_names(["simclr:digits", "runs/a", "--config.epochs=3"], "config", "workdir") == named
+    assert command_line.with_names(named, "config", "workdir") == named
+    assert command_line.with_names(["runs/a", "runs/b"], "workdir") == ["--workdir=runs/a", "runs/b"]
 
 
 @pytest.mark.fast

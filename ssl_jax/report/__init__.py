@@ -1,4 +1,4 @@
-"""Draws runs as one self-contained HTML page: `python -m ssl_jax.report --workdir=runs/a [runs/b ...]`.
+"""Draws runs as one self-contained HTML page: `ssl_jax report runs/a [runs/b ...]`.
 
 Numbers over time, results and configs are of all runs together; pictures (views, neighbours, maps, filters) are of
 the first one. The page is written to report.html in the first workdir. It opens from disk without a network, and what
@@ -9,11 +9,14 @@ import argparse
 from collections.abc import Callable
 import functools
 import html
+import sys
 
 from etils import epath
 
+from ssl_jax import command_line
 from ssl_jax.report import curves, neighbours, network, page, runs, tables
 from ssl_jax.report.page import Empty
+from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.workdir.log import speak_plainly
 
@@ -115,13 +118,17 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     speak_plainly()
     parser = argparse.ArgumentParser(
-        prog="python -m ssl_jax.report",
+        prog="ssl_jax report",
+        usage="ssl_jax report WORKDIR [WORKDIR ...] [--image=N]",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--workdir", required=True, help="folder of the run")
+    parser.add_argument("--workdir", required=True, help="folder of the run, also as the first argument")
     parser.add_argument("others", nargs="*", metavar="OTHER_RUN", help="folders of runs to compare it with")
     parser.add_argument("--image", type=int, default=0, help="test image whose feature maps are drawn (default: 0)")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(command_line.with_names(sys.argv[1:] if argv is None else argv, "workdir"))
     print(f"The report is {report(args.workdir, *args.others, image=args.image)}")
     return 0
+
+
+modules.make_callable(__name__, report)

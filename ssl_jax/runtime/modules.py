@@ -1,6 +1,9 @@
-"""Finds a class by the path of its module, so that a part of a run may live outside the package."""
+"""Modules: finds the class that one defines, which may live outside the package, and makes one answer to a call."""
 
+from collections.abc import Callable
 import importlib
+import sys
+import types
 from typing import Any
 
 from ssl_jax.runtime.errors import UserError
@@ -31,3 +34,19 @@ def subclass(base: type[Any], path: str, field: str) -> type[Any]:
     if not classes:
         raise UserError(f"{field} is '{path}', but {path} defines no subclass of ssl_jax's {base.__name__}.")
     return classes[-1]
+
+
+def make_callable(name: str, function: Callable[..., Any]) -> None:
+    """Makes a module answer to a call, so that `ssl_jax.train(...)` is `ssl_jax.train.train(...)`.
+
+    Args:
+      name: of the module.
+      function: what a call of the module calls.
+    """
+
+    class Answering(types.ModuleType):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return function(*args, **kwargs)
+
+    module = sys.modules[name]
+    module.__class__ = Answering

@@ -45,6 +45,11 @@ class Backbone:
     view: View  # how it sees an image
     origin: dict[str, Any]  # where it comes from, for the model card: names to plain values
 
+    def __repr__(self) -> str:
+        kind = str(self.origin.get("method", "imported"))
+        network = f"{type(self.module).__name__}, {self.view.size} pixels of {self.takes} channel(s)"
+        return f"Backbone({kind}: {network})"
+
     @property
     def module(self) -> models.Backbone:
         """The network."""
