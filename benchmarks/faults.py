@@ -75,8 +75,8 @@ def at_checkpoint(update: int) -> None:
     """SIGTERM while a checkpoint is being written."""
     right = checkpoint.Checkpoints.save
 
-    def save(self, step, state, config):
-        right(self, step, state, config)
+    def save(self, step, *what):
+        right(self, step, *what)
         if step == update:
             _stop_self()
 
@@ -100,10 +100,10 @@ def full_disk(update: int) -> None:
     """The write of a checkpoint fails as on a full disk."""
     right = checkpoint.Checkpoints.save
 
-    def save(self, step, state, config):
+    def save(self, step, *what):
         if step == update:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        right(self, step, state, config)
+        right(self, step, *what)
 
     checkpoint.Checkpoints.save = save
 

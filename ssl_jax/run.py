@@ -14,7 +14,7 @@ import optax
 
 from ssl_jax import data, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
-from ssl_jax.data import cutter, loader, samplers, train_test
+from ssl_jax.data import cutter, loader, record, samplers, train_test
 from ssl_jax.data.samplers import Sampler
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info, Method
@@ -47,6 +47,11 @@ class Run:
     def eval_side(self) -> int:
         """Side in pixels of the square that evaluation cuts its view from."""
         return round(self.eval_view.size / self.config.data.eval_centre)
+
+    @functools.cached_property
+    def images(self) -> dict[str, Any]:
+        """What tells the training images from others; see `data/record.py`."""
+        return record.record(self.train)
 
     @functools.cached_property
     def shapes(self) -> TrainState:
@@ -186,7 +191,7 @@ def _check_same(d: data.Dataset) -> None:
         return
     digest = hashlib.sha256(d.labels.tobytes())
     if d.streamed:
-        digest.update("\n".join(d.images.files.name(row) for row in d.images.rows.tolist()).encode())
+        digest.update(record.content(d).encode())
     else:
         digest.update(np.ascontiguousarray(d.images).data)
     if not processes.all_have(digest.digest()[:8]):

@@ -25,6 +25,7 @@ from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
 from ssl_jax.step import mapped_step, mapped_steps
 from ssl_jax.workdir import config as stored_config
+from ssl_jax.workdir import images as stored_images
 from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
 from ssl_jax.workdir.log import Log
 
@@ -88,19 +89,44 @@ def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
 
 
 def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
-    stored_config.check(workdir, config)
+    earlier = stored_config.check(workdir, config)
     run = prepare(config)
+    stored_images.check(workdir, run.images, run.info.steps_per_epoch)
+    longer = "" if earlier is None else _longer(run, workdir, earlier)
     if processes.first():
         stored_config.store(workdir, config)
+        stored_images.store(workdir, run.images)
     checkpoints = Checkpoints(workdir, config.run.keep)
     start, ts = checkpoints.restore(run.shapes) or (0, run.init())
     log = Log(workdir, start, _end(run), run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log)
+    if longer:
+        log.say(longer)
     source = make_loader(run, start)
     with contextlib.ExitStack() as stack:
         for part in (checkpoints, log, source):
             stack.callback(part.close)
         _loop(run, ts, start, source, checkpoints, log, stop)
+
+
+def _longer(run: Run, workdir: str, earlier: int) -> str:
+    """What to say where a finished run of `earlier` epochs gets more.
+
+    Raises:
+      UserError: the run is not finished.
+    """
+    ended = earlier * run.info.steps_per_epoch
+    if not (epath.Path(workdir) / "checkpoints" / str(ended)).exists():
+        raise UserError(
+            f"{workdir} holds a run of {earlier} epochs that is not finished (config.epochs is {run.config.epochs} "
+            f"now): let it finish with config.epochs={earlier} first, or choose another --workdir."
+        )
+    rates = ", ".join(f"{name} {float(rate(jnp.asarray(ended))):.3g}" for name, rate in run.schedules.items())
+    return (
+        f"The run had ended after {earlier} epochs and goes on to {run.config.epochs}. What is scheduled over the run "
+        f"goes by {run.config.epochs} epochs from here on, and does not go on from where it ended: after update "
+        f"{ended} {rates}."
+    )
 
 
 def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
@@ -228,7 +254,7 @@ def _keeper(run: Run) -> Callable[[Checkpoints, int, TrainState], None]:
         if not all_finite(ts.params):
             raise NotFinite(_no_number("weights", done))
         processes.check_equal(ts, f"After update {done}")
-        checkpoints.save(done, ts, stored)
+        checkpoints.save(done, ts, stored, run.images)
 
     return keep
 

@@ -69,6 +69,8 @@ class Dataset:
       classes: class names in label order; empty where there are none.
       fields: further arrays `[N, ...]` by name, or what reads their rows: `domain`, `clip`, `mask` `[N, H, W]`, ...
       card: the facts of the data set.
+      content: a digest of what the images are, of their names and sizes or of a version, from a source that knows it
+        without decoding them (which may give other pixels elsewhere); "": their pixels or names tell.
 
     Raises:
       ValueError: the labels or a field have another length than the images.
@@ -80,6 +82,7 @@ class Dataset:
     classes: tuple[str, ...]
     fields: Mapping[str, np.ndarray | Lazy] = dataclasses.field(default_factory=dict)
     card: Card = Card()
+    content: str = ""
 
     def __post_init__(self) -> None:
         for name, values in {"labels": self.labels, **self.fields}.items():
@@ -89,7 +92,7 @@ class Dataset:
     def __getitem__(self, rows: Any) -> "Dataset":
         """Returns the data set of some rows: a slice, or an array of row numbers or of booleans."""
         fields = {name: values[rows] for name, values in self.fields.items()}
-        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows], fields=fields)
+        return dataclasses.replace(self, images=self.images[rows], labels=self.labels[rows], fields=fields, content="")
 
     def __len__(self) -> int:
         return len(self.labels)

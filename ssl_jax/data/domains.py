@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.data import record
 from ssl_jax.data.dataset import Card, Dataset, DoesNotFit, check_memory
 from ssl_jax.data.lazy import Images, JoinedFiles
 from ssl_jax.runtime.errors import UserError
@@ -44,7 +45,8 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
     names = tuple(part.name for part in parts)
     name = f"{' + '.join(names[:-1])} to {names[-1]}" if target else " + ".join(names)
     found = Dataset(name, images, np.concatenate(labels), classes, fields)
-    return dataclasses.replace(found, card=_card(found, parts, names))
+    content = hashlib.sha256(repr([record.content(part) for part in parts]).encode()).hexdigest()[:32]
+    return dataclasses.replace(found, card=_card(found, parts, names), content=content)
 
 
 def _labels(part: Dataset, classes: tuple[str, ...], may_lack: bool, first: str) -> np.ndarray:

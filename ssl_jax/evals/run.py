@@ -19,6 +19,7 @@ from ssl_jax.metrics import health
 from ssl_jax.run import Run, prepare
 from ssl_jax.runtime.errors import UserError, nearest
 from ssl_jax.state import TrainState
+from ssl_jax.workdir import images as stored_images
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
 from ssl_jax.workdir.results import Results, versions
@@ -168,6 +169,7 @@ def _loaded(workdir: str, evals: Sequence[str], on: On, settings: Settings) -> t
     if on.path is not None and on.source is None:
         config.data.path = on.path
     run = prepare(_with_settings(config, settings.fields))
+    stored_images.check(workdir, run.images, run.info.steps_per_epoch)
     return Network(run, restore(run, workdir)), context.load_images(run, on.source, on.path)
 
 

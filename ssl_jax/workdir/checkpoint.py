@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import errno
 import itertools
+import json
 import logging
 import os
 import shutil
@@ -32,6 +33,28 @@ def out_of_space(error: BaseException | None) -> bool:
     return False
 
 
+def stored(workdir: str | epath.Path, item: str) -> dict[str, Any] | None:
+    """What the newest checkpoint says beside the state, without reading that.
+
+    Args:
+      workdir: of the run.
+      item: 'config', or 'images', which those of earlier versions lack.
+
+    Returns:
+      what was given to `Checkpoints.save`; None where no checkpoint has it.
+    """
+    folder = epath.Path(workdir) / "checkpoints"
+    steps = [path for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+    for path in sorted(steps, key=lambda path: int(path.name), reverse=True):
+        try:
+            found = json.loads((path / item / "metadata").read_text())  # as Orbax's JsonSave calls it
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and found:
+            return found
+    return None
+
+
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints`; every process of the run writes its part.
 
@@ -58,13 +81,21 @@ class Checkpoints:
         """Steps that have a complete checkpoint, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, config: dict[str, Any]) -> None:
-        """Starts to write `state`; returns before it is on disk. A step that is there already is left alone."""
+    def save(self, step: int, state: Any, config: dict[str, Any], images: dict[str, Any] | None = None) -> None:
+        """Starts to write `state`; returns before it is on disk. A step that is there already is left alone.
+
+        Args:
+          step: updates done.
+          state: a tree of arrays.
+          config: of the run, which `stored` gives back.
+          images: the record of its images, likewise.
+        """
         if step == self._saved or step in self._manager.all_steps():
             return
         self._make_sure_of_room(state)
         self._saved = step
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), config=ocp.args.JsonSave(config))
+        said = {"config": ocp.args.JsonSave(config), "images": ocp.args.JsonSave(images or {})}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), **said)
         self._manager.save(step, args=args)
 
     def _make_sure_of_room(self, state: Any) -> None:

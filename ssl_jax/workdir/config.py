@@ -9,7 +9,9 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from ssl_jax import recipes
+from ssl_jax.runtime import files, processes
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import checkpoint
 
 logger = logging.getLogger("ssl_jax")
 
@@ -25,39 +27,91 @@ def plain(config: Any) -> dict[str, Any]:
 def load(workdir: str) -> ConfigDict:
     """Reads the config of a run; fields that an earlier version did not have yet take the preset's value, with a note.
 
+    Where `config.json` is damaged, that of the newest checkpoint stands in for it.
+
     Raises:
       UserError: if the workdir holds none.
     """
     path = epath.Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"There is no run in {workdir} (no {path}): pretrain with ssl_jax.main --workdir={workdir}.")
-    stored = json.loads(path.read_text())
-    added = _complete(stored)
+    stored = _read(workdir)
+    if stored is None:
+        stored = checkpoint.stored(workdir, "config")
+        if stored is None:
+            raise UserError(
+                f"There is no run in {workdir} (no {path} that can be read): pretrain with ssl_jax.main "
+                f"--workdir={workdir}."
+            )
+        logger.warning("%s is lost or damaged; the config is that of the newest checkpoint.", path)
+    return _completed(stored, workdir)
+
+
+def _completed(stored: dict[str, Any], workdir: str) -> ConfigDict:
+    try:
+        added = _complete(stored)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{workdir}/config.json is no config of a run (it lacks {error}): move it away.") from error
     if added:
-        logger.warning("%s is of an earlier version; new fields take their defaults: %s.", path, ", ".join(added))
+        logger.warning(
+            "%s/config.json is of an earlier version; new fields take their defaults: %s.", workdir, ", ".join(added)
+        )
     return ConfigDict(stored)
 
 
-def check(workdir: str, config: Any) -> None:
+def _read(workdir: str) -> dict[str, Any] | None:
+    """What `config.json` holds; None where there is none, or it is damaged or of something else."""
+    try:
+        stored = json.loads((epath.Path(workdir) / "config.json").read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    parts = ("method", "data", "model", "optim")
+    good = isinstance(stored, dict) and all(isinstance(stored.get(part), dict) for part in parts)
+    return stored if good and isinstance(stored["method"].get("name"), str) else None
+
+
+def check(workdir: str, config: Any) -> int | None:
     """Makes sure that a workdir is new or holds a run with this config, or a run that never made an update.
+
+    The config that counts is the one in the newest checkpoint; without checkpoints, that in `config.json`.
+
+    Returns:
+      None, or the epochs that the run had where it is to have more now, which only a finished run may.
 
     Raises:
       UserError: if the workdir holds a run with another config; names the fields.
     """
-    if not (epath.Path(workdir) / "config.json").exists():
-        return
-    changed = _differences(plain(load(workdir)), plain(config))
-    changed = [c for c in changed if not f"{c.split(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))]
-    if changed and not _has_trained(epath.Path(workdir)):
-        (epath.Path(workdir) / "metrics.jsonl").unlink(missing_ok=True)  # of the network before training
+    folder, there = epath.Path(workdir), _read(workdir)
+    if there is None:
+        _set_aside(folder / "config.json")
+    there = checkpoint.stored(workdir, "config") or there
+    if there is None:
+        return None
+    found, wanted = plain(_completed(there, workdir)), plain(config)
+    changed = [c for c in _differences(found, wanted) if not _is_free(c)]
+    if changed and not has_trained(folder):
+        (folder / "metrics.jsonl").unlink(missing_ok=True)  # of the network before training
+    elif [c.partition(":")[0] for c in changed] == ["epochs"] and wanted["epochs"] > found["epochs"]:
+        return found["epochs"]
     elif changed:
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
             "repeat the command of that run to resume it."
         )
+    return None
 
 
-def _has_trained(folder: epath.Path) -> bool:
+def _is_free(change: str) -> bool:
+    return f"{change.partition(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))
+
+
+def _set_aside(path: epath.Path) -> None:
+    """Keeps a damaged file under another name, so that nothing is lost by writing it anew."""
+    if path.exists() and processes.first():
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        logger.warning("%s was damaged: it is %s now, and made anew.", path, aside.name)
+
+
+def has_trained(folder: epath.Path) -> bool:
     """Whether a run has left more than its start."""
     checkpoints, curve = folder / "checkpoints", folder / "metrics.jsonl"
     if checkpoints.exists() and any(checkpoints.iterdir()):
@@ -75,9 +129,7 @@ def store(workdir: str, config: Any) -> None:
     folder = epath.Path(workdir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "config.json.new"
-        temporary.write_text(json.dumps(plain(config), indent=2) + "\n")
-        temporary.replace(folder / "config.json")
+        files.write(folder / "config.json", json.dumps(plain(config), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"The workdir {workdir} cannot be written ({error.strerror}): choose another.") from error
 

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from ssl_jax.data import places
+from ssl_jax.data import places, record
 from ssl_jax.data.cache import cached
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.decode import decode_all
@@ -69,11 +69,12 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         folders = sorted(set(split_folders(files.entries)) - {"train/", "val/", "test/"})
         identity = [files.identity(), folders] if folders else files.identity()
         found = cached(identity, request, place, make)
+        content = _content(select(files.entries, request, place)[0])
     height, width, channels = found.image_shape
     card = dataclasses.replace(
         CARD, side=height if height == width else None, channels=channels, classes=len(found.classes)
     )
-    return dataclasses.replace(found, name=f"folder:{place}", card=card)
+    return dataclasses.replace(found, name=f"folder:{place}", card=card, content=content)
 
 
 def listing(where: str, path: str | None, request: Request) -> Dataset:
@@ -93,7 +94,11 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
     content = hashlib.sha256(repr([dataclasses.astuple(entry) for entry in entries]).encode()).hexdigest()
     images = Images(_files(place, entries), np.arange(len(entries)), request.size, content)
     card = dataclasses.replace(CARD, side=request.size, channels=3, classes=len(classes))
-    return Dataset(f"folder:{place}", images, labels, classes, card=card)
+    return Dataset(f"folder:{place}", images, labels, classes, card=card, content=_content(entries))
+
+
+def _content(entries: list[Entry]) -> str:
+    return record.of_names([(entry.name, entry.bytes, entry.label) for entry in entries])
 
 
 def _place(where: str, path: str | None) -> str:

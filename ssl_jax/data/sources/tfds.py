@@ -76,7 +76,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         return Dataset(name, images, labels[rows[kept]], classes), skipped
 
     found = cached([str(place.resolve()), info], request, name, make)
-    return dataclasses.replace(found, name=name, card=_card(where, found.classes))
+    return dataclasses.replace(found, name=name, card=_card(where, found.classes), content=_content(info, split))
 
 
 def listing(where: str, path: str | None, request: Request) -> Dataset:
@@ -106,7 +106,7 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
     if request.per_class is not None:
         rows = first_per_class(labels, request.per_class, name)
     images = Images(RecordFiles(examples, image_key, rows), np.arange(len(rows)), request.size, f"{info} {split}")
-    return Dataset(name, images, labels[rows], classes, card=_card(where, classes))
+    return Dataset(name, images, labels[rows], classes, card=_card(where, classes), content=_content(info, split))
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:
@@ -120,6 +120,13 @@ def splits(where: str, path: str | None) -> tuple[str, ...]:
       UserError: the data set is not prepared.
     """
     return tuple(_splits((_find_or_explain(where, path) / "dataset_info.json").read_text()))
+
+
+def _content(info: str, split: str) -> str:
+    """What changes with the version of a data set and the examples in the files of a split."""
+    stored = json.loads(info)
+    shards = [s.get("shardLengths") for s in stored["splits"] if s["name"] == split]
+    return f"{stored.get('name')} {stored.get('version')} {split} {','.join(shards[0] or ()) if shards else ''}"
 
 
 def _card(name: str, classes: tuple[str, ...]) -> Card:
