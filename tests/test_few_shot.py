@@ -73,7 +73,7 @@ def test_random_features_give_chance_and_the_interval_is_right(digits):
     x = np.random.default_rng(0).normal(size=(len(labels), 16))
     few = few_shot.few_shot(x, labels, ways=5, shots=1, centre=np.zeros(16), episodes=100)
     many = few_shot.few_shot(x, labels, ways=5, shots=1, centre=np.zeros(16), episodes=400)
-    for name in ("prototypes", "logistic"):
+    for name in ("prototypes", "logistic", "euclidean"):
         assert many[name][0] == pytest.approx(0.2, abs=3 * many[name][1])
         assert many[name][1] == pytest.approx(few[name][1] / 2, rel=0.35)
         # 75 answers of one in five: 4.6 points an episode at least.
@@ -93,7 +93,15 @@ def test_shift_and_scale_of_the_features_do_not_matter(digits):
 def test_collapsed_features_are_at_chance(digits):
     _, labels = digits
     found = few_shot.few_shot(np.ones((len(labels), 4)), labels, ways=5, shots=1, centre=np.ones(4), episodes=20)
-    assert found["prototypes"][0] == found["logistic"][0] == pytest.approx(0.2)
+    assert found["prototypes"][0] == found["logistic"][0] == found["euclidean"][0] == pytest.approx(0.2)
+
+
+def test_features_as_they_are_keep_their_lengths(digits):
+    """Two classes that lie in one direction: only the classifier that leaves features alone tells them apart."""
+    labels = np.repeat([0, 1], 20)
+    x = np.random.default_rng(0).normal(scale=0.01, size=(40, 3)) + np.where(labels, 5.0, 1.0)[:, None]
+    found = few_shot.few_shot(x, labels, ways=2, shots=5, centre=np.zeros(3), episodes=20)
+    assert found["euclidean"][0] == 1 and found["prototypes"][0] < 0.9
 
 
 @pytest.mark.fast

@@ -21,7 +21,9 @@ from ssl_jax.methods.joint.simclr import SimCLR
 from ssl_jax.models import conv
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
+from ssl_jax.models.lenet import LeNet
 from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product, normalise_by_batch
+from ssl_jax.models.pool import halved
 from ssl_jax.models.resnet import DEPTHS, ResidualBlock, ResNet
 from ssl_jax.models.vit import ViT
 from ssl_jax.runtime.errors import UserError
@@ -650,6 +652,32 @@ def test_bfloat16_is_near_float32():
 
 
 @pytest.mark.fast
+@pytest.mark.fast
+@pytest.mark.parametrize("shape", [(2, 6, 4, 3), (1, 7, 5, 2)])
+def test_halving_is_max_pooling(shape):
+    """In value and gradient, behind a ReLU as networks have it."""
+
+    def through(pool):
+        return lambda x: jnp.sum(jnp.sin(pool(nn.relu(x))) * 3)
+
+    x = normal(*shape)
+    usual = functools.partial(nn.max_pool, window_shape=(2, 2), strides=(2, 2))
+    np.testing.assert_array_equal(halved(x), usual(x))
+    np.testing.assert_allclose(jax.grad(through(halved))(x), jax.grad(through(usual))(x), rtol=1e-6)
+
+
+@pytest.mark.fast
+def test_lenet():
+    net, x = LeNet(width=4), normal(2, 28, 28, 3)
+    variables = net.init(KEY, x, train=True)
+    encoded = net.apply(variables, x, train=False, pool=None)
+    assert encoded.map.shape == (2, 7, 7, 6) and encoded.pooled.shape == (2, 7 * 7 * 6)
+    assert net.apply(variables, x, train=False, stage=1, pool=False).shape == (2, 14, 14, 4)
+    assert size(shapes(LeNet(), normal(1, 28, 28, 3), train=True)) == 3 * 25 * 32 + 32 + 32 * 25 * 48 + 48
+    frozen = jax.grad(lambda v: net.apply(v, x, train=True, frozen=1).sum())(variables)["params"]
+    assert not jnp.any(frozen["stage1"]["kernel"]) and jnp.any(frozen["stage2"]["kernel"])
+
+
 def test_convnet():
     module = ConvNet(width=8)
     images = jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32)

@@ -191,7 +191,7 @@ def test_a_data_source_of_small_images_is_a_preset(name, source):
             get_config(name, source)
         return
     config = get_config(name, source)
-    assert config.data.source == source
+    assert config.data.source.startswith(source)  # omniglot:rotated of omniglot, where a method has tasks of it
     method = build.method(config.method, backbone=models.from_config(config.model))
     method.check(facts.side, facts.side, facts.channels)
     assert facts.mirrors or all(view.flip == 0 for view in method.views().values())

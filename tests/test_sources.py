@@ -10,6 +10,7 @@ import pytest
 
 from ssl_jax import data
 from ssl_jax.data import arrays, loading
+from ssl_jax.data.dataset import DoesNotFit
 from ssl_jax.data.sources import tfds
 from ssl_jax.runtime.errors import UserError
 
@@ -120,6 +121,7 @@ def wave2(photographs) -> pathlib.Path:
         ("usps", "usps.npz"),
         ("mnist_m", ""),
         ("omniglot", ""),
+        ("omniglot:rotated", ""),
         ("coil100", "coil100_10views.npz"),
         ("camvid", "camvid_240x180.tar"),
         ("davis", "davis2016_val_180p.tar"),
@@ -127,7 +129,9 @@ def wave2(photographs) -> pathlib.Path:
 )
 def test_cards_agree_with_real_images(wave2, name, file):
     where = str(wave2 / file)
-    train, test = data.load(name, "train", path=where), data.load(f"{name}:{where}", "test")
+    train, test = (data.load(name, split, path=where) for split in ("train", "test"))
+    if ":" not in name:
+        assert len(data.load(f"{name}:{where}", "test")) == len(test)
     agree(data.card(name), train, test)
     assert data.splits(name, where) == ("train", "test") and train.name == test.name == name
     if data.card(name).new_classes and train.classes:
@@ -284,6 +288,24 @@ def test_omniglot_tests_on_characters_of_new_alphabets(tmp_path):
     assert [np.flatnonzero(image.any((1, 2))).tolist() for image in test.images] == [[2], [3]]
     alone = str(tmp_path / "omniglot_small1.npz")
     assert data.splits("omniglot", alone) == ("train",) and data.load("omniglot", "train", path=alone).classes[3:] == ()
+
+
+def test_every_turn_of_a_character_is_a_class(tmp_path):
+    omniglot_file(tmp_path / "omniglot_small1.npz", ["Greek/character01", "Latin/character01"])
+    omniglot_file(tmp_path / "omniglot_small2.npz", ["Latin/character01", "Tagalog/character07"])
+    name, options = "omniglot:rotated", {"path": str(tmp_path), "size": 105}
+    for split in ("train", "test"):
+        plain, turned = data.load("omniglot", split, **options), data.load(name, split, **options)
+        assert len(turned) == 4 * len(plain) and turned.name == name and data.splits(name, str(tmp_path))[-1] == "test"
+        for row, (image, label) in enumerate(zip(turned.images, turned.labels, strict=True)):
+            turns, first = divmod(row, len(plain))
+            np.testing.assert_array_equal(image, np.rot90(plain.images[first], turns))
+            assert turned.classes[label] == f"{plain.classes[plain.labels[first]]}/{90 * turns}"
+            assert turned.fields["degrees"][row] == 90 * turns
+            assert turned.fields["drawer"][row] == plain.fields["drawer"][first]
+    assert data.load(name, "train", per_class=1, **options).labels.tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
+    with pytest.raises(DoesNotFit):
+        data.load(name, "train", max_gib=1e-4, **options)
 
 
 def test_coil100_holds_out_every_fifth_view(tmp_path):

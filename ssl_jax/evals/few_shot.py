@@ -10,7 +10,7 @@ TITLE, NEEDS, DEFAULT, LARGE = "few-shot episodes", LABELLED, True, True
 
 
 def measure(context: Context) -> list[Result]:
-    """Accuracy of each representation, pixels included, by both classifiers."""
+    """Accuracy of each representation, pixels included, by each classifier."""
     found = []
     labels = context.features.labels[1]
     for shots in (1, 5):

@@ -26,9 +26,10 @@ def few_shot(
 ) -> dict[str, tuple[float, float]]:
     """Mean accuracy over episodes of `ways` classes with `shots` labelled images each.
 
-    Features are centred and scaled to length one (SimpleShot's CL2N, Wang et al. 2019). Two classifiers: the nearest
-    class mean in squared Euclidean distance (prototypical networks, Snell et al. 2017), and logistic regression.
-    An image is never both labelled and scored in one episode. The same seed gives all features the same episodes.
+    Two classifiers of features that are centred and scaled to length one (SimpleShot's CL2N, Wang et al. 2019): the
+    nearest class mean in squared Euclidean distance, and logistic regression. And the nearest class mean of features as
+    they are, which is what prototypical networks (Snell et al. 2017) train for. An image is never both labelled and
+    scored in one episode. The same seed gives all features the same episodes.
 
     Args:
       x: [N, D] features of images that played no part in `centre`.
@@ -41,8 +42,9 @@ def few_shot(
       seed: of the episodes.
 
     Returns:
-      'prototypes' and 'logistic': the mean over the episodes in [0, 1], and the half width of its 95 % interval, 1.96
-      times the (population) standard deviation over the episodes by the root of their number.
+      'prototypes', 'logistic' and, of features as they are, 'euclidean': the mean over the episodes in [0, 1], and
+      the half width of its 95 % interval, 1.96 times the (population) standard deviation over the episodes by the root
+      of their number.
 
     Raises:
       UserError: shapes do not fit, or too few classes have enough images.
@@ -50,16 +52,21 @@ def few_shot(
     x, labels = np.asarray(x, np.float32), np.asarray(labels)
     if x.ndim != 2 or labels.shape != x.shape[:1]:
         raise UserError(f"Few-shot episodes need features [N, D] and labels [N], not {x.shape} and {labels.shape}.")
-    x = x - np.asarray(centre, np.float32)
-    x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    unit = x - np.asarray(centre, np.float32)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    classifiers = {
+        "prototypes": (unit, nearest_prototype),
+        "logistic": (unit, logistic),
+        "euclidean": (x, nearest_prototype),
+    }
     support, query = draw(labels, ways, shots, queries, episodes, seed)
     targets = np.repeat(np.arange(ways), queries)
-    scores: dict[str, list[np.ndarray]] = {"prototypes": [], "logistic": []}
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}
     for start in range(0, episodes, _BLOCK):
         rows = slice(start, start + _BLOCK)
-        s, q = x[support[rows]], x[query[rows]]  # [E, ways, shots or queries, D]
-        s, q = (a.reshape(len(a), -1, x.shape[1]) for a in (s, q))
-        for name, classify in (("prototypes", nearest_prototype), ("logistic", logistic)):
+        for name, (seen, classify) in classifiers.items():
+            s, q = seen[support[rows]], seen[query[rows]]  # [E, ways, shots or queries, D]
+            s, q = (a.reshape(len(a), -1, x.shape[1]) for a in (s, q))
             scores[name].append((classify(s, q, ways) == targets).mean(1))
     return _summary(scores)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ssl_jax.models.backbone import Backbone, Encoded, one_of, pooled
 from ssl_jax.models.conv import INITS, Conv
 from ssl_jax.models.norm import NORMS, Norm, norm_title
+from ssl_jax.models.pool import halved
 
 
 class Conv4(Backbone):
@@ -63,6 +64,6 @@ class Conv4(Backbone):
             x = Conv(self.width, 3, 1, False, self.conv_init, self.dtype, name=f"stage{i + 1}")(x)
             norm = Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")
             x = nn.relu(norm(x, train and i >= frozen))
-            x = nn.max_pool(x, (2, 2), (2, 2)) if min(x.shape[1:3]) > 1 else x
+            x = halved(x) if min(x.shape[1:3]) > 1 else x
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
         return pooled(x, pool)

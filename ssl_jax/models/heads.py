@@ -28,6 +28,7 @@ class MLP(nn.Module):
       bn_groups: BatchNorm groups of the global batch.
       kernel_init: initialiser of the dense kernels.
       dtype: type that is computed in.
+      hidden_norm: whether hidden layers have BatchNorm.
     """
 
     hidden: tuple[int, ...]
@@ -38,6 +39,7 @@ class MLP(nn.Module):
     bn_groups: int = 1
     kernel_init: Callable[..., Any] = torch_uniform
     dtype: Any = jnp.float32
+    hidden_norm: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:  # [B, D] -> [B, out]
@@ -46,7 +48,9 @@ class MLP(nn.Module):
 
         for i, width in enumerate(self.hidden):
             x = dense(width, self.hidden_bias, f"dense{i + 1}")(x)
-            x = nn.relu(BatchNorm(self.bn_groups, dtype=self.dtype, name=f"norm{i + 1}")(x, train))
+            if self.hidden_norm:
+                x = BatchNorm(self.bn_groups, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
+            x = nn.relu(x)
         x = dense(self.out, self.out_bias, "out")(x)
         if self.out_norm == "none":
             return x

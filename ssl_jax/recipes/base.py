@@ -65,7 +65,8 @@ def fields() -> ConfigDict:
 def _model() -> ConfigDict:
     """The backbone."""
     config = ConfigDict()
-    config.name = "resnet18"  # convnet, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large
+    # convnet, conv4, lenet, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large
+    config.name = "resnet18"
     config.width = 64  # channels of the first stage; 128 is "2x"
     config.stem = "small"  # small (3x3), small_linear (without ReLU) or imagenet (7x7 stride 2, max-pool)
     config.norm = "batch"  # batch, group, layer, none

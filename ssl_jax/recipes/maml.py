@@ -23,4 +23,14 @@ def for_card(card):
     return Layer(method={} if card.weak is None else {"view": card.weak}, optim=ADAM)
 
 
-UNPUBLISHED = {"digits": Recipe(batch_size=8, method={"shots": 1, "queries": 3})}
+UNPUBLISHED = {
+    "digits": Recipe(batch_size=8, method={"shots": 1, "queries": 3}),
+    # 220 updates.
+    "omniglot_small": Recipe(
+        epochs=10,
+        batch_size=16,
+        method={"ways": 5, "shots": 1, "queries": 5},
+        optim={**ADAM, "schedule": "constant"},
+        run={"eval_epochs": 0.0},
+    ),
+}

@@ -4,10 +4,11 @@ from ssl_jax.recipes.cards import CARDS
 from ssl_jax.recipes.layer import Layer, Recipe
 
 RECIPES = {
-    # 60 classes with 5 + 5 images, one episode an update; the rate halves after every 2,000 episodes.
+    # 60 classes with 5 + 5 images, one episode an update; the rate halves after every 2,000 episodes, which are 111
+    # epochs of the small sets. Of all alphabets the authors have .988 with one shot and .997 with five.
     "omniglot": Recipe(
         source="jakesnell/prototypical-networks, scripts/train/few_shot/run_train.py",
-        epochs=40,
+        epochs=222,
         batch_size=1,
         method={"view": CARDS["omniglot"].weak, "ways": 60, "shots": 5, "queries": 5},
         optim={
@@ -15,7 +16,7 @@ RECIPES = {
             "learning_rate": 1e-3,
             "scaling": "none",
             "schedule": "steps",
-            "milestones": (20, 40),
+            "milestones": (111,),
             "factor": 0.5,
         },
     ),
@@ -30,4 +31,14 @@ def for_card(card):
     return Layer(method={} if card.weak is None else {"view": card.weak}, optim=ADAM)
 
 
-UNPUBLISHED = {"digits": Recipe(batch_size=8, method={"shots": 1, "queries": 3})}
+UNPUBLISHED = {
+    "digits": Recipe(batch_size=8, method={"shots": 1, "queries": 3}),
+    # 600 episodes; each shows 30 classes, so that 60 of them show as many images as there are.
+    "omniglot_small": Recipe(
+        epochs=10,
+        batch_size=1,
+        method={"ways": 30, "shots": 1, "queries": 5},
+        optim={**ADAM, "schedule": "steps", "milestones": (5, 7.5), "factor": 0.5},
+        run={"eval_epochs": 0.0},
+    ),
+}

@@ -6,7 +6,8 @@ between the two lies a gradient reversal layer, which multiplies what comes back
 progress p of training, 2 / (1 + exp(-10 p)) - 1 (sec. 5.2.2). Follows the authors' formulas as tf-dann has them: the
 weight is in the reversal alone, so that the domain classifier learns at full rate. Decisions:
 
-- both halves go through the network together, so that BatchNorm has the statistics of both;
+- both halves go through the network together, so that a backbone's BatchNorm has the statistics of both; the
+  classifiers have none, as the authors', or that of the labels would know the source alone;
 - labels of the target are never read: they are there to measure by.
 """
 
@@ -78,10 +79,13 @@ class DANN(Method):
     def _classifier(self, info: Info) -> nn.Module:
         if not info.num_classes:
             raise UserError("The method dann needs labels, and config.data.source has none: choose labelled data.")
-        return MLP(self.hidden, info.num_classes, dtype=self.backbone.dtype)
+        return self._head(self.hidden, info.num_classes)
 
     def _discriminator(self) -> nn.Module:
-        return MLP(self.domain_hidden, 1, dtype=self.backbone.dtype)
+        return self._head(self.domain_hidden, 1)
+
+    def _head(self, hidden: tuple[int, ...], out: int) -> nn.Module:
+        return MLP(hidden, out, hidden_bias=True, hidden_norm=False, dtype=self.backbone.dtype)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         x = batch["view"]
@@ -119,8 +123,8 @@ class DANN(Method):
         """Class logits [B, C] of normalised images of either domain."""
         width = jax.tree.leaves(params["classifier"])[-1].shape[-1]
         encoded, _ = self.encode(self.variables(params, state), images)
-        classifier = MLP(self.hidden, width, dtype=self.backbone.dtype)
-        logits, _ = apply(classifier, "classifier", params, state["stats"], encoded.pooled, train=False)
+        head = self._head(self.hidden, width)
+        logits, _ = apply(head, "classifier", params, state["stats"], encoded.pooled, train=False)
         return logits.astype(jnp.float32)
 
     def chance(self, info: Info) -> float:

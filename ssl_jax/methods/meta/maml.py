@@ -62,6 +62,7 @@ class MAML(Method):
     shots: int = 1  # images of each class to adapt to
     queries: int = 15  # images of each class that the outer loss is of
     inner_steps: int = 1  # sec. 5.2, Omniglot
+    test_steps: int = 3  # likewise when it is measured, appendix A.1
     inner_rate: float = 0.5  # on a mean over images, learn2learn's for Omniglot
     adapt: str = "all"  # or 'head': ANIL
     first_order: bool = False  # sec. 5.2
@@ -70,8 +71,11 @@ class MAML(Method):
         super().check(height, width, channels)
         if self.adapt not in ("all", "head"):
             raise UserError(f"config.method.adapt is '{self.adapt}': use 'all' (MAML) or 'head' (ANIL).")
-        if self.inner_steps < 1:
-            raise UserError(f"config.method.inner_steps is {self.inner_steps}: the inner loop takes at least one step.")
+        if min(self.inner_steps, self.test_steps) < 1:
+            raise UserError(
+                f"config.method.inner_steps is {self.inner_steps} and test_steps {self.test_steps}: the inner loop "
+                "takes at least one step."
+            )
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
         return Episodes(data.labels, info.batch_size, self.ways, self.shots, self.queries)
@@ -105,7 +109,8 @@ class MAML(Method):
         moves = {
             name: jax.tree.map(lambda _, m=self.adapt == "all" or name == "head": m, p) for name, p in params.items()
         }
-        options: dict[str, Any] = {"steps": self.inner_steps, "rate": self.inner_rate, "first_order": self.first_order}
+        steps = self.inner_steps if train else self.test_steps
+        options: dict[str, Any] = {"steps": steps, "rate": self.inner_rate, "first_order": self.first_order}
         after = adapted(inner, params, moves, **options)
         logits, h, moved = self._logits(after, stats, queries, train)
         before = losses.accuracy(self._logits(params, stats, queries, train)[0], answers[1])
