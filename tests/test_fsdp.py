@@ -46,8 +46,11 @@ def updates(run, count: int = 1):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_sharded_step_is_the_step(name):
-    whole, metrics = updates(tiny.run(name, 2))
-    sharded, other = updates(tiny.run(name, 8, **{"mesh.fsdp": 4}))
+    # The gradient of the probe is zero but for rounding for a class that the batch does not have, and half of a batch of
+    # S4L has labels; Adam divides a gradient by its own size.
+    changes = {"batch_size": 128} if name == "s4l" else {}
+    whole, metrics = updates(tiny.run(name, 2, **changes))
+    sharded, other = updates(tiny.run(name, 8, **changes, **{"mesh.fsdp": 4}))
     tiny.assert_close(jax.device_get(sharded), jax.device_get(whole), 1e-4)
     np.testing.assert_allclose(other["loss"], metrics["loss"], rtol=1e-5)
     first = jax.devices()[0]

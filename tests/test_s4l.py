@@ -1,4 +1,4 @@
-"""S4L: which labels are used, its triplets, and the supervised baseline that it is without its second term."""
+"""S4L: which labels are used, its losses and its triplets."""
 
 import dataclasses
 import functools
@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import tiny
 from tiny import generator
 
 from ssl_jax import dist, models
 from ssl_jax.methods import build, contract
-from ssl_jax.methods.combine.supervised import Supervised
 from ssl_jax.methods.pretext.rotation import rotations
 from ssl_jax.methods.semi import s4l
+from ssl_jax.methods.shared.few_labels import labelled_rows
 from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
 
@@ -22,13 +23,31 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.mark.fast
-def test_a_fraction_of_the_labels_is_used_always_the_same():
-    known = s4l.labelled(1000, 0.1)
-    assert known.dtype == bool and known.sum() == 100
-    np.testing.assert_array_equal(s4l.labelled.__wrapped__(1000, 0.1), known)
-    assert s4l.labelled(1000, 0.2)[known].all()  # more labels are these and others
-    assert s4l.labelled(10, 0.001).sum() == 1 and s4l.labelled(7, 1.0).all()
-    assert 20 < known[:500].sum() < 80  # images come sorted by class
+def test_a_fraction_of_the_labels_of_each_class_is_used_always_the_same():
+    labels = np.repeat(np.arange(10), 100)
+    rows = labelled_rows(labels, 0.1)
+    np.testing.assert_array_equal(np.bincount(labels[rows]), np.full(10, 10))
+    np.testing.assert_array_equal(labelled_rows(labels, 0.1), rows)
+    assert set(rows) < set(labelled_rows(labels, 0.2))  # more labels are these and others
+    assert any(np.diff(rows[:10]) > 1)  # drawn, not the first
+    assert len(labelled_rows(labels, 0.001)) == 10  # at least one of each
+    np.testing.assert_array_equal(labelled_rows(labels, 1.0), np.arange(1000))
+    unknown = np.where(np.arange(1000) % 2, labels, -1)
+    assert (unknown[labelled_rows(unknown, 0.1)] >= 0).all() and len(labelled_rows(unknown, 0.1)) == 50
+    assert len(labelled_rows(np.full(10, -1), 0.5)) == 0
+
+
+@pytest.mark.fast
+def test_half_of_a_batch_is_labelled():
+    run = tiny.run("s4l")
+    rows = run.sampler(0, 3)
+    assert {name: len(x) for name, x in rows.items()} == {"labelled": 8, "unlabelled": 8}
+    assert set(rows["labelled"]) <= set(labelled_rows(run.train.labels, 0.1))
+    assert run.info.steps_per_epoch == -(-len(run.train.images) // 8)
+    epoch = np.concatenate([run.sampler(0, step)["unlabelled"] for step in range(run.info.steps_per_epoch)])
+    assert set(epoch) == set(range(len(run.train.images)))
+    with pytest.raises(UserError, match="make it even"):
+        tiny.run("s4l", batch_size=15)
 
 
 batch_hard = jax.jit(s4l.batch_hard)
@@ -82,47 +101,55 @@ def test_hard_triplets_are_those_of_the_global_batch(devices):
     )
 
 
-def test_without_the_second_term_it_is_the_supervised_baseline():
-    """Loss, gradient and statistics are those of `supervised` on the same rotations, with the other labels unknown."""
-    run = tiny.compiled("s4l")[0]
-    ts, batch = tiny.fresh(run), tiny.batch_of(run, 32)
-    baseline = dataclasses.replace(run.method, weight=0.0)
-    together = jax.jit(jax.value_and_grad(tiny.loss_function(run, baseline), has_aux=True))
-    (loss, (state, metrics)), grads = together(ts.params, ts.state, batch)
-    known = s4l.labelled(run.info.num_examples, 0.1)[:32]
-    assert 0 < known.sum() < 16
-    labels = jnp.where(known, batch["label"], -1)
-    turned = rotations(batch["view1"]).reshape(-1, *batch["view1"].shape[1:])
-    position = jnp.arange(4 * 32)
-    rows = {"view": turned, "label": jnp.repeat(labels, 4), "index": position, "position": position}
-    supervised = Supervised(backbone=run.method.backbone)
-    own = {name: ts.params[name] for name in ("backbone", "classifier")}
-    stats = {name: ts.state["stats"][name] for name in own}
-    alone = jax.jit(jax.value_and_grad(tiny.loss_function(run, supervised), has_aux=True))
-    (wanted, (wanted_state, wanted_metrics)), wanted_grads = alone(own, {"stats": stats}, rows)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
-    np.testing.assert_allclose(metrics["label_top1"], wanted_metrics["supervised_top1"], rtol=1e-6)
-    tiny.assert_close({name: grads[name] for name in own}, wanted_grads, 1e-5)
-    tiny.assert_close({name: state["stats"][name] for name in own}, wanted_state["stats"], 1e-6)
+def losses_of(name, **changes):
+    """Value and gradient of a method's loss on a batch of 32, compiled, with its state and the batch."""
+    run = tiny.run(name, batch_size=32, **changes)
+    ts, batch = run.init(), tiny.batch_of(run, 32)
+    return run, ts, batch, jax.jit(jax.value_and_grad(tiny.loss_function(run), has_aux=True))
+
+
+def test_the_loss_is_the_authors():
+    """Cross-entropy over the labelled half's rotations, and the mean of the rotation losses of the halves."""
+    run, ts, batch, together = losses_of("s4l")
+    (loss, (_, metrics)), _ = together(ts.params, ts.state, batch)
+    halves = batch["labelled"]["view1"], batch["unlabelled"]["view1"]
+    turned = [rotations(images).reshape(-1, *run.train.image_shape) for images in halves]
+    variables = {"params": ts.params["backbone"], "batch_stats": ts.state["stats"]["backbone"]}
+
+    def features(x):
+        return run.method.backbone.apply(variables, x, train=True, mutable=["batch_stats"])[0]
+
+    h = jax.vmap(features, axis_name=dist.AXIS)(jnp.concatenate(turned)[None])[0]
+
+    def cross_entropy(head, rows, labels):
+        head = head["linear"]
+        logits = np.asarray(h, np.float64)[rows] @ np.asarray(head["kernel"], np.float64) + np.asarray(head["bias"])
+        return np.mean(scipy.special.logsumexp(logits, 1) - logits[np.arange(len(logits)), labels])
+
+    count = len(turned[0])
+    first, second = slice(0, count), slice(count, None)
+    labels = np.repeat(np.asarray(batch["labelled"]["label"]), 4)
+    turns = np.tile(np.arange(4), count // 4)
+    label_loss = cross_entropy(ts.params["classifier"], first, labels)
+    rotation = [cross_entropy(ts.params["rotation"], rows, turns) for rows in (first, second)]
+    np.testing.assert_allclose(metrics["label_loss"], label_loss, rtol=1e-5)
+    np.testing.assert_allclose(loss, label_loss + np.mean(rotation), rtol=1e-5)
+    # Without the second term its head does not learn.
+    weightless = dataclasses.replace(run.method, weight=0.0)
+    grads = jax.jit(jax.grad(tiny.loss_function(run, weightless), has_aux=True))(ts.params, ts.state, batch)[0]
     assert not any(np.any(x) for x in jax.tree.leaves(grads["rotation"]))
-    # Labels that are not to be known change nothing; a known one does.
-    full = jax.jit(tiny.loss_function(run))
-    once = float(full(ts.params, ts.state, batch)[0])
-    others = {**batch, "label": jnp.where(known, batch["label"], 9 - batch["label"])}
-    assert float(full(ts.params, ts.state, others)[0]) == once
-    assert float(full(ts.params, ts.state, {**batch, "label": 9 - batch["label"]})[0]) != once
-    # The class that is most frequent among those of the other half of the batch, counted by hand.
-    own, even = np.asarray(batch["label"])[known], np.flatnonzero(known) % 2 == 0
-    modes = [np.bincount(own[half]).argmax() for half in (~even, even)]
-    wanted = np.mean(np.where(even, own == modes[0], own == modes[1]))
-    np.testing.assert_allclose(metrics["label_top1/chance"], wanted, rtol=1e-6)
+    assert any(np.any(x) for x in jax.tree.leaves(grads["classifier"]))
 
 
-def test_a_batch_without_labels_learns_the_task_alone():
-    run = tiny.compiled("s4l")[0]
-    ts, batch = tiny.fresh(run), tiny.batch_of(run, 32)
-    _, (_, metrics) = jax.jit(tiny.loss_function(run))(ts.params, ts.state, {**batch, "label": jnp.full(32, -1)})
-    assert float(metrics["label_loss"]) == 0.0 and np.isfinite(float(metrics["label_top1/chance"]))
+def test_labels_of_the_unlabelled_half_are_not_seen():
+    _, ts, batch, together = losses_of("s4l")
+    once = float(together(ts.params, ts.state, batch)[0][0])
+
+    def other(part):
+        return batch | {part: batch[part] | {"label": 9 - batch[part]["label"]}}
+
+    assert float(together(ts.params, ts.state, other("unlabelled"))[0][0]) == once
+    assert float(together(ts.params, ts.state, other("labelled"))[0][0]) != once
 
 
 @functools.cache
@@ -136,10 +163,11 @@ def test_exemplar_averages_over_copies():
     assert list(run.method.views()) == ["view1", "view2", "view3"]
     ts, batch = run.init(), tiny.batch_of(run, 16)
     assert ts.params["exemplar"]["out"]["kernel"].shape[1] == 16
-    loss, (_, metrics) = jax.jit(tiny.loss_function(run))(ts.params, ts.state, batch)
+    together = jax.jit(tiny.loss_function(run))
+    loss, (_, metrics) = together(ts.params, ts.state, batch)
     assert np.isfinite(loss) and 0 <= float(metrics["exemplar_top1"]) <= 1
-    swapped = {**batch, "view1": batch["view3"], "view3": batch["view1"]}
-    np.testing.assert_allclose(jax.jit(tiny.loss_function(run))(ts.params, ts.state, swapped)[0], loss, rtol=1e-5)
+    swapped = {name: part | {"view1": part["view3"], "view3": part["view1"]} for name, part in batch.items()}
+    np.testing.assert_allclose(together(ts.params, ts.state, swapped)[0], loss, rtol=1e-5)
     info = contract.Info(10, 2, 5, 5, 10)
     assert run.method.chance(info) == pytest.approx(np.log(10) + np.log(2))
     assert run.method.best(info) == pytest.approx(np.log1p(np.exp(-(2**0.5))))
@@ -148,9 +176,10 @@ def test_exemplar_averages_over_copies():
 def test_pictures():
     run = tiny.compiled("s4l")[0]
     ts = tiny.fresh(run)
-    (picture,) = run.method.pictures(ts.params, ts.state, tiny.batch_of(run, 16), rng=jax.random.key(0))
+    batch = tiny.batch_of(run, 16)
+    (picture,) = run.method.pictures(ts.params, ts.state, batch, rng=jax.random.key(0))
     tiny.assert_picture(picture)
-    assert picture.captions[0][0].startswith(f"class {run.train.labels[0]}, network: ")
+    assert picture.captions[0][0].startswith(f"class {batch['labelled']['label'][0]}, network: ")
 
 
 @pytest.mark.fast

@@ -1,26 +1,24 @@
 """S4L: self-supervised semi-supervised learning.
 
 Zhai, Oliver, Kolesnikov, Beyer 2019 (arXiv 1905.03670). The cross-entropy on the labels that are known, plus w times a
-self-supervised loss on all images, on one backbone (eq. 1). Follows the authors' code (google-research/s4l):
-S4L-Rotation averages the cross-entropy of a labelled image over its four rotations, S4L-Exemplar over its copies.
-Decisions:
+self-supervised loss on all images, on one backbone (eq. 1). A batch is half labelled and half unlabelled images.
+S4L-Rotation averages the cross-entropy of a labelled image over its four rotations, S4L-Exemplar over its copies; the
+self-supervised loss is the mean of those of the two halves. Both go through the network together. Follows the authors'
+code (google-research/s4l: rotation.py, exemplar.py, utils.py). Decisions:
 
-- which labels are known is drawn once by the image's number, the same in every run, without regard to classes;
-- a batch is drawn from all images, and labelled rows are those it happens to have, where the authors join a batch of
-  labelled and one of unlabelled images: so epochs count all images, an image is labelled or not, never both, and a
-  tenth of the labels weighs as a tenth of the rows, not as half of them; of micro-batches (config.accumulate) each
-  takes the mean over its own labelled rows, and they weigh alike, however many those are;
-- the triplets of S4L-Exemplar have an embedding of their own beside the classifier;
+- which labels are known is drawn once, the same share of each class, where the authors have a list of files;
+- unlabelled images are all training images, the labelled ones too, as the authors' are;
+- an epoch is a pass over all images, where the authors count passes over the labelled ones;
+- the triplets of S4L-Exemplar have an embedding of their own beside the classifier, and are looked for within a half;
 - the backbone is this package's ResNet ("v1.5"), where theirs is ResNet-50 v2;
 - left out: MOAM (rotation with VAT and entropy minimisation), the recipe for 1 % of the labels, and the average over
   four rotations of an image that is evaluated, which gives their figures half a point.
 
 With w = 0 it is the supervised baseline on those labels, in the same views, but for BatchNorm, whose statistics are
-still of all rows (the authors' baseline for 10 % of the labels has SGD at .1 N / 256 and weight decay 1e-3).
+still of both halves (the authors' baseline for 10 % of the labels has SGD at .1 N / 256 and weight decay 1e-3).
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -31,9 +29,12 @@ import numpy as np
 
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.combine.supervised import Classifier, known_cross_entropy
+from ssl_jax.data.dataset import Dataset
+from ssl_jax.data.samplers import Joined, Sampler
+from ssl_jax.methods.combine.supervised import Classifier
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.rotation import rotations
+from ssl_jax.methods.shared.few_labels import labelled_rows
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -77,22 +78,6 @@ def batch_hard(z: jax.Array, labels: jax.Array, axis_name: str | None = None) ->
     return jax.nn.softplus(furthest - nearest).mean(), jnp.mean(furthest < nearest, dtype=jnp.float32)
 
 
-@functools.cache
-def labelled(num_examples: int, fraction: float) -> np.ndarray:
-    """Which images' labels are known: a fraction of them, the same in every run.
-
-    Args:
-      num_examples: M, training images.
-      fraction: of them, rounded to whole images, at least one.
-
-    Returns:
-      bool [M].
-    """
-    count = max(1, round(fraction * num_examples))
-    # A generator whose stream NumPy keeps as it is.
-    return np.random.RandomState(0).permutation(num_examples) < count
-
-
 @dataclasses.dataclass(frozen=True)
 class S4L(Method):
     """Supervised on a fraction of the labels, self-supervised on all images."""
@@ -104,7 +89,7 @@ class S4L(Method):
     copies: int = 1  # views of each image in a batch; exemplar has 8, sec. 4.1
     embedding: int = 1000  # width of exemplar's embedding, the authors' code
     weight: float = 1.0  # w of the self-supervised loss, eq. 1
-    label_fraction: float = 0.1  # of the training images whose labels are used
+    label_fraction: float = 0.1  # of the training images of each class whose labels are used
 
     def views(self) -> dict[str, View]:
         return {f"view{i + 1}": self.view for i in range(self.copies)}
@@ -121,6 +106,13 @@ class S4L(Method):
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"config.method.label_fraction is {self.label_fraction}: it is above 0 and at most 1.")
 
+    def sampler(self, data: Dataset, info: Info) -> Sampler:
+        half = info.batch_size // 2
+        if info.batch_size % 2:
+            raise UserError(f"config.batch_size is {info.batch_size}: half of it are labelled images, make it even.")
+        rows = {"labelled": labelled_rows(data.labels, self.label_fraction), "unlabelled": np.arange(len(data.images))}
+        return Joined(rows, dict.fromkeys(rows, half))
+
     def _head(self) -> nn.Module:
         return Classifier(4) if self.task == "rotation" else MLP((), self.embedding, dtype=self.backbone.dtype)
 
@@ -136,45 +128,43 @@ class S4L(Method):
         more, none = initialise({self.task: self._head()}, jax.random.fold_in(rng, 2), jnp.zeros((1, width)))
         return params | more, {"stats": stats | none}
 
-    def _images(self, batch: Batch) -> jax.Array:
-        """All views [n K, H, W, C] of this replica's rows; those of an image are neighbours."""
+    def _images(self, part: Batch) -> jax.Array:
+        """All views [n K, H, W, C] of one half of this replica's rows; those of an image are neighbours."""
         # So that BatchNorm groups of the global batch hold whole images.
-        x = jnp.stack([batch[name] for name in self.views()], 1)
+        x = jnp.stack([part[name] for name in self.views()], 1)
         x = x.reshape(-1, *x.shape[2:])
         return rotations(x).reshape(-1, *x.shape[1:]) if self.task == "rotation" else x
 
-    def _known(self, batch: Batch, info: Info) -> jax.Array:
-        """Labels [n], -1 where they are not to be known."""
-        if "index" not in batch:  # not training images: all their labels are there to measure by
-            return batch["label"]
-        known = jnp.asarray(labelled(info.num_examples, self.label_fraction))[batch["index"]]
-        return jnp.where(known, batch["label"], -1)
-
-    def _self_supervised(self, y: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array, float]:
-        """Loss and accuracy of the head's outputs [n K, D] for images numbered [n K], and what a guess is worth."""
+    def _self_supervised(self, y: jax.Array, part: Batch) -> tuple[jax.Array, jax.Array]:
+        """Loss and accuracy of the head's outputs [n K, D] for one half of the batch."""
         if self.task == "exemplar":
-            return *batch_hard(y, images, dist.AXIS), 0.0  # equal distances count as wrong
+            images = part.get("index", part["position"])
+            return batch_hard(y, jnp.repeat(images, len(y) // len(images)), dist.AXIS)
         turns = jnp.tile(jnp.arange(4), len(y) // 4)
-        return losses.cross_entropy(y, turns), losses.accuracy(y, turns), 1 / 4
+        return losses.cross_entropy(y, turns), losses.accuracy(y, turns)
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
-        x, labels = self._images(batch), self._known(batch, info)
-        times = len(x) // len(labels)
+        del rng, step
+        parts = batch["labelled"], batch["unlabelled"]
+        images = [self._images(part) for part in parts]
+        x, count, labels = jnp.concatenate(images), len(images[0]), batch["labelled"]["label"]
+        times = count // len(labels)
         h, stats = apply(self.backbone, "backbone", params, state["stats"], x, train=train)
-        logits, stats = apply(self._classifier(info), "classifier", params, stats, h, train=train)
+        logits, stats = apply(self._classifier(info), "classifier", params, stats, h[:count], train=train)
         y, stats = apply(self._head(), self.task, params, stats, h, train=train)
-        supervised, label_top1 = known_cross_entropy(logits, jnp.repeat(labels, times))
-        self_supervised, task_top1, guess = self._self_supervised(
-            y, jnp.repeat(batch.get("index", batch["position"]), times)
-        )
-        guessed = losses.guess_accuracy(labels, batch["position"], info.num_classes, dist.AXIS)
+        known = jnp.repeat(labels, times)
+        label_loss, label_top1 = losses.cross_entropy(logits, known), losses.accuracy(logits, known)
+        tasks = [self._self_supervised(own, part) for own, part in zip((y[:count], y[count:]), parts, strict=True)]
+        task_loss, task_top1 = (sum(values) / len(parts) for values in zip(*tasks, strict=True))
+        guess = 1 / 4 if self.task == "rotation" else 0.0  # equal distances count as wrong
         metrics = {
-            "label_loss": Metric(supervised, kind="loss"),
-            "label_top1": Metric(label_top1, guessed),
+            "label_loss": Metric(label_loss, math.log(info.num_classes), kind="loss"),
+            "label_top1": Metric(label_top1, 1 / info.num_classes),
             f"{self.task}_top1": Metric(task_top1, guess),
         }
-        aux = Aux(metrics, jax.lax.stop_gradient(h[::times]))
-        return supervised + self.weight * self_supervised, ({"stats": stats}, aux)
+        # The probe learns from the labels that are known.
+        aux = Aux(metrics, jax.lax.stop_gradient(h[:count:times]), labels)
+        return label_loss + self.weight * task_loss, ({"stats": stats}, aux)
 
     def predict(self, params, state, images):
         encoded, _ = self.encode(self.variables(params, state), images)
@@ -183,7 +173,8 @@ class S4L(Method):
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Images with their class and the network's."""
-        images, labels = batch["view1"][:8], np.asarray(batch["label"])[:8]
+        known = batch["labelled"]
+        images, labels = known["view1"][:8], np.asarray(known["label"])[:8]
         answers = np.argmax(self.predict(params, state, images), -1)
         captions = tuple((f"class {k}, network: {a}",) for k, a in zip(labels, answers, strict=True))
         shown = np.asarray(pixels(self.view, images).clip(0, 1))[:, None]
