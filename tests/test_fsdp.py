@@ -46,7 +46,7 @@ def updates(run, count: int = 1):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_sharded_step_is_the_step(name):
-    # The gradient of the probe is zero but for rounding for a class that the batch does not have, and half of a batch of
+    # The gradient of the probe is zero but for rounding for a class that the batch lacks, and half of a batch of
     # S4L has labels; Adam divides a gradient by its own size.
     changes = {"batch_size": 128} if name == "s4l" else {}
     whole, metrics = updates(tiny.run(name, 2, **changes))
