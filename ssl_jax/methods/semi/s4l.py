@@ -138,7 +138,7 @@ class S4L(Method):
     def _self_supervised(self, y: jax.Array, part: Batch) -> tuple[jax.Array, jax.Array]:
         """Loss and accuracy of the head's outputs [n K, D] for one half of the batch."""
         if self.task == "exemplar":
-            images = part.get("index", part["position"])
+            images = part["index"] if "index" in part else part["position"]
             return batch_hard(y, jnp.repeat(images, len(y) // len(images)), dist.AXIS)
         turns = jnp.tile(jnp.arange(4), len(y) // 4)
         return losses.cross_entropy(y, turns), losses.accuracy(y, turns)
