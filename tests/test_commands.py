@@ -8,11 +8,13 @@ import subprocess
 import sys
 import zipfile
 
+import numpy as np
+from PIL import Image
 import pytest
 
 import ssl_jax
 from ssl_jax import __main__ as commands
-from ssl_jax import command_line, recipes
+from ssl_jax import command_line, models, recipes
 from ssl_jax.evals import find
 from ssl_jax.methods import build
 from ssl_jax.recipes import table
@@ -285,6 +287,46 @@ def test_a_folder_configs_of_the_users_own_does_not_matter(own):
     ):
         result = python("-m", *command, folder=own)
         assert result.returncode == 0, result.stderr
+
+
+# --- a folder of photographs as a preset
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Forty images of several sizes in two classes."""
+    folder = tmp_path_factory.mktemp("photographs")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        (folder / "ab"[i % 2]).mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30 + i, 45, 3), np.uint8)).save(folder / "ab"[i % 2] / f"{i}.png")
+    return folder
+
+
+@pytest.mark.fast
+def test_batch_and_epochs_fit_the_number_of_photographs(photographs, tmp_path):
+    config = command_line.load(f"simclr:folder:{photographs}")
+    assert (config.batch_size, config.epochs, config.data.size) == (32, 200, 96)
+    (tmp_path / "few").mkdir()
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (9, 9)).save(tmp_path / "few" / f"{name}.png")
+    with pytest.raises(UserError, match="has 3 training images: at least 8 are needed"):
+        command_line.load(f"simclr:folder:{tmp_path}/few")
+    with pytest.raises(UserError, match="nowhere"):
+        command_line.load("simclr:folder:nowhere")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("method", [name for name in build.names() if name not in ("dann", "shuffle_and_learn")])
+def test_photographs_are_a_preset_of_every_method(photographs, method):
+    config = command_line.load(f"{method}:folder:{photographs}")
+    build.method(config.method, models.from_config(config.model)).check(96, 96, 3)
+
+
+def test_photographs_are_trained_on(photographs, tmp_path):
+    small = ("--config.epochs=1", "--config.model.width=4", "--config.batch_size=16")
+    result = python("-m", "ssl_jax", "train", f"simclr:folder:{photographs}", "run", *small, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 # --- the wheel

@@ -1,5 +1,7 @@
 """One training card a data set: its source, the backbone, the epochs, and how its images are augmented.
 
+A folder of the user's own photographs is a preset as well, `folder:PATH`.
+
 A card makes presets of all methods: where a method has no recipe for it, `defaults.py` and the method's own file here
 derive one. A new data set of small images needs no card here: a file in `ssl_jax/data/sources` with the facts (its
 `CARD`) is enough, and its name is a preset of all methods, with the backbone and the epochs of `Card` and
@@ -14,7 +16,7 @@ from typing import Any
 
 from ssl_jax import data
 from ssl_jax.augment import recipes
-from ssl_jax.augment.view import View
+from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD, View
 from ssl_jax.recipes.layer import Fields, Layer
 from ssl_jax.runtime.errors import UserError
 
@@ -65,13 +67,46 @@ def small_images(source: str, facts: data.Card | None = None, **changes: Any) ->
     return Card(source=source, side=facts.side, channels=len(facts.mean), **(usual | changes))
 
 
+_SEEN = 100_000  # images times epochs of a run on own photographs
+_SIDE = 96  # of own photographs, pixels
+_FEWEST = 8
+
+
+def photographs(source: str) -> Card:
+    """A card of the user's own photographs: batch size and epochs fit their number.
+
+    Args:
+      source: folder:PATH.
+
+    Raises:
+      UserError: if there are no images, or fewer than make a batch.
+    """
+    count = len(data.load(source, "train", stream=True)) if "train" in data.splits(source) else 0
+    if count < _FEWEST:
+        raise UserError(f"{source} has {count} training images: at least {_FEWEST} are needed.")
+    epochs = min(max(round(_SEEN / count), 10), 200)
+    every = max(epochs / 10, 1.0)  # epochs between evaluations, and between checkpoints
+    return small_images(
+        source,
+        data.Card(side=_SIDE, mean=IMAGENET_MEAN, std=IMAGENET_STD, mirrors=True),
+        epochs=epochs,
+        batch_size=1 << (min(count, 256).bit_length() - 1),
+        data={"size": _SIDE},
+        model={"width": 32, "stem": "imagenet"},
+        eval={"knn_k": 20},
+        run={"eval_epochs": every, "save_epochs": every},
+    )
+
+
 def find(name: str) -> Card:
-    """The card of a preset: the one below, or one that is derived from the facts of the data source of that name.
+    """The card of a preset: the one below, or one that is derived from the data source of that name.
 
     Raises:
       UserError: if there is neither.
     """
-    return CARDS.get(name) or small_images(name)
+    if name in CARDS:
+        return CARDS[name]
+    return photographs(name) if name.partition(":")[0] == "folder" else small_images(name)
 
 
 # SGD on all parameters, cosine stepped per epoch, as lightly's CIFAR-10 benchmark has it: 0.06 times N / 128.
