@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ssl_jax" / "__init__.py").read_text())[1]
+DOCS = ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"]
 
 setup(
     name="ssl_jax",
@@ -14,8 +15,25 @@ setup(
     description="Self-supervised learning of image representations in JAX and Flax",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    author="The ssl_jax contributors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="self-supervised learning, representation learning, contrastive learning, pretraining, JAX, Flax, TPU",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["ssl_jax*"]),
+    package_data={"ssl_jax": ["py.typed"]},
     entry_points={"console_scripts": ["ssl_jax = ssl_jax.__main__:main"]},
     install_requires=[
         "absl-py",
@@ -50,7 +68,9 @@ setup(
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
         # Weights in safetensors files, and as ONNX graphs.
         "export": ["onnx>=1.16", "safetensors>=0.4"],
+        "docs": DOCS,
         "test": [
+            *DOCS,
             *("mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"),
             *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"),
             *("ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"),

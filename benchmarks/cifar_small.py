@@ -4,8 +4,8 @@ Trains the `cifar10_small` preset of every method (or of those named; multitask 
 `multitask+colorization+context_prediction`) and measures it after 5 epochs of the schedule, or after each of --epochs:
 the method's own measure on held-out images, kNN, a linear probe of each residual stage and few labels, each beside the
 untrained backbone. Fields of the config may follow (--config.FIELD=VALUE). Every row is a line of
-docs/cifar_small.jsonl and is measured no second time; the table is the README's. A run that was interrupted goes on
-from its last checkpoint in the folder --runs.
+docs/cifar_small.jsonl and is measured no second time; docs/results.md has the tables. A run that was interrupted
+resumes from its last checkpoint in the folder --runs.
 """
 
 import argparse
@@ -15,27 +15,19 @@ import re
 import subprocess
 import sys
 import time
-from typing import Any
 
 import jax
 import joblib
-import numpy as np
+import results
+from results import ROWS, rows
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ssl_jax.methods import build
-from ssl_jax.workdir import results as stored
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ROWS, README = ROOT / "docs" / "cifar_small.jsonl", ROOT / "README.md"
 EVALS = "pretext,knn,layers,few_label"
 KEPT = re.compile(r"pretext/|knn/top1|layers/\d/top1|few_label/\w+/[a-z]+$")  # of the results
-BEGIN, END = "<!-- python benchmarks/cifar_small.py writes from here -->\n", "<!-- to here -->\n"
-
-
-def rows() -> list[dict[str, Any]]:
-    """The rows measured so far."""
-    return [json.loads(line) for line in ROWS.read_text().splitlines()] if ROWS.exists() else []
 
 
 def command(module: str, *arguments: str) -> None:
@@ -66,7 +58,7 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
         if workdir.exists():
             clock.write_text(str(seconds))
     command("evaluate", f"--workdir={workdir}", f"--evals={EVALS}")
-    results = json.loads((workdir / "results.json").read_text())
+    found = json.loads((workdir / "results.json").read_text())
     curve = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -79,56 +71,11 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
         "data": pathlib.Path(data).name if data else "cifar10",
         "minutes": round(seconds / 60, 1),
         "knn_online": {f"{entry['epoch']:g}": entry["knn/top1"] for entry in curve if "knn/top1" in entry},
-        "results": {n: round(x, 4) for n, x in results.items() if KEPT.match(n) and isinstance(x, float)},
+        "results": {n: round(x, 4) for n, x in found.items() if KEPT.match(n) and isinstance(x, float)},
     }
-    row["results"]["measures"] = {n: told for n, told in results["measures"].items() if n in row["results"]}
+    row["results"]["measures"] = {n: told for n, told in found["measures"].items() if n in row["results"]}
     with ROWS.open("a") as file:
         file.write(json.dumps(row) + "\n")
-
-
-def table(measured: list[dict[str, Any]]) -> list[str]:
-    """The rows as lines of a Markdown table, with what any of them says of raw pixels as the first."""
-    head = ["method", "epochs", "kNN", *(f"stage {n}" for n in (1, 2, 3, 4)), "1 label", "10 labels"]
-    head += ["its own measure", "minutes", "seed", "commit"]
-    lines = [head, ["---"] * len(head)]
-
-    def percent(results: dict[str, float], name: str, before: str) -> str:
-        return f"{100 * results[name]:.1f} ({100 * results[before]:.1f})"
-
-    if measured:
-        r = measured[0]["results"]
-        numbers = [f"{100 * r[f'few_label/{count}/pixels']:.1f}" for count in (1, 10)]
-        lines.append(["raw pixels", "", f"{100 * r['knn/top1_pixels']:.1f}", *[""] * 4, *numbers, *[""] * 4])
-    for row in sorted(measured, key=lambda row: (row["epoch"], row["method"], row["seed"], row["flags"])):
-        r = row["results"]
-        names = ["knn/top1", *(f"layers/{n}/top1" for n in (1, 2, 3, 4))]
-        few = [f"few_label/{count}/" for count in (1, 10)]
-        cells = [", ".join([row["method"], *row["flags"]]), str(row["epoch"])]
-        cells += [percent(r, name, f"{name}_untrained") for name in names]
-        cells += [percent(r, f"{name}pretrained", f"{name}untrained") for name in few]
-        lines.append([*cells, own_measure(r), str(row["minutes"]), str(row["seed"]), row["commit"]])
-    return [f"| {' | '.join(cells)} |" for cells in lines]
-
-
-def write_table() -> None:
-    """Puts the table into the README, in place of the one that is there."""
-    before, rest = README.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    README.write_text(before + BEGIN + "".join(line + "\n" for line in table(rows())) + END + after)
-
-
-def own_measure(results: dict[str, Any]) -> str:
-    """What the method's own task gives that has an answer by chance, beside that and the untrained network's."""
-    found = {(r.measure, r.of): r for r in stored.numbers(results) if r.measure.startswith("pretext/")}
-    told = []
-    for (measure, of), r in found.items():
-        if of != "pretrained" or r.chance is None or measure == "pretext/loss":
-            continue
-        name, untrained = measure.removeprefix("pretext/"), found[measure, "untrained"].value
-        told.append(f"{name} {r.value:.3g} (untrained {untrained:.3g}, chance {r.chance:.3g})")
-        if name.endswith("_mse"):
-            told[-1] += f", {10 * np.log10(r.chance / r.value):+.2f} dB over a mean fill"
-    return "; ".join(told)
 
 
 def main() -> None:
@@ -145,7 +92,7 @@ def main() -> None:
     for method in args.methods or build.names():
         for epoch in sorted(map(int, args.epochs.split(","))):
             measured(method, epoch, args.seed, flags, args.data, args.runs)
-            write_table()
+            results.write()
 
 
 if __name__ == "__main__":

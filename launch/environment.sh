@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # Makes or reuses the virtual environment and installs the package into it. Sourced by local.sh and test.sh.
 #   environment EXTRA      EXTRA: empty, or the extras to install, such as "test"
-# Settings: VENV (default .venv), PYTHON (default: the first of python3 and python3.13 to 3.11 that will do).
+# Settings: VENV (default .venv), PYTHON (default: the first of python3 and python3.13 to 3.11 that will do), NEWEST=1 for
+# the newest versions of all packages instead of those in constraints-PYTHON.txt, with which the tests passed.
 
 find_python() {
   local candidate
@@ -49,11 +50,16 @@ environment() {
     python=$(find_python) || return
     make_venv "$python" || return
   fi
+  local version versions constraint=()
+  version=$("$VENV/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  versions=launch/constraints-$version.txt
+  if [ -z "${NEWEST:-}" ] && [ -e "$versions" ]; then constraint=(--constraint "$versions"); fi
   # Installing again takes seconds, but it asks the network; a stamp tells that nothing has changed.
-  local stamp="$VENV/installed-${extra:-base}"
-  if ! [ "$stamp" -nt setup.py ]; then
+  local stamp="$VENV/installed-${extra:-base}${NEWEST:+-newest}"
+  if ! [ "$stamp" -nt setup.py ] || [ "$versions" -nt "$stamp" ]; then
     echo "Installing ssl_jax${extra:+[$extra]} into $VENV (a few minutes the first time)."
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".${extra:+[$extra]}" || return
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check ${constraint[@]+"${constraint[@]}"} \
+      --editable ".${extra:+[$extra]}" || return
     touch "$stamp"
   fi
 }

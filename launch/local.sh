@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up an environment, pretrains a small backbone on scikit-learn's digits without labels and evaluates it.
 #   bash launch/local.sh [--config.FIELD=VALUE ...]    further arguments go through to ssl_jax.main
-# Settings: VENV and PYTHON, as in environment.sh; WORKDIR (default runs/quickstart).
+# Settings: VENV, PYTHON and NEWEST, as in environment.sh; WORKDIR (default runs/quickstart).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh

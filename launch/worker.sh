@@ -18,8 +18,8 @@ setup() {
   # TPU machines come with Python 3.10; uv fetches a newer one without touching it.
   if ! find_python >/dev/null 2>&1; then
     python3 -m pip install --quiet --user uv
-    PYTHON=$(python3 -m uv python find 3.12 2>/dev/null \
-      || { python3 -m uv python install --quiet 3.12 && python3 -m uv python find 3.12; })
+    PYTHON=$(python3 -m uv python find 3.13 2>/dev/null \
+      || { python3 -m uv python install --quiet 3.13 && python3 -m uv python find 3.13; })
     export PYTHON
   fi
   environment tpu,gcs,tfds

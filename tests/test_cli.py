@@ -255,7 +255,7 @@ def test_help_is_useful(environment):
 def test_evaluate_and_report(finished, capsys):
     assert evaluate.main([f"--workdir={finished}"]) == 0
     printed = capsys.readouterr().out
-    assert "labels a class" in printed and "linear probe" in printed
+    assert "labels per class" in printed and "linear probe" in printed
     results = json.loads((finished / "results.json").read_text())
     for name in ("knn/top1", "knn/top1_untrained", "linear/top1", "linear/top1_untrained"):
         assert 0.2 < results[name] <= 1

@@ -191,7 +191,7 @@ def test_table():
         "all": {"pixels": single, "pretrained": single},
     }
     assert table(results).split("\n") == [
-        "labels a class    | pixels     | pretrained",
+        "labels per class  | pixels     | pretrained",
         "------------------|------------|-------------",
         "1                 | 50.0 ± 1.2 | 100.0 ± 1.2*",
         "all (1400 images) | 98.8       | 98.8",

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -409,6 +410,29 @@ def test_environment_is_made_once_and_anew_when_setup_changes(machine, tmp_path)
     later = time.time() + 5
     os.utime(root / "setup.py", (later, later))
     assert "Installing" in machine.call(*command, cwd=root).stdout
+
+
+@pytest.mark.parametrize("newest", ["", "1"])
+def test_environment_has_the_versions_that_passed_unless_the_newest_are_wanted(machine, tmp_path, newest):
+    root = checkout(machine, tmp_path / "checkout")
+    runs(machine, "python", "3.11")
+    shutil.copy(machine.folder / "python", root / ".venv" / "bin" / "python")
+    machine.call("bash", "-c", ". launch/environment.sh && environment test", cwd=root, NEWEST=newest)
+    constraint = "" if newest else "--constraint launch/constraints-3.11.txt "
+    assert machine.calls[-1].endswith(f"--disable-pip-version-check {constraint}--editable .[test]")
+
+
+@pytest.mark.fast
+def test_constraints_name_what_the_package_needs():
+    """Every requirement of setup.py is pinned, but for extras that the tests do without."""
+    setup = (ROOT / "setup.py").read_text()
+    body = setup.split("install_requires=[")[1].split('"gpu"')[0] + setup.split('"test": [')[1]
+    named = {re.match(r"[\w-]+", line)[0] for line in re.findall(r'"([\w-]+(?:\[[\w\[\]]+\])?(?:>=[^"]*)?)"', body)}
+    for version in ("3.11", "3.13"):
+        text = (LAUNCH / f"constraints-{version}.txt").read_text()
+        pinned = {line.split("==")[0].lower().replace("_", "-") for line in text.splitlines() if "==" in line}
+        assert not (missing := {name for name in named if name.lower().replace("_", "-") not in pinned}), missing
+        assert "/" not in text.replace("launch/constraints.sh", "")
 
 
 @pytest.mark.fast

@@ -16,10 +16,10 @@ from ssl_jax.metrics import logistic
 from ssl_jax.runtime.errors import UserError
 
 # Inverse strength of the L2 penalty at unit scale. Tried on CIFAR-10 with 20,000 images: from 10 to 100 the
-# cells of 1 and 10 labels a class move by at most 1.3 points; with all labels pixels prefer 10 (40.9 instead
+# cells of 1 and 10 labels per class move by at most 1.3 points; with all labels pixels prefer 10 (40.9 instead
 # of 38.7 %, less overfitting) and features of a convolutional network 100 (47.1 instead of 45.1 %).
 _C = 30.0
-# Twenty thousand images of 3072 pixels then take about a minute on two cores; with ten labels a class all
+# Twenty thousand images of 3072 pixels then take about a minute on two cores; with ten labels per class all
 # fits tried needed fewer than a hundred iterations.
 MAX_ITERATIONS = 300
 MAX_IMAGES = 20_000
@@ -35,7 +35,7 @@ def few_label(
     draws: int = 5,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """Measures multinomial logistic regression on `count` labelled images a class, for each representation.
+    """Measures multinomial logistic regression on `count` labelled images per class, for each representation.
 
     Draw number i takes the same labelled images for every representation, and the images of a smaller count
     are among those of a larger one.
@@ -52,7 +52,7 @@ def few_label(
         pretrained. Trailing axes are flattened.
       train_y: [N] integer labels. Rows with -1 are never drawn but count for the centring and scale.
       test_y: [M] integer labels; rows with -1 are dropped.
-      counts: labelled images a class; None for all.
+      counts: labelled images per class; None for all.
       draws: number of draws. For None there is one fit, to all labelled images or, of more than
         `MAX_IMAGES`, to that many drawn at random.
       seed: of the draws.
@@ -126,7 +126,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """
     done = {count: row for count, row in results.items() if "skipped" not in row}
     names = list(next(iter(done.values()), {}))
-    lines = [["labels a class", *names]]
+    lines = [["labels per class", *names]]
     lines += [[_label(count, row), *(_cell(row[name]) for name in names)] for count, row in done.items()]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [" | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]

@@ -35,7 +35,7 @@ def few_shot(
       x: [N, D] features of images that played no part in `centre`.
       labels: [N] integers, -1 where unknown. Classes of fewer than shots + queries images take no part.
       ways: classes in an episode.
-      shots: labelled images a class.
+      shots: labelled images per class.
       centre: [D] what is subtracted: the mean of the training features.
       queries: scored images a class.
       episodes: number of episodes.

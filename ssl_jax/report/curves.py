@@ -29,7 +29,7 @@ _HEALTH = ("feature_std", "rankme", "alignment", "uniformity")
 # Drawn dashed beside what they are compared with, by the end of their names; earlier versions wrote `_baseline`.
 _COMPANIONS = {"/chance": "chance", "_baseline": "chance", "_healthy": "healthy"}
 _LABELS_AXIS = {
-    "few_label": "labelled images a class",
+    "few_label": "labelled images per class",
     "label_curve": "labels, % of the training set",
     "fine_tune": "labels, % of the training set",
 }
