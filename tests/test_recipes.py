@@ -206,7 +206,7 @@ def test_what_cannot_be_says_why():
         ("simclr", "cifar1O", "Did you mean 'cifar10'"),
         ("simclr", "cifar10+rotation", "--config=multitask:cifar10+simclr+rotation"),
         ("simclear", "cifar10", "Did you mean 'simclr'"),
-        ("simclr", "folder:boats", "There are no presets for the data source 'folder:boats'"),
+        ("simclr", "folder:boats", "boats: no such folder or archive"),
         ("simclr", "davis", "its card must say mean, std and side, 128 pixels at most"),
         ("simclr", "tfds:imagenet2012", "There are no presets for the data source"),
     ):
