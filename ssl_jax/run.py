@@ -17,7 +17,8 @@ from ssl_jax.augment.view import View
 from ssl_jax.data import cutter, loader, record, samplers, train_test
 from ssl_jax.data.samplers import Sampler
 from ssl_jax.methods import build
-from ssl_jax.methods.contract import Info, Method
+from ssl_jax.methods.contract import Info, Method, Variables
+from ssl_jax.models.parts import starting_from
 from ssl_jax.runtime import processes
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState, specs
@@ -36,7 +37,7 @@ class Run:
     sampler: Sampler
     optimizer: optax.GradientTransformation
     schedules: dict[str, optim.Schedule]
-    init: Callable[[], TrainState]
+    init: Callable[..., TrainState]  # of nothing, or of the variables that the backbone starts from
 
     @property
     def eval_view(self) -> View:
@@ -92,8 +93,9 @@ def prepare(
     labels = method.groups(shapes[0])
     optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
 
-    def init() -> TrainState:
-        params, state = _init_method(method, config, channels, info)
+    def init(given: Variables | None = None) -> TrainState:
+        with starting_from(given):
+            params, state = _init_method(method, config, channels, info)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             rng=jax.random.key_data(jax.random.key(config.seed)),

@@ -24,6 +24,7 @@ from ssl_jax.runtime import modules, processes
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
 from ssl_jax.step import mapped_step, mapped_steps
+from ssl_jax.weights import start as starting
 from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import images as stored_images
 from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
@@ -97,16 +98,24 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
         stored_config.store(workdir, config)
         stored_images.store(workdir, run.images)
     checkpoints = Checkpoints(workdir, config.run.keep)
-    start, ts = checkpoints.restore(run.shapes) or (0, run.init())
+    start, ts, origin = _state(run, checkpoints)
     log = Log(workdir, start, _end(run), run.info.batch_size, run.info.steps_per_epoch)
-    _introduce(run, workdir, start, log)
-    if longer:
-        log.say(longer)
+    _introduce(run, workdir, start, log, (origin, longer))
     source = make_loader(run, start)
     with contextlib.ExitStack() as stack:
         for part in (checkpoints, log, source):
             stack.callback(part.close)
         _loop(run, ts, start, source, checkpoints, log, stop)
+
+
+def _state(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState, str]:
+    """Updates done, the state after them, and what to say of where it is from."""
+    if found := checkpoints.restore(run.shapes):
+        return *found, ""
+    if not run.config.init_from:
+        return 0, run.init(), ""
+    given, origin = starting.variables(run.config.init_from, starting.shapes(run.method, run.shapes))
+    return 0, run.init(given), f"The backbone starts from the weights of {origin}."
 
 
 def _longer(run: Run, workdir: str, earlier: int) -> str:
@@ -129,7 +138,7 @@ def _longer(run: Run, workdir: str, earlier: int) -> str:
     )
 
 
-def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
+def _introduce(run: Run, workdir: str, start: int, log: Log, notes: tuple[str, ...]) -> None:
     params = run.shapes.params
     lines = optim.describe(run.config.optim, run.method.groups(params), params)
     if processes.first():
@@ -151,6 +160,8 @@ def _introduce(run: Run, workdir: str, start: int, log: Log) -> None:
     )
     if start:
         log.say(f"Resuming after update {start}.")
+    for words in filter(None, notes):
+        log.say(words)
     log.say("Compiling; the first update takes a moment.")
 
 

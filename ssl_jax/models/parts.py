@@ -1,5 +1,8 @@
 """Initialises and applies the parts of a network, with their running statistics."""
 
+from collections.abc import Iterator
+import contextlib
+import contextvars
 from typing import Any
 
 import flax.linen as nn
@@ -7,6 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.models.backbone import Encoded
+
+# Variables that `initialise` gives every part called 'backbone', instead of fresh ones.
+_given: contextvars.ContextVar[Any] = contextvars.ContextVar("given", default=None)
 
 
 def apply(
@@ -50,8 +56,24 @@ def initialise(parts: dict[str, nn.Module], rng: jax.Array, x: jax.Array, **opti
     params, stats = {}, {}
     for i, (name, module) in enumerate(parts.items()):
         x, variables = module.init_with_output(jax.random.fold_in(rng, i), x, train=True, **({} if i else options))
+        if name == "backbone" and _given.get() is not None:
+            variables = _given.get()
         params[name], stats[name] = variables["params"], variables.get("batch_stats", {})
     return params, stats
+
+
+@contextlib.contextmanager
+def starting_from(variables: Any) -> Iterator[None]:
+    """Within it `initialise` gives each backbone these weights, so that a method's teachers start from them too.
+
+    Args:
+      variables: 'params' and 'batch_stats' of a backbone; None: all start anew.
+    """
+    token = _given.set(variables)
+    try:
+        yield
+    finally:
+        _given.reset(token)
 
 
 def encode(

@@ -17,6 +17,7 @@ def fields() -> ConfigDict:
     """Returns a config of all fields but the method's own, each at its default."""
     config = ConfigDict()
     config.seed = 0  # of weights, order of images and augmentation
+    config.init_from = config_dict.placeholder(str)  # workdir or file whose backbone training starts from; None: anew
     config.epochs = 100  # passes over the training images
     config.batch_size = 256  # images an update, over all devices; views are not counted
     config.accumulate = 1  # micro-batches an update is split into, to save memory
