@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from ssl_jax import data, evaluate, weights
+from ssl_jax.augment import render
 from ssl_jax.evals import cache, context, features, find, fine_tune, layers, linear, linear_lbfgs, pretext
 from ssl_jax.evals import run as evaluation
 from ssl_jax.metrics import few_label, label_curve
@@ -446,6 +447,63 @@ def test_pretext_with_labels_is_about_the_labels_of_the_run(capsys):
     both = {"pretrained": network, "untrained": network}
     found = pretext.measure(context.Context(both, context.with_labels(own), None))
     assert "pretext/supervised_top1" in [r.name for r in found] and np.isfinite([r.value for r in found]).all()
+
+
+@pytest.mark.parametrize("name", ["protonet", "triplet", "dann", "shuffle_and_learn"])
+def test_pretext_draws_whole_batches_of_test_images(name):
+    """Episodes, classes, domains and clips, as the sampler draws them of the test data; whatever the devices."""
+    change = {"method.ways": 4} if name == "protonet" else {}
+    run = tiny.run(name, **change)
+    ts = jax.device_get(tiny.fresh(run))
+    first = pretext.batch_measurer(run, run.test)(ts.params, ts.state, ts.step)
+    many = tiny.run(name, 4, **change)
+    found = pretext.batch_measurer(many, many.test)(ts.params, ts.state, ts.step)
+    assert first == pretext.batch_measurer(run, run.test)(ts.params, ts.state, ts.step)  # always the same batches
+    assert {name: metric.value for name, metric in found.items()} == pytest.approx(
+        {name: metric.value for name, metric in first.items()}, rel=1e-4, abs=1e-6
+    )
+    network = context.Network(run, tiny.fresh(run))
+    both = {"pretrained": network, "untrained": network}
+    results = pretext.measure(context.Context(both, context.load_images(run), None))
+    assert {r.name: r.value for r in results if r.of == "pretrained"} == {
+        f"pretext/{name}": metric.value for name, metric in first.items()
+    }
+
+
+def test_pretext_of_drawn_batches_is_the_mean_of_the_losses_of_the_test_data():
+    """By hand: every micro-batch of an epoch of the test data, without the function that makes batches."""
+    change = {"method.ways": 4, "method.queries": 2, "method.view.affine": 0.0, "method.view.jitter": 0.0}
+    run = tiny.run("protonet", accumulate=2, batch_size=4, **change)
+    ts = tiny.fresh(run)
+    sampler = run.method.sampler(run.test, run.info)
+    values = []
+    for step in range(sampler.steps_per_epoch):
+        for rows in sampler(run.config.seed, step)[""].reshape(2, 2, *sampler.parts[""][1:]):
+            flat = run.test.images[rows.reshape(-1)]
+            keys = jax.random.split(jax.random.key(0), len(flat))  # which a view without chance does not read
+            view = render.render_batch(run.eval_view, keys, flat)
+            batch = {"view": view.reshape(*rows.shape, *view.shape[1:])}
+            options = {"rng": keys[0], "step": 0, "info": run.info, "train": False}
+            values.append(run.method.loss(ts.params, ts.state, batch, **options)[0])
+    found = pretext.batch_measurer(run, run.test)(ts.params, ts.state, ts.step)
+    assert found["loss"].value == pytest.approx(np.mean(values), rel=1e-4)
+    assert found["loss"].chance == pytest.approx(np.log(4))
+
+
+def test_pretext_without_a_whole_batch_says_so():
+    run = tiny.run("protonet", **{"method.ways": 4})
+    few = run.test[run.test.labels < 3]
+    with pytest.raises(UserError, match="The test images of digits make no batch of protonet: Episodes take"):
+        pretext.batch_measurer(run, few)
+
+
+def test_triplets_of_new_classes_are_measured():
+    """The method tells classes apart, whatever their names; a classifier would answer with those it knows."""
+    run = tiny.run("triplet")
+    network = context.Network(run, tiny.fresh(run))
+    others = context.with_labels(context.load_images(run), (3, 5, 7, 9))
+    found = pretext.measure(context.Context({"pretrained": network, "untrained": network}, others, None))
+    assert "pretext/loss" in [r.name for r in found]
 
 
 @pytest.mark.fast
