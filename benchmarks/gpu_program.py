@@ -20,7 +20,7 @@ from jax.experimental import topologies
 import step_overhead
 
 from ssl_jax.methods import build
-from ssl_jax.plan import hlo
+from ssl_jax.plan import hlo, traffic
 
 # What XLA asks of an H200 (SXM), from NVIDIA's data sheet and the CUDA programming guide for compute capability 9.0.
 TARGET = """
@@ -73,7 +73,7 @@ def main() -> None:
     for method in args.methods or build.names():
         run = step_overhead.prepared(method, args.batch, args.width, [device], "bfloat16")
         full, bare = (compiled.as_text() for compiled in step_overhead.programs(run))
-        moved, least = hlo.main_memory(full) / 1e6, hlo.main_memory(bare) / 1e6
+        moved, least = traffic.main_memory(full) / 1e6, traffic.main_memory(bare) / 1e6
         waits = ", ".join(hlo.host_waits(full)) or "never"
         cells = [hlo.kernels(full), waits, f"{moved:.0f}", f"{least:.0f}", f"{moved / least:.3f}"]
         print(f"| {method} | " + " | ".join(map(str, cells)) + " |", flush=True)

@@ -16,8 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from ssl_jax import plan
 from ssl_jax.methods import build
+from ssl_jax.plan import words
+from ssl_jax.plan.chips import find_devices
 from ssl_jax.recipes import get_config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -93,7 +94,7 @@ def write_table() -> None:
     last = {(row["topology"], row["method"]): row for row in rows}
     shown = [last[key] for key in sorted(last)]
     names = [", ".join([row["method"], *(f"{k}={v}" for k, v in row["changes"].items())]) for row in shown]
-    lines = plan.table(shown).splitlines()
+    lines = words.table(shown).splitlines()
     cells = ["| config", "|---", *(f"| {name}" for name in names)]
     TABLE.write_text(HEAD + "\n".join(f"{cell} {line}" for cell, line in zip(cells, lines, strict=True)) + "\n")
 
@@ -104,7 +105,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
     parser.add_argument("--topology", default="v5e:4x4", help="slice")
     args = parser.parse_args()
-    chips = len(plan.find_devices(args.topology))
+    chips = len(find_devices(args.topology))
     for method in args.methods or build.names():
         best(method, args.topology, chips)
         write_table()

@@ -7,7 +7,8 @@ moving target, optimiser, metrics, online probe) over the passes alone: every ca
 target or patch, that the method's loss makes is made on ready numbers of that shape, with the gradients of what the
 method trains. Which calls there are is read off the method's own loss. Both run in this process, in turns, and the
 ratio is that of the medians. With --count nothing runs: FLOPs and bytes accessed of both are those that the compiler
-counts for one chip of a TPU slice, and bytes of main memory those that `ssl_jax/plan/hlo.py` reads off the programs.
+counts for one chip of a TPU slice, and bytes of main memory those that `ssl_jax/plan/traffic.py` reads off the
+programs.
 
 The data set is 1,024 images of noise, so that memory banks have as many rows. The preset has no multi-crop, and MAE
 keeps its small transformer, which costs less, so that the rest of the step weighs more.
@@ -30,13 +31,13 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax import data, dist, plan
+from ssl_jax import data, dist
 from ssl_jax.augment.render import render_views
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import build
-from ssl_jax.plan import hlo
+from ssl_jax.plan import chips, plan, traffic
 from ssl_jax.recipes import get_config
 from ssl_jax.run import Run, prepare
 from ssl_jax.step import mapped_step
@@ -214,7 +215,7 @@ def counted(run: Run) -> list[tuple[float, float]]:
     """10^9 FLOPs, 10^6 bytes accessed and of main memory, each of the full step and of the bare one."""
     found = []
     for compiled in programs(run):
-        costs, moved = compiled.cost_analysis(), hlo.main_memory(compiled.as_text())
+        costs, moved = compiled.cost_analysis(), traffic.main_memory(compiled.as_text())
         found.append((costs["flops"] / 1e9, costs["bytes accessed"] / 1e6, moved / 1e6))
     return list(zip(*found, strict=True))
 
@@ -228,7 +229,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each kind")
     parser.add_argument("--count", metavar="TOPOLOGY", help="count for one chip, such as v5e:1x1, instead of timing")
     args = parser.parse_args()
-    devices = plan.find_devices(args.count)[:1] if args.count else jax.devices()[:1]
+    devices = chips.find_devices(args.count)[:1] if args.count else jax.devices()[:1]
     print(
         f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, jax {jax.__version__}, {devices[0].device_kind}\n"
     )

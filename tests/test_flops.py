@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import plan
 from ssl_jax.methods import build
 from ssl_jax.models import conv
+from ssl_jax.plan import plan
 from ssl_jax.step import mapped_step
 
 RECORD = pathlib.Path(__file__).with_name("flops.json")

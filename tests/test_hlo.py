@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ssl_jax import dist
-from ssl_jax.plan import hlo
+from ssl_jax.plan import hlo, program, traffic
 
 GATHERED = """
 %fused (p: f32[64,64]) -> f32[256,64] {
@@ -31,7 +31,9 @@ ENTRY %main (a: f32[32], b: bf16[32]) -> f32[32] {
 
 @pytest.mark.fast
 def test_arrays_are_stored_in_whole_tiles():
-    found = hlo.arrays("(f32[64,32,32,64]{3,0,2,1:T(8,128)}, bf16[3,3,512]{2,1,0:T(8,128)(2,1)S(1)}, pred[], u8[5])")
+    found = program.arrays(
+        "(f32[64,32,32,64]{3,0,2,1:T(8,128)}, bf16[3,3,512]{2,1,0:T(8,128)(2,1)S(1)}, pred[], u8[5])"
+    )
     assert [array.size for array in found] == [64**2 * 32**2 * 4, 3 * 3 * 512 * 2, 1, 5]
     assert [array.stored for array in found] == [64 * 128 * 32**2 * 4, 3 * 8 * 512 * 2, 1, 5]
     assert [array.main for array in found] == [True, False, True, True]
@@ -53,6 +55,103 @@ def test_collectives_of_a_compiled_program():
     mapped = jax.jit(jax.shard_map(replica, mesh=mesh, in_specs=P(dist.AXIS), out_specs=P()))
     compiled = mapped.lower(jnp.zeros((8, 16))).compile()
     assert hlo.collectives(compiled.as_text()) == {"all-gather": (1, 8 * 16 * 4), "all-reduce": (1, 4)}
+
+
+FUSED = """
+%all-reduce-scatter (input: bf16[2048,2048]) -> bf16[2048,1024] {
+  %input = bf16[2048,2048]{1,0} parameter(0)
+  %all-reduce.3 = bf16[2048,2048]{1,0} all-reduce(%input), channel_id=14, to_apply=%add
+  ROOT %dynamic-slice.2 = bf16[2048,1024]{1,0} dynamic-slice(%all-reduce.3, %c, %m), dynamic_slice_sizes={2048,1024}
+}
+%turn (p: (s32[], bf16[2048,2048])) -> (s32[], bf16[2048,2048]) {
+  %x = bf16[2048,2048]{1,0} parameter(0)
+  %fusion = bf16[2048,1024]{1,0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter
+}
+%again (p: (s32[], bf16[2048,2048])) -> pred[] {
+  %p = (s32[], bf16[2048,2048]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  %bound = s32[]{:T(128)} constant(24)
+  ROOT %lt = pred[] compare(%i, %bound), direction=LT
+}
+ENTRY %main (a: (s32[], bf16[2048,2048])) -> (s32[], bf16[2048,2048]) {
+  %a = (s32[], bf16[2048,2048]{1,0}) parameter(0)
+  ROOT %while = (s32[], bf16[2048,2048]{1,0}) while(%a), condition=%again, body=%turn
+}
+"""
+
+
+@pytest.mark.fast
+def test_a_fused_reduce_scatter_in_a_loop_is_counted_by_its_shards_in_every_turn():
+    assert hlo.collectives(FUSED) == {"reduce-scatter": (24, 24 * 2048 * 1024 * 2)}
+    known = FUSED.replace("body=%turn", 'body=%turn, backend_config={"known_trip_count":{"n":"7"}}')
+    assert hlo.collectives(known)["reduce-scatter"][0] == 7
+    unknown = FUSED.replace("direction=LT", "direction=NE")
+    assert hlo.collectives(unknown)["reduce-scatter"][0] == 1
+
+
+SCAN = """
+import sys
+import jax, jax.numpy as jnp
+from ssl_jax.plan import chips, hlo, traffic
+device = chips.find_devices(sys.argv[1])[0]
+shaped = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device))
+
+def loss(w, x):
+    turn = jax.checkpoint(lambda x, w: (jnp.tanh(x @ w), None))
+    return jax.lax.scan(turn, x, w)[0].sum()
+
+for count in (4, 12):
+    program = jax.jit(jax.grad(loss)).trace(shaped(count, 256, 256), shaped(512, 256)).lower().compile()
+    text = program.as_text()
+    print(hlo.loop_flops(text), program.cost_analysis()["flops"], traffic.main_memory(text))
+"""
+
+
+@pytest.mark.parametrize("topology", ["local", "v5e:1x1"])
+def test_products_in_loops_are_counted_in_every_turn(topology):
+    """A loop forwards and one backwards with the product again and those of both gradients."""
+    if topology != "local":
+        pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+    done = subprocess.run([sys.executable, "-c", SCAN, topology], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (few, once, moved), (many, same, more) = (map(float, line.split()) for line in done.stdout.splitlines())
+    product = 2 * 512 * 256 * 256
+    # Backwards the forward product is made again, unless the compiler finds that nothing of it is needed.
+    assert few in (3 * 3 * product, 4 * 3 * product) and many == few / 3 * 11
+    assert abs(once - same) < 0.1 * product and more > 2 * moved
+
+
+PRODUCTS = """
+import functools, sys
+import jax, jax.numpy as jnp
+from ssl_jax.plan import chips, hlo, program
+place = jax.sharding.SingleDeviceSharding(chips.find_devices(sys.argv[1])[0])
+
+def count(function, *shapes):
+    given = [jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=place) for shape in shapes]
+    compiled = jax.jit(function).trace(*given).lower().compile()
+    parsed, _ = program.parse(compiled.as_text())
+    found = sum(hlo._product(x, body) for body in parsed.values() for x in body.values())
+    print(found, compiled.cost_analysis()["flops"])
+
+count(lambda q, k: jnp.einsum("bqhd,bkhd->bhqk", q, k), (4, 50, 16, 64), (4, 50, 16, 64))
+conv = functools.partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+images, kernel = (8, 17, 17, 64), (3, 3, 64, 128)
+count(lambda x, w: conv(x, w, (2, 2), "SAME"), images, kernel)
+count(lambda x, w: conv(x, w, (1, 1), "SAME", rhs_dilation=(2, 2)), images, kernel)
+count(lambda x, w: conv(x, w, (1, 1), [(2, 2), (1, 3)], lhs_dilation=(2, 2)), images, kernel)
+count(lambda x, w: conv(x, w, (1, 1), "SAME", feature_group_count=4), images, (3, 3, 16, 128))
+"""
+
+
+def test_products_are_counted_as_the_tpu_compiler_does():
+    """One of a batch of matrices is a convolution there, whose padding counts for nothing."""
+    pytest.importorskip("libtpu", reason="the TPU compiler is not installed")
+    done = subprocess.run([sys.executable, "-c", PRODUCTS, "v5e:1x1"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+    assert lines[0][0] == 2 * 4 * 16 * 50 * 50 * 64
+    assert len(lines) == 5 and all(found == wanted for found, wanted in lines)
 
 
 # Arrays of 4 kB (f32[1024]) but for the table; S(1) is the chip's own memory.
@@ -173,9 +272,9 @@ def test_main_memory_of_one_instruction(line, arrays):
     text = MOVED.replace("LINE", line)
     if arrays is None:  # a computation that is not there is no zero
         with pytest.raises(KeyError):
-            hlo.main_memory(text)
+            traffic.main_memory(text)
     else:
-        assert hlo.main_memory(text) == pytest.approx(4096 * arrays, abs=8)
+        assert traffic.main_memory(text) == pytest.approx(4096 * arrays, abs=8)
 
 
 @pytest.mark.fast
@@ -209,19 +308,18 @@ def test_what_a_gpu_waits_for_and_starts(line, waits, kernels):
 def test_main_memory_is_what_the_compiler_counts_where_there_is_no_other():
     x, w = jnp.zeros((256, 512)), jnp.zeros((512, 512))
     compiled = jax.jit(lambda x, w: jnp.maximum(x @ w, 0).sum(0)).lower(x, w).compile()
-    assert hlo.main_memory(compiled.as_text()) == compiled.cost_analysis()["bytes accessed"]
+    assert traffic.main_memory(compiled.as_text()) == compiled.cost_analysis()["bytes accessed"]
 
 
 UPDATES = """
 import jax, jax.numpy as jnp
-from ssl_jax import plan
-from ssl_jax.plan import hlo
-place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
+from ssl_jax.plan import chips, traffic
+place = jax.sharding.SingleDeviceSharding(chips.find_devices("v5e:1x1")[0])
 shaped = lambda shape, kind=jnp.float32: jax.ShapeDtypeStruct(shape, kind, sharding=place)
 
 def moved(function, *given, donate=()):
     program = jax.jit(function, donate_argnums=donate).trace(*given).lower(lowering_platforms=("tpu",)).compile()
-    print(hlo.main_memory(program.as_text()), program.cost_analysis()["bytes accessed"])
+    print(traffic.main_memory(program.as_text()), program.cost_analysis()["bytes accessed"])
 
 def sgd(p, m, g):
     m = 0.9 * m + g

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import plan
 from ssl_jax.batch import index as batch_index
-from ssl_jax.plan import hlo
+from ssl_jax.plan import __main__ as command_line
+from ssl_jax.plan import hlo, plan, words
 from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
@@ -28,6 +28,8 @@ EXAMPLE = plan.Plan(
     views=8192,
     fits=True,
     memory=8 * 2**30,
+    held=2**30,
+    held_whole=2**32,
     flops=512 * 24e9,
     bytes=512 * 320e6,
     main_memory=512 * 290e6,
@@ -39,11 +41,11 @@ EXAMPLE = plan.Plan(
 
 @pytest.mark.fast
 def test_roofline_and_summary():
-    times = plan.roofline(EXAMPLE)
+    times = words.roofline(EXAMPLE)
     np.testing.assert_allclose(times["arithmetic"], 512 * 24e9 / 197e12)
     np.testing.assert_allclose(times["memory"], 512 * 290e6 / 819e9)
     np.testing.assert_allclose(times["links"], 104e6 / 200e9)
-    row = plan.summarise(EXAMPLE, efficiency=0.5)
+    row = words.summarise(EXAMPLE, efficiency=0.5)
     assert row["bound_by"] == "memory"
     np.testing.assert_allclose(row["gflop_per_view"], 24)
     np.testing.assert_allclose((row["mb_per_view"], row["main_mb_per_view"]), (320, 290))
@@ -51,15 +53,15 @@ def test_roofline_and_summary():
     np.testing.assert_allclose(row["chip_hours"], 16 * row["hours"])
     np.testing.assert_allclose(row["hours"] * 3600, row["step_ms"])  # a thousand steps
     np.testing.assert_allclose(row["views_per_second_per_chip"], 512 / row["step_ms"] * 1e3)
-    assert "bound by memory" in plan.describe([row]) and "fits" in plan.describe([row])
-    rows = plan.describe([row, plan.summarise(dataclasses.replace(EXAMPLE, fits=False), 0.5)]).splitlines()
+    assert "bound by memory" in words.describe([row]) and "fits" in words.describe([row])
+    rows = words.describe([row, words.summarise(dataclasses.replace(EXAMPLE, fits=False), 0.5)]).splitlines()
     assert len(rows) == 4 and "does not fit" in rows[3] and len({line.count("|") for line in rows}) == 1
 
 
 @pytest.mark.fast
 def test_no_time_for_a_chip_whose_rates_are_unknown():
-    row = plan.summarise(dataclasses.replace(EXAMPLE, chip="abacus"), 0.5)
-    assert "step_ms" not in row and "'abacus'" in plan.describe([row])
+    row = words.summarise(dataclasses.replace(EXAMPLE, chip="abacus"), 0.5)
+    assert "step_ms" not in row and "'abacus'" in words.describe([row])
 
 
 @pytest.mark.fast
@@ -102,11 +104,25 @@ def test_local_plan_is_that_of_the_step_that_runs(local):
     assert local.fits and local.chips == 8 and local.views == 2 * tiny.BATCH
     run, step, data = tiny.compiled("simclr", 8)
     compiled = step.lower(tiny.fresh(run), data, batch_index(run, 0)).compile()
-    assert local.flops == compiled.cost_analysis()["flops"]
-    assert local.collectives == hlo.collectives(compiled.as_text())
+    text = compiled.as_text()
+    assert local.flops == compiled.cost_analysis()["flops"] + hlo.loop_flops(text)
+    assert local.collectives == hlo.collectives(text)
     # Two views are gathered forwards and scattered back; their sizes are those of the embeddings.
     width = run.method.out
     assert local.collectives["all-gather"] == (2, 2 * tiny.BATCH * width * 4)
+
+
+def test_what_a_chip_holds_with_fsdp_and_without(monkeypatch):
+    """Of the same model; without fsdp all of it."""
+    monkeypatch.setattr("ssl_jax.mesh.LEAST_BYTES", 0)
+    config = tiny.config("simclr")
+    whole = plan._held(prepare(config), "fsdp")
+    config.mesh.fsdp = 4
+    run = prepare(config)
+    assert plan._held(run) == whole
+    assert whole / 4 < plan._held(run, "fsdp") < 0.4 * whole
+    row = {**words.summarise(EXAMPLE, 0.5)}
+    assert "1.00 GiB of parameters, state and optimiser (4.00 GiB without fsdp)" in words.describe([row])
 
 
 def test_streamed_images_come_as_crops():
@@ -164,10 +180,10 @@ def test_mistakes_are_said_in_a_sentence(arguments, words):
 
 VIEWS = """
 import jax, jax.numpy as jnp
-from ssl_jax import plan
+from ssl_jax.plan import chips
 from ssl_jax.augment import recipes
 from ssl_jax.augment.render import render_views
-place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
+place = jax.sharding.SingleDeviceSharding(chips.find_devices("v5e:1x1")[0])
 shaped = lambda shape, kind: jax.ShapeDtypeStruct(shape, kind, sharding=place)
 for view in (recipes.SIMCLR, recipes.PIRL):
     def views(rng, position, crops):
@@ -188,17 +204,17 @@ def test_what_was_compiled_is_printed_before_a_mistake(monkeypatch, capsys, tmp_
             raise UserError("no such slice")
         return row
 
-    monkeypatch.setattr(plan, "plan", planned)
-    monkeypatch.setattr(plan, "summarise", lambda found, efficiency: found)
-    monkeypatch.setattr(plan, "describe", lambda rows: f"{len(rows)} row")
+    monkeypatch.setattr(command_line, "plan", planned)
+    monkeypatch.setattr(command_line, "summarise", lambda found, efficiency: found)
+    monkeypatch.setattr(command_line, "describe", lambda rows: f"{len(rows)} row")
     arguments = ["plan", "--config=configs/simclr.py:digits", f"--json={tmp_path / 'rows'}"]
     with flagsaver.flagsaver():
-        assert plan.main([*arguments, "--topology=v5e:2x2,v9"]) == 2
+        assert command_line.main([*arguments, "--topology=v5e:2x2,v9"]) == 2
     told = capsys.readouterr()
     assert told.out == "1 row\n" and "no such slice" in told.err
     assert json.loads((tmp_path / "rows").read_text()) == row
     with flagsaver.flagsaver():
-        assert plan.main([*arguments[:2], f"--json={tmp_path}/none/rows", "--topology=v5e:2x2"]) == 2
+        assert command_line.main([*arguments[:2], f"--json={tmp_path}/none/rows", "--topology=v5e:2x2"]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -214,12 +230,12 @@ def test_views_move_few_bytes_on_a_tpu():
 TAKING = """
 import functools, importlib
 import jax
-from ssl_jax import plan
 from ssl_jax.data import loader
+from ssl_jax.plan import chips, plan
 from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
 config = get_config("simclr", "cifar10")
-run = prepare(config, plan.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
+run = prepare(config, chips.find_devices("v5e:1x1")[:1], plan.stand_in(config, None))
 _, data, index = plan.arguments(run)
 images = data["image"]
 take = functools.partial(loader.take, shape=run.train.image_shape)
@@ -239,10 +255,11 @@ def test_taking_some_images_does_not_read_them_all_on_a_tpu():
 
 PIECES = """
 import jax, jax.numpy as jnp
-from ssl_jax import dist, plan
+from ssl_jax import dist
+from ssl_jax.plan import chips
 from ssl_jax.augment import patches
 from ssl_jax.methods.pretext.colorization import Colorization
-place = jax.sharding.SingleDeviceSharding(plan.find_devices("v5e:1x1")[0])
+place = jax.sharding.SingleDeviceSharding(chips.find_devices("v5e:1x1")[0])
 
 def moved(function, *shapes):
     given = [jax.ShapeDtypeStruct(shape, kind, sharding=place) for shape, kind in shapes]
