@@ -64,10 +64,14 @@ def numpy_block(x, p, heads):
         part = slice(head * d, (head + 1) * d)
         weights = np.exp(q[:, part] @ k[:, part].T / math.sqrt(d))
         out[:, part] = weights / weights.sum(1, keepdims=True) @ v[:, part]
-    x = x + out @ p["proj"]["kernel"] + p["proj"]["bias"]
+    x = x + p.get("scale1", 1) * (out @ p["proj"]["kernel"] + p["proj"]["bias"])
     y = numpy_norm(x, p["norm2"]) @ p["mlp1"]["kernel"] + p["mlp1"]["bias"]
-    y = y * (1 + np.vectorize(math.erf)(y / math.sqrt(2))) / 2
-    return x + y @ p["mlp2"]["kernel"] + p["mlp2"]["bias"]
+    if p["mlp2"]["kernel"].shape[0] < y.shape[1]:  # SwiGLU
+        gate, value = np.split(y, 2, 1)
+        y = gate / (1 + np.exp(-gate)) * value
+    else:
+        y = y * (1 + np.vectorize(math.erf)(y / math.sqrt(2))) / 2
+    return x + p.get("scale2", 1) * (y @ p["mlp2"]["kernel"] + p["mlp2"]["bias"])
 
 
 def as_float64(tree):
@@ -103,6 +107,41 @@ def test_whole_model_agrees_with_numpy():
         for i in range(12):
             x = numpy_block(x, p[f"block{i + 1}"], 3)
         np.testing.assert_allclose(ours, numpy_norm(x[0], p["norm"]), rtol=1e-3, atol=1e-4)
+
+
+def test_block_of_dinov2_agrees_with_numpy():
+    """SwiGLU and LayerScale."""
+    block = TransformerBlock(3, INITS["dino"], jnp.float32, "swiglu", 0.5)
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(1, 5, 12)), jnp.float32)
+    params = jax.tree.map(lambda p: p + 0.3, block.init(KEY, x, jnp.ones((1, 2)))["params"])
+    assert params["mlp1"]["kernel"].shape == (12, 64) and params["mlp2"]["kernel"].shape == (32, 12)
+    assert (params["scale1"] == 0.8).all() and (params["scale2"] == 0.8).all()
+    out = block.apply({"params": params}, x, jnp.ones((1, 2)))
+    np.testing.assert_allclose(out[0], numpy_block(as_float64(x[0]), as_float64(params), 3), rtol=2e-5, atol=2e-5)
+
+
+def test_registers_are_seen_and_thrown_away():
+    model = ViT("vit_micro", patch=2, registers=3)
+    params = jax.jit(functools.partial(model.init, train=True))(KEY, images())["params"]
+    assert params["registers"].shape == (1, 3, 64) and params["positions"].shape == (1, 17, 64)
+    assert model.stage_of("registers") == 0
+
+    @functools.partial(jax.jit, static_argnames="pool")
+    def run(params, pool):
+        return model.apply({"params": params}, images(), train=False, pool=pool)
+
+    grid = run(params, pool=False)
+    assert grid.shape == (3, 4, 4, 64)
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(KEY, x.shape), params)
+    seen = {**params, "registers": jax.random.normal(KEY, (1, 3, 64))}
+    for pool in (True, False):
+        assert np.abs(run(seen, pool) - run(params, pool)).max() > 1e-3
+    # Registers have no place: their order changes nothing.
+    turned = {**params, "registers": params["registers"][:, ::-1]}
+    np.testing.assert_allclose(run(turned, pool=False), run(params, pool=False), rtol=1e-3, atol=1e-4)
+    visible = jnp.array([[0, 5], [1, 2], [3, 9]])
+    tokens = jax.jit(lambda p: model.apply({"params": p}, images(), train=True, pool=False, visible=visible))(params)
+    assert tokens.shape == (3, 3, 64)
 
 
 def test_bfloat16_keeps_float32_parameters_and_is_near():
@@ -244,6 +283,22 @@ def test_other_crop_sizes_share_the_learned_positions():
     np.testing.assert_allclose(small, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("fields", "side", "count"),
+    [
+        ({"size": "vit_huge", "patch": 14, "positions": "learned"}, 224, 630_764_800),  # timm's ViT-H/14
+        # DINOv2's ViT-g/14 less its mask token, and ViT-S/16 with its LayerScale and four registers.
+        ({"size": "vit_giant", "patch": 14, "layer_scale": 1e-5}, 518, 1_136_480_768 - 1536),
+        ({"size": "vit_small", "layer_scale": 1e-5, "registers": 4}, 224, 21_665_664 + 9216 + 1536),
+    ],
+    ids=["huge", "giant", "registers"],
+)
+def test_parameter_counts_of_large_models(fields, side, count):
+    shapes = jax.eval_shape(functools.partial(ViT(**fields).init, train=True), KEY, jnp.zeros((1, side, side, 3)))
+    assert size(shapes["params"]) == count
+
+
 # Stages and drop path.
 
 
@@ -295,6 +350,72 @@ def test_drop_path_is_of_the_example_and_of_training_alone():
     assert np.abs(features(keys.at[0].set(keys[1]), True)[0] - dropped[0]).max() > 1e-3
 
 
+# Blocks in a loop.
+
+
+@pytest.mark.parametrize(
+    ("fields", "options"),
+    [
+        ({}, {}),
+        ({"remat": 2}, {"stage": 3}),
+        ({"remat": 4, "layer_scale": 0.5, "ffn": "swiglu", "registers": 2}, {"frozen": 1}),
+        ({"remat": 1}, {"frozen": 2, "drop_path": 0.5, "keys": jax.random.split(KEY, 3)}),
+        ({"dtype": jnp.bfloat16}, {}),
+    ],
+    ids=["plain", "stage", "dinov2", "drop_path", "bfloat16"],
+)
+def test_blocks_in_a_loop_are_the_blocks_one_after_the_other(fields, options):
+    """Names and start of the parameters, value and gradient, and which parameters have none."""
+    plain = ViT("vit_micro", patch=2, **fields)
+    loop = plain.clone(scan=True)
+    params, again = (jax.jit(functools.partial(m.init, train=True))(KEY, images())["params"] for m in (plain, loop))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    params = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(KEY, x.shape), params)
+
+    def results(model):
+        def loss(params):
+            y = model.apply({"params": params}, images(), train=True, **options)
+            return jnp.square(y.astype(jnp.float32)).mean(), y
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+
+    ((_, wanted), gradient), ((_, found), in_loop) = results(plain), results(loop)
+    tolerance = 0.05 if "dtype" in fields else 1e-4
+    close = functools.partial(np.testing.assert_allclose, rtol=tolerance)
+    close(np.float32(found), np.float32(wanted), atol=tolerance)
+    jax.tree.map(lambda a, b: close(a, b, atol=tolerance * np.abs(b).max() + 1e-12), in_loop, gradient)
+    moved = {name: max(np.abs(x).max() for x in jax.tree.leaves(g)) > 0 for name, g in in_loop.items()}
+    frozen, stage = options.get("frozen", 0), options.get("stage", 4)
+    assert [moved[f"block{i + 1}"] for i in range(4)] == [frozen <= i < stage for i in range(4)]
+
+
+def test_a_loop_has_one_block_however_deep_the_network():
+    def lines(model):
+        shapes = jax.eval_shape(functools.partial(model.init, train=True), KEY, images())
+
+        def loss(params):
+            return jnp.square(model.apply({"params": params}, images(), train=True)).sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(shapes["params"])).count("dot_general")
+
+    loop = ViT("vit_tiny", patch=2, scan=True)
+    assert lines(loop) < lines(loop.clone(scan=False)) / 6
+    assert lines(loop) == lines(loop.clone(size="vit_micro"))  # twelve blocks as four
+
+
+@pytest.mark.parametrize("remat", [0, 4])
+def test_a_loop_keeps_no_more_for_the_backward_pass_than_products_of_matrices(remat):
+    """Or, computed anew, the input of each block."""
+    model = ViT("vit_micro", patch=2, scan=True, remat=remat)
+    shapes = jax.eval_shape(functools.partial(model.init, train=True), KEY, images())["params"]
+    pull = jax.eval_shape(lambda p: jax.vjp(lambda p: model.apply({"params": p}, images(), train=True), p)[1], shapes)
+    kept = sum(x.size for x in jax.tree.leaves(pull) if x.shape[:2] == (4, 3))  # blocks, images
+    tokens = 4 * 3 * 17 * 64
+    scores = 4 * 3 * 2 * 17 * 17
+    # Input; queries, keys and values; what is attended to; two projections and the hidden layer.
+    assert kept <= (tokens if remat else tokens * (1 + 3 + 1 + 2 + 4) + 2 * scores)
+
+
 # Configs.
 
 
@@ -307,6 +428,9 @@ def test_a_config_makes_it():
     model = models.from_config(model_config(bn_groups=2, dtype="bfloat16"))
     assert (model.size, model.patch, model.heads, model.bn_groups) == ("vit_tiny", 4, 3, 2)
     assert (model.positions, model.vit_init, model.frozen, model.dtype) == ("learned", "dino", (), jnp.bfloat16)
+    assert models.from_config(model_config(name="vit_large", scan=True)).scan
+    giant = models.from_config(model_config(name="vit_giant", registers=4))
+    assert (giant.feed_forward, giant.registers, giant.heads) == ("swiglu", 4, 24)
     heads = models.from_config(model_config(name="vit_small", heads=12, positions="sincos", vit_init="mocov3"))
     assert (heads.heads, heads.positions, heads.vit_init) == (12, "sincos", "mocov3")
 
@@ -318,6 +442,7 @@ def test_a_config_makes_it():
         ({"name": "vit_smal"}, "name is 'vit_smal'.* Did you mean 'vit_small'"),
         ({"positions": "sincoss"}, "positions is 'sincoss'.* Did you mean 'sincos'"),
         ({"vit_init": "moco"}, "vit_init is 'moco'"),
+        ({"ffn": "swiglo"}, "ffn is 'swiglo'.* Did you mean 'swiglu'"),
         ({"heads": 5}, "heads is 5, which does not divide the 192 channels of vit_tiny"),
     ],
 )

@@ -194,10 +194,39 @@ def test_moco_v3s_small_transformer_has_twelve_heads(monkeypatch, tmp_path):
         assert torch_import.backbone(tmp_path / "theirs.npz", "vit_small", {})[0].module.heads == heads
 
 
+@pytest.mark.parametrize("source", ["dinov2", "timm", "timm without the class token's position"])
+def test_registers_of_other_projects(tmp_path, source):
+    """DINOv2's names and positions, and both of timm's ways to have positions."""
+    module = ViT("vit_test", 4, 2, registers=3, layer_scale=1.0)
+    backbone = fresh(module)
+    state = torch_names.to_torch(backbone.params, {}, module, "timm", 8)
+    assert state["pos_embed"].shape == (1, 1 + 3 + 4, 16) and state["reg_token"].shape == (1, 3, 16)
+    table = state["pos_embed"]
+    if source == "dinov2":
+        renamed = {"reg_token": "register_tokens"}
+        state = {renamed.get(k, k): v for k, v in state.items()} | {"mask_token": np.zeros((1, 16))}
+        state["pos_embed"] = np.delete(table, (1, 2, 3), 1)
+    elif source != "timm":
+        state["cls_token"] = state["cls_token"] + table[:, :1]
+        state["pos_embed"] = table[:, 4:]
+    np.savez(tmp_path / "theirs.npz", **state)
+    found, _ = torch_import.backbone(tmp_path / "theirs.npz", "vit_test", {"size": 8})
+    assert found.module == module
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    close(features(found, images), features(backbone, images), 5e-5)
+
+
+def test_the_card_builds_dinov2s_network():
+    card = export.card.text(fresh(MODULES["dinov2"]), {}, "b.safetensors", "timm")
+    for words in ("reg_tokens=3", "init_values=1.0", "SwiGLUPacked", "3 registers"):
+        assert words in card
+
+
 MODULES = {
     "convnet": ConvNet(2),
     "linear stem": ResNet("resnet18", 2, "small_linear"),
     "sincos": ViT("vit_test", 4, positions="sincos"),
+    "dinov2": ViT("vit_test", 4, registers=3, layer_scale=0.5, ffn="swiglu"),
     "group norm": ResNet("resnet18", 2, "small", norm="group"),
 }
 
@@ -208,8 +237,13 @@ def test_every_format_keeps_the_features_or_refuses(tmp_path, kind, layout):
     backbone = fresh(MODULES[kind])
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
     foreign_names = layout in ("torchvision", "timm")
-    if (kind == "group norm" and layout not in ("npz", "safetensors")) or (kind == "convnet" and foreign_names):
-        with pytest.raises(UserError, match="use the format npz"):
+    unnamed = {
+        "group norm": ("torchvision", "timm", "onnx"),
+        "convnet": ("torchvision", "timm"),
+        "dinov2": ("torchvision",),
+    }
+    if layout in unnamed.get(kind, ()):
+        with pytest.raises(UserError, match="use the format"):
             onnx_graph.model(backbone) if layout == "onnx" else weights.save(tmp_path / "b.npz", backbone, layout)
         return
     if layout == "onnx":

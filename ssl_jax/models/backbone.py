@@ -139,6 +139,10 @@ class Backbone(nn.Module):
         del size
         return params
 
+    def taken_over(self, params: Any) -> Any:
+        """The network's parameters from those of a state dict."""
+        return params
+
     @classmethod
     def from_torch(cls, name: str, state: dict[str, np.ndarray], **options: Any) -> "Backbone":
         """The network that a state dict belongs to.

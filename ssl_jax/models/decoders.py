@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from ssl_jax.models.conv import Conv
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.patches import sincos
-from ssl_jax.models.transformer import INITS, TransformerBlock
+from ssl_jax.models.transformer import INITS, TransformerBlock, scanned
 
 
 class Decoder(nn.Module):
@@ -72,6 +72,7 @@ class MAEDecoder(nn.Module):
       grid: rows and columns of patches.
       out: values of a patch.
       dtype: type that is computed in; norms and softmax are float32.
+      scan: compile one block and run it in a loop, as `ViT` does.
     """
 
     width: int
@@ -80,6 +81,7 @@ class MAEDecoder(nn.Module):
     grid: tuple[int, int]
     out: int
     dtype: Any = jnp.float32
+    scan: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, restore: jax.Array) -> jax.Array:
@@ -104,8 +106,13 @@ class MAEDecoder(nn.Module):
         mask = jnp.broadcast_to(mask, (len(x), 1 + restore.shape[1] - x.shape[1], self.width))
         patches = jnp.take_along_axis(jnp.concatenate([x[:, 1:], mask], 1), restore[..., None], 1)
         x = jnp.concatenate([x[:, :1], patches], 1) + jnp.asarray(sincos(self.grid, self.width), x.dtype)
-        gates = jnp.ones((1, 2), x.dtype)
-        for i in range(self.depth):
-            x = TransformerBlock(self.heads, init, self.dtype, name=f"block{i + 1}")(x, gates)
+        gates = jnp.ones((1, self.depth, 2), x.dtype)
+        fields: dict[str, Any] = {"heads": self.heads, "inits": init, "dtype": self.dtype}
+        if self.scan and not self.is_initializing():
+            params: list[Any] = [self.get_variable("params", f"block{i + 1}") for i in range(self.depth)]
+            x = scanned(TransformerBlock(**fields, parent=None), params, x, gates, remat=False)
+        else:
+            for i in range(self.depth):
+                x = TransformerBlock(**fields, name=f"block{i + 1}")(x, gates[:, i])
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
         return dense(self.out, "out")(x)[:, 1:].astype(jnp.float32)

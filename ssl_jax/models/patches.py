@@ -52,6 +52,22 @@ def resized(positions: jax.Array, grid: tuple[int, int]) -> jax.Array:
     return jnp.concatenate([positions[:, :1], moved.reshape(1, -1, square.shape[-1])], 1)
 
 
+def without_registers(positions: np.ndarray, registers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of class token and patches, and registers, of a checkpoint of timm or DINOv2.
+
+    Args:
+      positions: [1, n, D], of class token and patches (DINOv2), with the registers' between them (timm), which are
+        added to the registers, or of the patches alone (timm's `no_embed_class`).
+      registers: [1, R, D].
+    """
+    count, end = positions.shape[1], 1 + registers.shape[1]
+    if round((count - 1) ** 0.5) ** 2 == count - 1:
+        return positions, registers
+    if round(count**0.5) ** 2 == count:
+        return np.pad(positions, ((0, 0), (1, 0), (0, 0))), registers
+    return np.concatenate([positions[:, :1], positions[:, end:]], 1), registers + positions[:, 1:end]
+
+
 def bicubic(old: int, new: int) -> np.ndarray:
     """Weights [new, old] of torch's bicubic interpolation (a = -0.75, not antialiased, edges repeated).
 

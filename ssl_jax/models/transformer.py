@@ -36,12 +36,25 @@ INITS = {
 }
 
 
+_LINEAR = ("qkv", "proj", "mlp1", "mlp2")  # layers that compute in a block's own type
+
+
 class TransformerBlock(nn.Module):
-    """Attention and a two-layer perceptron, each behind a LayerNorm and added to its input."""
+    """Attention and a two-layer network, each behind a LayerNorm and added to its input.
+
+    Attributes:
+      heads: of the attention.
+      inits: how weights start.
+      dtype: type that is computed in; norms and softmax are float32.
+      ffn: the two-layer network: 'mlp' with GELU, or 'swiglu' (Shazeer 2020) as DINOv2 has it.
+      layer_scale: start of a factor for each channel of both branches (Touvron et al. 2021); 0: there is none.
+    """
 
     heads: int
     inits: Init
     dtype: Any
+    ffn: str = "mlp"
+    layer_scale: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:  # [B, n, D], [B or 1, 2] -> [B, n, D]
@@ -53,10 +66,55 @@ class TransformerBlock(nn.Module):
         y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
         y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
         y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0)).reshape(x.shape)
-        x += attend * dense(width, "proj")(y)
+        x += attend * self._scaled(dense(width, "proj")(y), "scale1")
         y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
-        y = gelu(dense(4 * width, "mlp1")(y))
-        return x + think * dense(width, "mlp2")(y)
+        if self.ffn == "swiglu":
+            gate, value = jnp.split(dense(2 * swiglu_width(width), "mlp1")(y), 2, -1)
+            y = nn.silu(gate) * value
+        else:
+            y = gelu(dense(4 * width, "mlp1")(y))
+        return x + think * self._scaled(dense(width, "mlp2")(y), "scale2")
+
+    def _scaled(self, y: jax.Array, name: str) -> jax.Array:
+        if not self.layer_scale:
+            return y
+        return y * self.param(name, nn.initializers.constant(self.layer_scale), y.shape[-1:]).astype(y.dtype)
+
+
+def swiglu_width(width: int) -> int:
+    """Hidden channels of a SwiGLU: two thirds of a perceptron's, rounded up to a multiple of 8 (DINOv2's code)."""
+    return (int(4 * width * 2 / 3) + 7) // 8 * 8
+
+
+def scanned(block: TransformerBlock, params: list[Any], x: jax.Array, gates: jax.Array, remat: bool) -> jax.Array:
+    """Applies blocks of one shape in a loop, so that one of them is compiled instead of all.
+
+    The parameters stay one subtree a block; they are stacked here, those of the linear layers in the type that is
+    computed in. For the backward pass a block keeps the results of its matrix products, as XLA does where the blocks
+    follow each other in one program: without that every intermediate result would be stored.
+
+    Args:
+      block: applied to the parameters of each block.
+      params: of the blocks.
+      x: tokens [B, n, D].
+      gates: of the residual branches [B or 1, blocks, 2].
+      remat: keep only the input of each block, and compute it anew in the backward pass.
+    """
+
+    def body(x: jax.Array, of_block: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
+        own, open_ = of_block
+        return block.apply({"params": own}, x, open_), None  # type: ignore[return-value]
+
+    def cast(name: str, layer: Any) -> Any:
+        return jax.tree.map(lambda w: w.astype(block.dtype), layer) if name in _LINEAR else layer
+
+    cast_params = [{name: cast(name, layer) for name, layer in own.items()} for own in params]
+    stacked = jax.tree.map(lambda *w: jnp.stack(w), *cast_params)
+    policies = jax.checkpoint_policies
+    policy = policies.nothing_saveable if remat else policies.dots_saveable
+    # Nothing outside of a loop's turn can be merged with what is computed anew in it.
+    body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    return jax.lax.scan(body, x, (stacked, jnp.moveaxis(gates, 1, 0)))[0]
 
 
 def open_gates(keys: jax.Array, drop_path: float, depth: int) -> jax.Array:

@@ -1,5 +1,6 @@
 """Vision transformers (Dosovitskiy et al. 2021) as DINO, MoCo v3 and MAE train them."""
 
+import itertools
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -8,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.view import View
+from ssl_jax.models import transformer_exchange as exchange
 from ssl_jax.models.backbone import Backbone, Encoded, Pair, linear, norm, one_of
 from ssl_jax.models.onnx import Graph
-from ssl_jax.models.patches import patches, resized, sincos
-from ssl_jax.models.transformer import INITS, TransformerBlock, normal, open_gates
+from ssl_jax.models.patches import patches, resized, sincos, without_registers
+from ssl_jax.models.transformer import INITS, TransformerBlock, normal, open_gates, scanned
 from ssl_jax.runtime.errors import UserError
 
 # Width, blocks and heads. MoCo v3 gives vit_small twice the heads.
@@ -21,7 +23,10 @@ SIZES = {
     "vit_small": (384, 12, 6),
     "vit_base": (768, 12, 12),
     "vit_large": (1024, 24, 16),
+    "vit_huge": (1280, 32, 16),  # MAE
+    "vit_giant": (1536, 40, 24),  # DINOv2, whose feed-forward network is a SwiGLU
 }
+FFNS = ("mlp", "swiglu")
 
 
 class ViT(Backbone):
@@ -37,6 +42,10 @@ class ViT(Backbone):
       bn_groups: BatchNorm groups of the global batch, for heads; there is none in here.
       dtype: type that is computed in; norms and softmax are float32.
       remat: the blocks of the first so many stages are computed anew in the backward pass.
+      scan: compile one block and run it in a loop, instead of all blocks one after the other.
+      ffn: feed-forward network of a block, one of `FFNS`; '' for the size's own.
+      registers: tokens beside the class token that are thrown away at the end (Darcet et al. 2024).
+      layer_scale: start of LayerScale's factors; 0: there are none.
     """
 
     size: str = "vit_small"
@@ -48,6 +57,10 @@ class ViT(Backbone):
     bn_groups: int = 1
     dtype: Any = jnp.float32
     remat: int = 0
+    scan: bool = False
+    ffn: str = ""
+    registers: int = 0
+    layer_scale: float = 0.0
 
     options: ClassVar[frozenset[str]] = frozenset({"drop_path", "visible"})
     pools_map: ClassVar[bool] = False
@@ -61,6 +74,7 @@ class ViT(Backbone):
     def from_config(cls, config: Any) -> Backbone:
         one_of("config.model.positions", config.positions, ("learned", "sincos"))
         one_of("config.model.vit_init", config.vit_init, INITS)
+        one_of("config.model.ffn", config.ffn, ("", *FFNS))
         width, _, heads = SIZES[config.name]
         heads = config.heads or heads
         if width % heads:
@@ -71,7 +85,8 @@ class ViT(Backbone):
 
     @property
     def title(self) -> str:
-        return f"{self.size}, patches of {self.patch} pixels"
+        registers = f", {self.registers} registers" if self.registers else ""
+        return f"{self.size}, patches of {self.patch} pixels{registers}"
 
     @property
     def stages(self) -> int:
@@ -122,9 +137,26 @@ class ViT(Backbone):
         Raises:
           UserError: if the images do not divide into patches.
         """
-        width, depth, heads = SIZES[self.size]
-        init = INITS[self.vit_init]
+        width, depth, _ = SIZES[self.size]
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
+        x = self._tokens(x, grid, visible)
+        gates = jnp.ones((1, depth, 2))
+        if train and keys is not None:
+            gates = open_gates(keys, drop_path, depth)
+        x = self._blocks(x, gates.astype(x.dtype), depth * (stage or self.stages) // self.stages, frozen)
+        if self.registers and not pool:
+            x = jnp.concatenate([x[:, :1], x[:, 1 + self.registers :]], 1)
+        layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
+        if pool is None:
+            return Encoded(layer_norm(x[:, 0]), layer_norm(x[:, 1:]).reshape(len(x), *grid, width))
+        x = layer_norm(x[:, 0] if pool else x)
+        if pool or visible is not None:
+            return x
+        return x[:, 1:].reshape(len(x), *grid, width)
+
+    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None) -> jax.Array:
+        """Class token, registers and visible patches of images, with their positions [B, n, D]."""
+        width, init = SIZES[self.size][0], INITS[self.vit_init]
         x = nn.Dense(width, dtype=self.dtype, kernel_init=init.patch, name="patch")(patches(x, self.patch))
         if self.fixed_patch:
             x = jax.lax.stop_gradient(x)
@@ -133,20 +165,35 @@ class ViT(Backbone):
         x += self._positions(grid, width).astype(x.dtype)
         if visible is not None:
             x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], visible[..., None], 1)], 1)
-        gates = jnp.ones((1, depth, 2))
-        if train and keys is not None:
-            gates = open_gates(keys, drop_path, depth)
-        for i in range(depth * (stage or self.stages) // self.stages):
-            block = nn.remat(TransformerBlock) if i * self.stages < self.remat * depth else TransformerBlock
-            x = block(self.heads or heads, init, self.dtype, name=f"block{i + 1}")(x, gates[:, i].astype(x.dtype))
-            x = jax.lax.stop_gradient(x) if i + 1 == depth * frozen // self.stages else x
-        layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
-        if pool is None:
-            return Encoded(layer_norm(x[:, 0]), layer_norm(x[:, 1:]).reshape(len(x), *grid, width))
-        x = layer_norm(x[:, 0] if pool else x)
-        if pool or visible is not None:
+        if not self.registers:
             return x
-        return x[:, 1:].reshape(len(x), *grid, width)
+        tokens = self.param("registers", nn.initializers.normal(1e-6), (1, self.registers, width)).astype(x.dtype)
+        tokens = jnp.broadcast_to(tokens, (len(x), self.registers, width))
+        return jnp.concatenate([x[:, :1], tokens, x[:, 1:]], 1)
+
+    def _blocks(self, x: jax.Array, gates: jax.Array, count: int, frozen: int) -> jax.Array:
+        """The first blocks, in runs whose blocks are alike for the backward pass."""
+        depth = SIZES[self.size][1]
+        fixed, anew = depth * frozen // self.stages, -(-depth * self.remat // self.stages)
+        cuts = sorted({0, min(fixed, count), min(anew, count), count})
+        fields = {"heads": self.heads or SIZES[self.size][2], "inits": INITS[self.vit_init], "dtype": self.dtype}
+        fields |= {"ffn": self.feed_forward, "layer_scale": self.layer_scale}
+        for start, stop in itertools.pairwise(cuts):
+            if self.scan and not self.is_initializing():
+                params: list[Any] = [self.get_variable("params", f"block{i + 1}") for i in range(start, stop)]
+                alone = TransformerBlock(**fields, parent=None)
+                x = scanned(alone, params, x, gates[:, start:stop], remat=stop <= anew)
+            else:
+                kind = nn.remat(TransformerBlock) if stop <= anew else TransformerBlock
+                for i in range(start, stop):
+                    x = kind(**fields, name=f"block{i + 1}")(x, gates[:, i])
+            x = jax.lax.stop_gradient(x) if stop == fixed else x
+        return x
+
+    @property
+    def feed_forward(self) -> str:
+        """Feed-forward network of a block, one of `FFNS`."""
+        return self.ffn or ("swiglu" if self.size == "vit_giant" else "mlp")
 
     def _positions(self, grid: tuple[int, int], width: int) -> jax.Array:
         if self.positions == "sincos":
@@ -170,7 +217,16 @@ class ViT(Backbone):
         return self.clone(positions="learned")
 
     def torch_params(self, params: Any, size: int) -> Any:
-        return {**params, "positions": self.table(params, size)}
+        """Registers have positions in timm, too, which are zero."""
+        table = self.table(params, size)
+        nothing = np.zeros((1, self.registers, table.shape[2]), table.dtype)
+        return {**params, "positions": np.concatenate([table[:, :1], nothing, table[:, 1:]], 1)}
+
+    def taken_over(self, params: Any) -> Any:
+        if not self.registers:
+            return params
+        positions, registers = without_registers(params["positions"], params["registers"])
+        return {**params, "positions": positions, "registers": registers}
 
     def table(self, params: Any, size: int) -> np.ndarray:
         """Positions [1, 1 + patches, D] for images of `size` pixels, learned or fixed."""
@@ -181,13 +237,20 @@ class ViT(Backbone):
 
     def torch_pairs(self, layout: str) -> list[Pair]:
         timm = layout == "timm"
+        if not timm and (self.registers or self.layer_scale or self.feed_forward != "mlp"):
+            raise UserError(
+                "torchvision has no transformer with registers, LayerScale or SwiGLU: use the format timm, npz or "
+                "safetensors."
+            )
         pairs = [
             Pair("params/token", "cls_token" if timm else "class_token"),
             Pair("params/positions", "pos_embed" if timm else "encoder.pos_embedding"),
             *linear("patch", "patch_embed.proj" if timm else "conv_proj", "patch"),
         ]
+        if self.registers:
+            pairs.append(Pair("params/registers", "reg_token"))
         for i in range(SIZES[self.size][1]):
-            pairs += _timm_block(i) if timm else _torchvision_block(i)
+            pairs += exchange.timm_pairs(i, bool(self.layer_scale)) if timm else exchange.torchvision_pairs(i)
         return pairs + norm("norm", "norm" if timm else "encoder.ln")
 
     @classmethod
@@ -197,26 +260,24 @@ class ViT(Backbone):
             raise UserError(
                 f"The weights lack patch_embed.proj.weight, so they are not those of a {name}: give another --arch."
             )
-        return cls(name, kernel.shape[-1], options.get("heads") or SIZES[name][2])
+        registers = next((len(state[k][0]) for k in ("reg_token", "register_tokens") if k in state), 0)
+        return cls(
+            name,
+            kernel.shape[-1],
+            options.get("heads") or SIZES[name][2],
+            registers=registers,
+            layer_scale=float("blocks.0.ls1.gamma" in state),
+        )
 
     def torch_code(self, layout: str, channels: int, size: int) -> str:
         width, depth, heads = SIZES[self.size]
-        heads = self.heads or heads
-        if layout == "timm":
-            return (
-                "import timm\n\n"
-                f"model = timm.models.VisionTransformer(\n    img_size={size}, patch_size={self.patch}, "
-                f"in_chans={channels}, embed_dim={width}, depth={depth}, num_heads={heads}, num_classes=0\n)"
-            )
-        lines = [
-            "from torchvision.models import VisionTransformer",
-            "",
-            f"model = VisionTransformer({size}, {self.patch}, {depth}, {heads}, {width}, {4 * width})",
-            "model.heads = nn.Identity()",
-        ]
-        if channels != 3:
-            lines.append(f"model.conv_proj = nn.Conv2d({channels}, {width}, {self.patch}, {self.patch})")
-        return "\n".join(lines)
+        sizes = {"size": size, "patch": self.patch, "channels": channels, "width": width, "depth": depth}
+        sizes["heads"] = self.heads or heads
+        if layout == "torchvision":
+            return exchange.torchvision_code(**sizes)
+        more = f", reg_tokens={self.registers}" if self.registers else ""
+        more += ", init_values=1.0" if self.layer_scale else ""
+        return exchange.timm_code(**sizes, ffn=self.feed_forward, more=more)
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
         width, depth, heads = SIZES[self.size]
@@ -225,57 +286,13 @@ class ViT(Backbone):
         x = graph.add("Conv", "images", kernel, bias, kernel_shape=sides, strides=sides)
         x = graph.add("Reshape", x, graph.constant(np.array([0, width, -1])))
         x = graph.add("Transpose", x, perm=[0, 2, 1])
-        # The class token goes where a row of zeros is put in front: it is added with the positions.
-        x = graph.add("Pad", x, graph.constant(np.array([0, 1, 0, 0, 0, 0])))
-        table = np.array(self.table(params, size))
-        table[:, 0] += np.asarray(params["token"])[0, 0]
-        x = graph.add("Add", x, graph.constant(table))
+        # Class token and registers go where rows of zeros are put in front: they are added with the positions.
+        before = 1 + self.registers
+        x = graph.add("Pad", x, graph.constant(np.array([0, before, 0, 0, 0, 0])))
+        table = self.table(params, size)
+        tokens = [table[:, :1] + params["token"], *([params["registers"]] if self.registers else []), table[:, 1:]]
+        x = graph.add("Add", x, graph.constant(np.concatenate(tokens, 1)))
         for i in range(depth):
-            x = _onnx_block(graph, x, params[f"block{i + 1}"], self.heads or heads, width)
-        if mean:
-            start, end, axis = (graph.constant(np.array([n])) for n in (1, np.iinfo(np.int64).max, 1))
-            patches = graph.norm(graph.add("Slice", x, start, end, axis), params["norm"])
-            graph.add("ReduceMean", patches, axis, keepdims=0, out="features")
-        else:
-            x = graph.add("Gather", x, graph.constant(np.array(0)), axis=1)
-            graph.add("Identity", graph.norm(x, params["norm"]), out="features")
+            x = exchange.onnx_block(graph, x, params[f"block{i + 1}"], self.heads or heads, self.feed_forward)
+        exchange.onnx_features(graph, x, params["norm"], before, mean)
         return width
-
-
-def _timm_block(i: int) -> list[Pair]:
-    ours, theirs = f"block{i + 1}", f"blocks.{i}"
-    return [
-        *norm(f"{ours}/norm1", f"{theirs}.norm1"),
-        *linear(f"{ours}/qkv", f"{theirs}.attn.qkv"),
-        *linear(f"{ours}/proj", f"{theirs}.attn.proj"),
-        *norm(f"{ours}/norm2", f"{theirs}.norm2"),
-        *linear(f"{ours}/mlp1", f"{theirs}.mlp.fc1"),
-        *linear(f"{ours}/mlp2", f"{theirs}.mlp.fc2"),
-    ]
-
-
-def _torchvision_block(i: int) -> list[Pair]:
-    ours, theirs = f"block{i + 1}", f"encoder.layers.encoder_layer_{i}"
-    return [
-        *norm(f"{ours}/norm1", f"{theirs}.ln_1"),
-        Pair(f"params/{ours}/qkv/kernel", f"{theirs}.self_attention.in_proj_weight", "dense"),
-        Pair(f"params/{ours}/qkv/bias", f"{theirs}.self_attention.in_proj_bias"),
-        *linear(f"{ours}/proj", f"{theirs}.self_attention.out_proj"),
-        *norm(f"{ours}/norm2", f"{theirs}.ln_2"),
-        *linear(f"{ours}/mlp1", f"{theirs}.mlp.0"),
-        *linear(f"{ours}/mlp2", f"{theirs}.mlp.3"),
-    ]
-
-
-def _onnx_block(graph: Graph, x: str, params: Any, heads: int, width: int) -> str:
-    y = graph.linear(graph.norm(x, params["norm1"]), params["qkv"])
-    y = graph.add("Reshape", y, graph.constant(np.array([0, 0, 3, heads, width // heads])))
-    y = graph.add("Transpose", y, perm=[2, 0, 3, 1, 4])  # [3, N, heads, n, D / heads]
-    q, k, v = (graph.add("Gather", y, graph.constant(np.array(i)), axis=0) for i in range(3))
-    scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = graph.add("Mul", scores, graph.constant(np.array((width // heads) ** -0.5)))
-    y = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)
-    y = graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1, 3]), graph.constant(np.array([0, 0, width])))
-    x = graph.add("Add", x, graph.linear(y, params["proj"]))
-    y = graph.add("Gelu", graph.linear(graph.norm(x, params["norm2"]), params["mlp1"]))
-    return graph.add("Add", x, graph.linear(y, params["mlp2"]))

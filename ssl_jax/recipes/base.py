@@ -66,7 +66,7 @@ def fields() -> ConfigDict:
 def _model() -> ConfigDict:
     """The backbone."""
     config = ConfigDict()
-    # convnet, conv4, lenet, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large
+    # convnet, conv4, lenet, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large, huge, giant
     config.name = "resnet18"
     config.width = 64  # channels of the first stage; 128 is "2x"
     config.stem = "small"  # small (3x3), small_linear (without ReLU) or imagenet (7x7 stride 2, max-pool)
@@ -75,9 +75,13 @@ def _model() -> ConfigDict:
     config.zero_init = False  # last scale of each residual block starts at zero
     config.conv_init = "kaiming"  # how convolutions start: kaiming (torchvision), torch (its default) or dcgan
     config.patch = 16  # side of a ViT's patches, pixels; this and the following are of a ViT alone
-    config.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16)
+    config.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16, 16, 24)
     config.positions = "learned"  # learned (DINO) or sincos (fixed: MoCo v3, MAE)
     config.vit_init = "dino"  # how weights start: dino, mocov3 or mae
+    config.ffn = ""  # feed-forward network: mlp or swiglu; "": the size's own (swiglu for vit_giant)
+    config.registers = 0  # tokens beside the class token that are thrown away at the end
+    config.layer_scale = 0.0  # start of LayerScale's factors (1e-5 in DINOv2); 0: there are none
+    config.scan = False  # compile one block and run it in a loop, instead of all blocks one after the other
     config.fixed_patch = False  # leave the projection of patches as it starts (MoCo v3)
     config.remat = 0  # first stages (of 4) whose blocks are computed anew in the backward pass, to save memory
     config.dtype = "float32"  # computed in; or bfloat16. Parameters and losses are float32

@@ -85,25 +85,38 @@ def from_torch(state: dict[str, np.ndarray], module: Backbone) -> tuple[Any, Any
                 "the architecture that they have."
             )
     flat = {p.ours: _taken_over(np.asarray(state[p.theirs], np.float32), p.kind) for p in wanted}
-    _check_shapes(flat, wanted, state, module)
     nested = flax.traverse_util.unflatten_dict(flat, sep="/")
-    return nested["params"], nested.get("stats", {})
+    params, stats = module.taken_over(nested["params"]), nested.get("stats", {})
+    _check_shapes(params, stats, wanted, state, module)
+    return params, stats
+
+
+# Other names for the same: torchvision's offered weights are of its first version; DINOv2 has its own.
+_SYNONYMS = {
+    ".mlp.linear_1.": ".mlp.0.",
+    ".mlp.linear_2.": ".mlp.3.",
+    ".mlp.w12.": ".mlp.fc1.",
+    ".mlp.w3.": ".mlp.fc2.",
+    "register_tokens": "reg_token",
+}
 
 
 def _renamed(key: str) -> str:
-    """The weights that torchvision offers name the layers of a transformer's perceptron as its first version did."""
-    return key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")
+    for theirs, usual in _SYNONYMS.items():
+        key = key.replace(theirs, usual)
+    return key
 
 
-def _check_shapes(flat: dict[str, np.ndarray], wanted: list[Pair], state: dict[str, np.ndarray], module: Any) -> None:
-    params = flax.traverse_util.unflatten_dict(flat, sep="/")["params"]
+def _check_shapes(params: Any, stats: Any, wanted: list[Pair], state: dict[str, np.ndarray], module: Backbone) -> None:
     side, channels = module.usual_view(params).size, module.channels(params)
     image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
-    tree = {"params": made["params"], "stats": made.get("batch_stats", {})}
-    shapes = {k: v.shape for k, v in flax.traverse_util.flatten_dict(tree, sep="/").items()}
+    found, shapes = (
+        {k: v.shape for k, v in flax.traverse_util.flatten_dict({"params": p, "stats": s}, sep="/").items()}
+        for p, s in ((params, stats), (made["params"], made.get("batch_stats", {})))
+    )
     for pair in wanted:
-        if flat[pair.ours].shape != shapes[pair.ours]:
+        if found[pair.ours] != shapes[pair.ours]:
             raise UserError(
                 f"{pair.theirs} has shape {state[pair.theirs].shape}, which is not that of a {module.title}: give "
                 "the architecture that the weights have."

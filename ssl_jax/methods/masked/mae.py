@@ -107,7 +107,9 @@ class MAE(Method):
 
     def _decoder(self, batch: Batch) -> MAEDecoder:
         values = self.backbone.patch**2 * batch["view"].shape[-1]
-        return MAEDecoder(self.width, self.depth, self.heads, self._grid(), values, self.backbone.dtype)
+        return MAEDecoder(
+            self.width, self.depth, self.heads, self._grid(), values, self.backbone.dtype, self.backbone.scan
+        )
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         keys = jax.random.split(rng, 2)
