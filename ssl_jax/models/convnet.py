@@ -1,6 +1,6 @@
 """A small convolutional backbone for tiny images such as 8x8 digits."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -29,9 +29,12 @@ class ConvNet(Backbone):
     conv_init: str = "kaiming"
     dtype: Any = jnp.float32
 
+    kind: ClassVar[str] = "convnet"
+    stages: ClassVar[int] = 3  # layers whose output can be asked for
+
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        return ("convnet",)
+        return (cls.kind.lower().replace("-", ""),)
 
     @classmethod
     def from_config(cls, config: Any) -> Backbone:
@@ -41,12 +44,7 @@ class ConvNet(Backbone):
 
     @property
     def title(self) -> str:
-        return f"convnet of width {self.width}{norm_title(self.norm)}"
-
-    @property
-    def stages(self) -> int:
-        """Number of layers whose output can be asked for."""
-        return 3
+        return f"{self.kind} of width {self.width}{norm_title(self.norm)}"
 
     def stage_of(self, name: str) -> int:
         """The layer that a part of the parameters belongs to, by its name."""
@@ -61,7 +59,7 @@ class ConvNet(Backbone):
         Args:
           x: normalised images [B, H, W, C].
           train: use the statistics of the batch, and update the running ones.
-          stage: layer (1 to 3) whose output is wanted; default the last.
+          stage: layer, from 1, whose output is wanted; default the last.
           frozen: so many layers keep their running statistics, and get no gradient.
           pool: average over the image; None: return both.
 
@@ -70,12 +68,20 @@ class ConvNet(Backbone):
         """
         x = x.astype(self.dtype)
         for i in range(stage or self.stages):
-            stride = 1 if i == 0 else 2
-            x = Conv(self.width * 2**i, 3, stride, False, self.conv_init, self.dtype, name=f"stage{i + 1}")(x)
+            width, stride = self.layer(i)
+            x = Conv(width, 3, stride, False, self.conv_init, self.dtype, name=f"stage{i + 1}")(x)
             norm = Norm(self.norm, self.bn_groups, dtype=self.dtype, name=f"stage{i + 1}_norm")
-            x = nn.relu(norm(x, train and i >= frozen))
+            x = self.shrunk(nn.relu(norm(x, train and i >= frozen)))
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
         return pooled(x, pool)
+
+    def layer(self, i: int) -> tuple[int, int]:
+        """Channels and stride of layer i, from 0."""
+        return self.width * 2**i, 1 if i == 0 else 2
+
+    def shrunk(self, x: jax.Array) -> jax.Array:
+        """What follows each ReLU."""
+        return x
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
         if self.norm not in ("batch", "none"):

@@ -150,14 +150,9 @@ def normalise_by_batch(
     channels = mean.shape[-1]
     moved_mean = dist.mean(sign * mean.reshape(-1, channels).mean(0))
     moved_var = dist.mean(var.reshape(-1, channels).mean(0)) * (count / max(count - 1, 1))
-    factor, offset = _affine(mean, var, scale, bias, epsilon)
     x = max_pool(x) if max_pool else x
-    if kernel is not None:
-        y = _convolved(x, kernel * factor) + offset
-    elif not several:
-        y = x * factor + offset
-    else:
-        y = (x.reshape(groups, -1, channels) * factor[:, None] + offset[:, None]).reshape(x.shape)
+    factor, offset = _affine(mean, var, scale, bias, epsilon)
+    y = _scaled(x, factor, offset, kernel)
     return y.astype(dtype), lax.stop_gradient(moved_mean), lax.stop_gradient(moved_var)
 
 
@@ -180,6 +175,15 @@ def _turned(x, scale, max_pool):
 def _affine(mean, var, scale, bias, epsilon):
     factor = lax.rsqrt(var + epsilon) * scale
     return factor, bias - mean * factor
+
+
+def _scaled(x, factor, offset, kernel):
+    """Multiplies x [N, ..., C], or its 1x1 convolution, by a factor and adds an offset: [C], or [groups, C]."""
+    if kernel is not None:
+        return _convolved(x, kernel * factor) + offset
+    if factor.ndim == 1:
+        return x * factor + offset
+    return (x.reshape(len(factor), -1, x.shape[-1]) * factor[:, None] + offset[:, None]).reshape(x.shape)
 
 
 def _convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
