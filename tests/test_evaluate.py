@@ -113,6 +113,19 @@ def test_a_second_look_adds_and_does_not_extract_again(evaluated, copied, monkey
     assert stored["label_curve/images"]["100"] == 1352
 
 
+def test_features_are_extracted_where_something_reads_them(copied, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("extracted")
+
+    monkeypatch.setattr(context, "stage_extractor", lambda *args, **options: never)
+    (copied / "results.json").unlink(missing_ok=True)
+    shutil.rmtree(copied / "features", ignore_errors=True)
+    found = evaluate.evaluate(str(copied), ("pretext", "classifier"))
+    assert found["pretext/loss"] > 0 and "rankme" not in found
+    with pytest.raises(AssertionError, match="extracted"):
+        evaluate.evaluate(str(copied), ("pretext", "knn"))
+
+
 def test_numbers_of_images_are_stored_and_what_is_left_out_is_said(copied, monkeypatch, capsys):
     for module in (label_curve, few_label):
         monkeypatch.setattr(module, "MAX_IMAGES", 500)

@@ -673,6 +673,7 @@ def test_lenet():
     encoded = net.apply(variables, x, train=False, pool=None)
     assert encoded.map.shape == (2, 7, 7, 6) and encoded.pooled.shape == (2, 7 * 7 * 6)
     assert net.apply(variables, x, train=False, stage=1, pool=False).shape == (2, 14, 14, 4)
+    assert net.apply(variables, x, train=False, stage=1).shape == (2, 4)
     assert size(shapes(LeNet(), normal(1, 28, 28, 3), train=True)) == 3 * 25 * 32 + 32 + 32 * 25 * 48 + 48
     frozen = jax.grad(lambda v: net.apply(v, x, train=True, frozen=1).sum())(variables)["params"]
     assert not jnp.any(frozen["stage1"]["kernel"]) and jnp.any(frozen["stage2"]["kernel"])

@@ -16,6 +16,7 @@ from ssl_jax.evals.context import LABELLED, Context, Network, in_memory
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "own classifier", LABELLED, True, True
+FEATURES = False
 
 _BLOCK = 512  # images at a time
 

@@ -219,6 +219,7 @@ def prepare(
     *,
     cache: FeatureCache | None = None,
     few: int | None = None,
+    extracted: bool = True,
     supervised: Network | None = None,
     tune_epochs: int | None = None,
     frozen: Sequence[int] = (),
@@ -232,6 +233,7 @@ def prepare(
       cache: where features are kept; None extracts them anew.
       few: what is kept of the stages before the last, where memory is short: so many evenly spaced training images and
         no test image; None: all.
+      extracted: whether features are wanted at all; False: they have no channels, and there are no stages.
       supervised: a run of the method supervised, as another representation.
       tune_epochs: as `Context` has it.
       frozen: likewise.
@@ -239,6 +241,10 @@ def prepare(
     networks = {"pretrained": Network(run, ts), "untrained": Network(run, run.init())}
     if supervised is not None:
         networks["supervised"] = supervised
+    if not extracted:
+        none = _pair(np.zeros((len(d), 0), np.float32) for d in images)
+        features = Features(none, none, None, _pair(d.labels for d in images), len(images[0].classes))
+        return Context(networks, images, features, tune_epochs, tuple(frozen))
     seen = "" if cache is None else fingerprint([fingerprint(_contents(d)) for d in images])
     stages = {name: _stages(network, images, name, cache, seen, few) for name, network in networks.items()}
     features = Features(

@@ -6,6 +6,7 @@ A module is an evaluation if it has `measure(context) -> list[Result]`, and:
 - `NEEDS`: of 'labels', 'test images' and names of fields such as 'mask', what it cannot do without;
 - `DEFAULT`: whether it is measured unasked;
 - `LARGE`: whether it is measured unasked on more than `LARGE` training images as well;
+- `FEATURES = False`, where it reads the networks alone, so that by itself it needs no features extracted;
 - `OPTIONS`, where it has any: fields of `config.eval` and their defaults.
 """
 

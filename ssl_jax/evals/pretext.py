@@ -23,6 +23,7 @@ from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "own task on test images", frozenset({"test images"}), True, True
+FEATURES = False
 
 MAX_IMAGES = 2048  # in two views and two networks each, as BYOL has it, some twenty seconds of two CPU cores
 MAX_DRAWN = 8192  # likewise where batches are drawn: an answer takes several images, so that as many say less

@@ -110,8 +110,8 @@ def evaluate(
         images = context.with_labels(images, on.classes)
     results = Results(workdir, int(ts.step), data, run.train.name, fingerprint(network.variables), counts)
     what = _context(network, images, names, FeatureCache(workdir), supervised, settings)
-    # Always there: they cost next to nothing.
-    results.add(health.summary(spread(what.features.pretrained[0], run.config.run.eval_images)))
+    if what.features.pretrained[0].size:  # wherever there are features: they cost next to nothing
+        results.add(health.summary(spread(what.features.pretrained[0], run.config.run.eval_images)))
     results.add({"seconds/extraction": time.time() - began, **_circumstances(run, ts)})
     for name in names:
         try:
@@ -143,6 +143,7 @@ def _context(
         images,
         cache=cache,
         few=network.run.config.run.eval_images if crowded else None,
+        extracted=any(getattr(find(name), "FEATURES", True) for name in names),
         supervised=supervised,
         tune_epochs=settings.tune_epochs,
         frozen=settings.frozen,
@@ -260,8 +261,10 @@ def _measure(name: str, what: Context, results: Results) -> None:
 
 
 def _conclude(run: Run, results: Results) -> None:
-    """Says what is wrong with the run, if anything is."""
+    """Says what is wrong with the run, if anything is; without features nothing can be said."""
     values = results.values
+    if "rankme" not in values:
+        return
     chance = run.method.chance(run.info)
     if "pretext/loss" in values and chance is not None:
         values = values | {"loss": values["pretext/loss"], "chance": chance, "best": run.method.best(run.info)}

@@ -14,6 +14,7 @@ from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "linear segmentation", frozenset({"mask", "test images"}), True, False
+FEATURES = False
 OPTIONS = {"segmentation_epochs": 40}  # passes over the training images
 
 MAX_IMAGES = 2000  # of each split, evenly spaced: their maps are held in memory

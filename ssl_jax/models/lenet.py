@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.backbone import Backbone, Encoded, one_of
+from ssl_jax.models.backbone import Backbone, Encoded, one_of, pooled
 from ssl_jax.models.conv import INITS, Conv
 from ssl_jax.models.pool import halved
 
@@ -14,7 +14,8 @@ from ssl_jax.models.pool import halved
 class LeNet(Backbone):
     """Two 5x5 convolutions, each followed by a ReLU and 2x2 max-pooling, as Ganin et al. 2016 (fig. 4a) have them.
 
-    The pooled features are the flattened map, 2,352 numbers of an image of 28 pixels, as in the authors' figure.
+    The pooled features are the flattened map, 2,352 numbers of an image of 28 pixels, as in the authors' figure; those
+    of the first layer, which nothing is built on, are the mean of its map.
 
     Attributes:
       width: channels of the first layer; the second has half as many again.
@@ -62,5 +63,7 @@ class LeNet(Backbone):
             x = nn.relu(Conv(width, 5, 1, True, self.conv_init, self.dtype, name=f"stage{i + 1}")(x))
             x = halved(x)
             x = jax.lax.stop_gradient(x) if i + 1 == frozen else x
+        if stage is not None and stage < self.stages:
+            return pooled(x, pool)
         flat = x.reshape(len(x), -1)
         return Encoded(flat, x) if pool is None else flat if pool else x
