@@ -250,6 +250,17 @@ CARDS = {
         model={"name": "convnet", "width": 32},
         eval={"knn_k": 20},
     ),
+    "camvid": Card(
+        about="Street scenes of CamVid, 240x180, in crops of 64 pixels at nearly their own scale: linear segmentation.",
+        source="camvid",
+        side=64,
+        benchmark=True,
+        weak=View(size=64, area=(0.08, 0.25), flip=0.5, mean=(0.4134, 0.4266, 0.4340), std=(0.3018, 0.3058, 0.3015)),
+        epochs=60,
+        batch_size=64,
+        model={"width": 16},
+        run={"eval_epochs": 0.0, "save_epochs": 20.0},
+    ),
     "davis": Card(
         about="Videos of DAVIS 2016 at 64 pixels.",
         source="davis",

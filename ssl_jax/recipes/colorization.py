@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ssl_jax.methods.pretext.colorization import CROP
-from ssl_jax.recipes.cards import Card
+from ssl_jax.recipes.cards import CARDS, Card
 from ssl_jax.recipes.layer import Layer, Recipe
 
 SMALLEST = 28
@@ -38,4 +38,7 @@ RECIPES = {
 }
 
 # No recipe of the authors for 32 pixels.
-UNPUBLISHED = {"cifar10": Recipe(epochs=200, method={"widths": (256,)})}
+UNPUBLISHED = {
+    "cifar10": Recipe(epochs=200, method={"widths": (256,)}),
+    "camvid": Recipe(method={"view": CARDS["camvid"].weak}),
+}
