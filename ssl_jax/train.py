@@ -29,6 +29,7 @@ from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import images as stored_images
 from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
 from ssl_jax.workdir.log import Log
+from ssl_jax.workdir.progress import summary
 
 logger = logging.getLogger("ssl_jax")
 
@@ -101,11 +102,15 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
     start, ts, origin = _state(run, checkpoints)
     log = Log(workdir, start, _end(run), run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log, (origin, longer))
+    finished, began = start == _end(run), time.time()
     source = make_loader(run, start)
     with contextlib.ExitStack() as stack:
         for part in (checkpoints, log, source):
             stack.callback(part.close)
         _loop(run, ts, start, source, checkpoints, log, stop)
+    epochs = _end(run) // run.info.steps_per_epoch
+    for line in summary(log.entries, workdir, epochs, None if finished else time.time() - began):
+        log.say(line)
 
 
 def _state(run: Run, checkpoints: Checkpoints) -> tuple[int, TrainState, str]:
@@ -145,24 +150,35 @@ def _introduce(run: Run, workdir: str, start: int, log: Log, notes: tuple[str, .
         (epath.Path(workdir) / "parameters.txt").write_text("\n".join(lines) + "\n")
     excluded = sum(line.endswith("excluded") for line in lines)
     count = sum(x.size for x in jax.tree.leaves(params))
-    devices = run.mesh.devices
+    shared = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     log.say(
-        f"{run.config.method.name} on {run.config.data.source}: {run.info.num_examples} images, "
+        f"{run.config.method.name} on {run.config.data.source}: {_images(run)}. "
         f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
-        f"{devices.size} {devices.flat[0].device_kind} device(s) of {jax.process_count()} process(es)."
+        f"{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}{shared}."
     )
     if run.train.streamed:
         many = loader.workers(run.config.data.workers)
         log.say(f"Images are streamed and decoded by {many} processes." if many else "Images are streamed.")
-    log.say(
-        f"{excluded} of {len(lines)} parameters are left out of weight decay and trust ratios; "
-        f"{workdir}/parameters.txt lists them all."
-    )
+    if excluded:
+        log.say(
+            f"{excluded} of {len(lines)} parameters have no weight decay and no trust ratio: {workdir}/parameters.txt."
+        )
+    if start == _end(run):
+        return
     if start:
         log.say(f"Resuming after update {start}.")
     for words in filter(None, notes):
         log.say(words)
     log.say("Compiling; the first update takes a moment.")
+
+
+def _images(run: Run) -> str:
+    """How many images there are, of which classes and splits."""
+    names = run.train.classes
+    some = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
+    classes = f"of {len(names)} classes ({some})" if names else "without labels"
+    tests = f"{len(run.test)} test images" if run.test is not None else "no test images"
+    return f"{run.info.num_examples} training images {classes}, {tests}"
 
 
 def _loop(

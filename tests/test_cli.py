@@ -360,11 +360,17 @@ def test_a_terminal_shows_a_bar(tmp_path, monkeypatch):
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     log = Log(str(tmp_path), 0, 40, 128, 10)
-    log.advance(10, 1.25)
-    log.write(10, {"loss": 1.25, "images_per_second": 64.0, "input_wait": 0.0}, show={"kNN": "31.0%"})
-    log.advance(20, 1.125)
+    time.sleep(1.2)
+    for step in range(1, 21):
+        log.advance(step, 1.25)
+    values = {"loss": 1.25, "images_per_second": 64.0, "input_wait": 0.0, "lr/default": 0.3}
+    log.write(20, values, show={"kNN": "31.0%"})
+    log.advance(21, 1.125)
     log.close()
     shown = sys.stderr.getvalue()
-    assert "50%" in shown and "2.56k/5.12k" in shown and "img/s" in shown
-    assert "loss=1.1250" in shown and "kNN=31.0%" in shown and "<" in shown  # time left
-    assert "step 10/40" not in shown  # lines are for files
+    assert "compiling, 1 s" in shown
+    last = shown.split("\r")[-1]
+    assert last.startswith("epoch 3/4, step 21/40") and "kNN 31.0% (epoch 2)" in last and "loss 1.1250" in last
+    assert "lr 0.3" in last and "64 img/s" in last
+    assert "0:00:00 left" in last  # compilation is no part of the pace
+    assert "epoch 2.00" not in shown  # lines are for files

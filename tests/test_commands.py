@@ -1,5 +1,6 @@
 """The command `ssl_jax`, what --config may be, methods and folders of the user's own, and the wheel."""
 
+import glob
 import json
 import os
 import pathlib
@@ -18,6 +19,7 @@ from ssl_jax import command_line, models, recipes
 from ssl_jax.evals import find
 from ssl_jax.methods import build
 from ssl_jax.recipes import table
+from ssl_jax.runtime import platforms
 from ssl_jax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -135,6 +137,27 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     line = f"{sys.executable} -m ssl_jax presets | head -1"
     result = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert result.stdout == "## aet\n" and result.stderr == ""
+
+
+def test_a_machine_without_a_tpu_is_not_asked_for_one(tmp_path):
+    pytest.importorskip("libtpu", reason="the package libtpu is not installed")
+    code = "import jax; from ssl_jax.workdir.log import speak_plainly; speak_plainly(); print(jax.devices())"
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", *platforms._SAYING)}
+    environment |= {"PYTHONPATH": str(ROOT)}
+    if platforms.may_have_tpu() or glob.glob("/dev/nvidia[0-9]*"):
+        pytest.skip("this machine may have a TPU or a GPU")
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "CpuDevice" in result.stdout and result.stderr == ""
+
+
+@pytest.mark.fast
+def test_a_tpu_is_looked_for_where_one_may_be(monkeypatch):
+    for name in platforms._SAYING:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(platforms.glob, "glob", lambda pattern: [])
+    assert not platforms.may_have_tpu()
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    assert platforms.may_have_tpu()
 
 
 # --- what --config may be

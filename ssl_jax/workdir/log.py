@@ -1,6 +1,5 @@
-"""What a run tells: a progress bar on a terminal, plain lines elsewhere, JSON lines and TensorBoard in the workdir."""
+"""What a run records and tells: JSON lines and TensorBoard in the workdir, and its progress."""
 
-import datetime
 import json
 import logging
 import os
@@ -11,10 +10,10 @@ from typing import Any
 
 from etils import epath
 from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
-from ssl_jax.runtime import processes
+from ssl_jax.runtime import platforms, processes
 from ssl_jax.workdir.checkpoint import out_of_space
+from ssl_jax.workdir.progress import Progress
 
 _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 
@@ -22,6 +21,7 @@ _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 def speak_plainly() -> None:
     """Sets up logging for a command line: our own messages as they are, libraries only when something is wrong."""
     logging.basicConfig(format="%(message)s")
+    platforms.without_absent_tpu()
     absl = logging.getLogger("absl")
     absl.setLevel(logging.ERROR)
     # A full disk is told once, by the loop, and not by each thread that meets it.
@@ -87,36 +87,30 @@ class Log:
         folder = epath.Path(workdir)
         self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
         self._first = processes.first()
-        self._terminal = self._first and sys.stderr.isatty()
         self._kept: list[dict[str, Any]] = []
         if self._first:
             self._kept = _entries_until(folder / "metrics.jsonl", start)
             self._file = _Lines(folder / "metrics.jsonl", [json.dumps(entry) + "\n" for entry in self._kept])
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
-        self._bar = tqdm(
-            total=total * batch_size,
-            initial=start * batch_size,
-            unit="img",
-            unit_scale=True,
-            disable=not self._terminal,
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
+        self._progress = Progress(start, total, steps_per_epoch, self._first)
+        self._updated = False
         self._last = (time.time(), start)
         self._waited = 0.0
-        self._shown: dict[str, str] = {}
-        self._pace = ""
 
     def has(self, step: int, name: str) -> bool:
         """Whether an earlier start recorded a value after `step` updates; only the first process knows."""
         return any(entry["step"] == step and name in entry for entry in self._kept)
 
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """What was recorded, by all starts; only the first process knows."""
+        return self._kept
+
     def advance(self, step: int, loss: float) -> None:
         """Moves the progress bar to `step` updates done."""
-        self._shown["loss"] = f"{loss:.4f}"
-        if self._terminal:
-            self._bar.set_postfix(self._shown, refresh=False)
-            self._bar.update(step * self._batch - self._bar.n)
+        if not self._updated:  # compilation is no part of the rate
+            self._updated, self._last, self._waited = True, (time.time(), step), 0.0
+        self._progress.advance(step, loss)
 
     def write(self, step: int, values: dict[str, float], *, show: dict[str, str] | None = None) -> None:
         """Records values after `step` updates.
@@ -126,20 +120,14 @@ class Log:
           values: name to number.
           show: further things for people, such as the kNN accuracy, kept on the progress bar.
         """
-        self._shown.update(show or {})
-        if "images_per_second" in values:
-            seconds = (self._total - step) * self._batch / values["images_per_second"]
-            left = datetime.timedelta(seconds=round(seconds))
-            wait = f"  {values['input_wait']:.0%} waiting for input" if values["input_wait"] >= 0.01 else ""
-            self._pace = f"  {values['images_per_second']:.0f} img/s{wait}  {left} left"
         entry: dict[str, Any] = {"step": step, "epoch": round(step / self._per_epoch, 4), **values}
         if not self._first:
             return
+        self._kept.append(entry)
         self._file.append(json.dumps(entry) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        if not self._terminal:
-            self._line(step)
+        self._progress.write(step, values, show or {})
 
     def flush(self) -> None:
         """Makes sure that what was recorded is where it belongs, before a checkpoint of it counts."""
@@ -161,23 +149,15 @@ class Log:
     def skip_time(self, seconds: float) -> None:
         """Leaves the time of an evaluation or a checkpoint out of the rate."""
         self._last = (self._last[0] + seconds, self._last[1])
-
-    def _line(self, step: int) -> None:
-        shown = "  ".join(f"{k} {v}" for k, v in self._shown.items())
-        print(
-            f"step {step}/{self._total}  epoch {step / self._per_epoch:.2f}  {shown}{self._pace}",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._progress.skip_time(seconds)
 
     def say(self, text: str) -> None:
         """Prints a line without breaking the progress bar."""
-        if self._first:
-            tqdm.write(text, file=sys.stderr)
+        self._progress.say(text)
 
     def close(self) -> None:
         """Closes all files."""
-        self._bar.close()
+        self._progress.close()
         if self._first:
             self._board.close()
             self._file.close()
