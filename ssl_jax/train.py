@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 import contextlib
-import functools
 import logging
 import math
 import signal
@@ -19,6 +18,7 @@ from ssl_jax.batch import make_loader
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.monitor import Monitor
+from ssl_jax.recipes import base
 from ssl_jax.run import Run, prepare
 from ssl_jax.runtime import modules, processes
 from ssl_jax.runtime.errors import UserError
@@ -60,7 +60,8 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
       Stopped: on SIGTERM or SIGINT, after a checkpoint.
       processes.Diverged: when processes that must hold the same state do not.
     """
-    config = _changed(recipes.get_config(*config.split(":", 1)) if isinstance(config, str) else config, changes or {})
+    config = recipes.get_config(*config.split(":", 1)) if isinstance(config, str) else config
+    config = base.changed(config, changes or {})
     with processes.Stop(dist.make_mesh()) as stop:
         try:
             _train(config, workdir, stop)
@@ -71,23 +72,6 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
                 f"The disk of {workdir} is full: make room and repeat the command, which goes on from the last "
                 "checkpoint."
             ) from error
-
-
-def _changed(config: Any, changes: Mapping[str, Any]) -> Any:
-    """A copy of the config with other values in some fields, if there are any."""
-    if not changes:
-        return config
-    config = config.copy_and_resolve_references()
-    for path, value in changes.items():
-        *parts, name = path.split(".")
-        part = functools.reduce(lambda level, key: level.get(key) if hasattr(level, "get") else None, parts, config)
-        if not hasattr(part, "keys") or name not in part:
-            raise UserError(f"There is no field config.{path}: `ssl_jax config METHOD:PRESET` lists them.")
-        try:
-            part[name] = value
-        except TypeError as error:
-            raise UserError(f"config.{path} cannot be {value!r}: {' '.join(str(error).split())}.") from error
-    return config
 
 
 def _train(config: Any, workdir: str, stop: processes.Stop) -> None:

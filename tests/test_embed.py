@@ -11,6 +11,7 @@ import ssl_jax
 from ssl_jax import __main__ as commands
 from ssl_jax import embed, recipes, train
 from ssl_jax.methods import build
+from ssl_jax.recipes import base
 from ssl_jax.runtime.errors import UserError
 
 
@@ -119,10 +120,10 @@ def test_lists():
 @pytest.mark.fast
 def test_changes_of_a_config():
     config = recipes.get_config("simclr", "digits")
-    changed = train._changed(config, {"epochs": 3, "data.source": "photo_tiles"})
+    changed = base.changed(config, {"epochs": 3, "data.source": "photo_tiles"})
     assert (changed.epochs, changed.data.source, config.epochs) == (3, "photo_tiles", 100)
     for wrong in ("epoch", "data.sise", "seed.x", "nothing.at.all"):
         with pytest.raises(UserError, match=f"There is no field config.{wrong}"):
-            train._changed(config, {wrong: 3})
+            base.changed(config, {wrong: 3})
     with pytest.raises(UserError, match=r"config\.epochs cannot be 'many'"):
-        train._changed(config, {"epochs": "many"})
+        base.changed(config, {"epochs": "many"})

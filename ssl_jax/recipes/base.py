@@ -4,13 +4,16 @@ Fields of a method are those of its class in `ssl_jax/methods/`, where each is c
 a data set changes is on its card (`cards.py`), what a paper changes in the method's recipes.
 """
 
+from collections.abc import Mapping
 import dataclasses
+import functools
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from ssl_jax.augment.view import View
 from ssl_jax.methods import build
+from ssl_jax.runtime.errors import UserError
 
 
 def fields() -> ConfigDict:
@@ -136,3 +139,28 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.frozen_epochs = 0.0  # epochs for which the group does not move
     config.every = 1  # updates from one move of the group to the next: a critic moves more often than a generator
     return update(config, **changes)
+
+
+def changed(config: Any, changes: Mapping[str, Any]) -> Any:
+    """A copy of a config with other values in some fields.
+
+    Args:
+      config: what is copied.
+      changes: full name of a field to its value, as {"data.size": 32}.
+
+    Raises:
+      UserError: there is no such field, or it cannot have that value.
+    """
+    if not changes:
+        return config
+    config = config.copy_and_resolve_references()
+    for path, value in changes.items():
+        *parts, name = path.split(".")
+        part = functools.reduce(lambda level, key: level.get(key) if hasattr(level, "get") else None, parts, config)
+        if not hasattr(part, "keys") or name not in part:
+            raise UserError(f"There is no field config.{path}: `ssl_jax config METHOD:PRESET` lists them.")
+        try:
+            part[name] = value
+        except TypeError as error:
+            raise UserError(f"config.{path} cannot be {value!r}: {' '.join(str(error).split())}.") from error
+    return config
