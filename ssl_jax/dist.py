@@ -159,6 +159,11 @@ def map_replicas(
         return jax.jit(mapped, donate_argnums=donate, out_shardings=results or shardings(out_specs, mesh))
     if FSDP in mesh.axis_names:
         raise UserError("config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use 'shard_map'.")
+    return _by_pmap(fn, mesh, in_specs, out_specs)
+
+
+def _by_pmap(fn: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+    """Maps as `map_replicas` does, with `jax.pmap`."""
     # pmap wants the replicas as an axis of their own: split the sharded axis going in, merge it coming out.
     replicas = mesh.devices.size
     mapped = jax.pmap(

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from ssl_jax import dist, evaluate, mesh, monitor, report, train
+from ssl_jax import dist, evaluate, loop, mesh, monitor, report, train
 from ssl_jax.monitor import Monitor
 from ssl_jax.recipes import base, get_config
 from ssl_jax.run import prepare
@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch, update
 
 def test_two_thousand_updates_take_no_more_memory_than_a_few(tmp_path, monkeypatch):
     """With evaluations, checkpoints and the log on the way: no array stays on the device, nothing grows on the host."""
-    read, used = train._read, {}
+    read, used = loop._read, {}
 
     def counting(run, values, step, *rest):
         if step % 500 == 0:
@@ -131,7 +131,7 @@ def test_two_thousand_updates_take_no_more_memory_than_a_few(tmp_path, monkeypat
             used[step] = sum(x.nbytes for x in jax.live_arrays()), resident
         return read(run, values, step, *rest)
 
-    monkeypatch.setattr(train, "_read", counting)
+    monkeypatch.setattr(loop, "_read", counting)
     often = {"run.eval_epochs": 10.0, "run.save_epochs": 10.0, "run.log_steps": 50}
     train.train(config(batch_size=64, epochs=96, **often), str(tmp_path))
     arrays, resident = zip(*(used[step] for step in (500, 1000, 1500, 2000)), strict=True)

@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import data, dist, evaluate, mesh, train
+from ssl_jax import data, dist, evaluate, loop, mesh, train
 from ssl_jax.data import record
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir import config as stored_config
@@ -71,7 +71,7 @@ def copy(runs, tmp_path, monkeypatch):
 
 
 def no_compilation(monkeypatch):
-    monkeypatch.setattr(train, "mapped_step", None)
+    monkeypatch.setattr(loop, "mapped_step", None)
     monkeypatch.setattr(train.Checkpoints, "restore", None)
 
 
