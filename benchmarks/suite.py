@@ -1,0 +1,98 @@
+"""Says where the seconds of the test suite go, by family of tests.
+
+    bash launch/test.sh --junitxml=suite.xml
+    python benchmarks/suite.py suite.xml > docs/suite.md
+
+A test's seconds are those of its process, with what it sets up. Those of processes that work side by side add up, to
+more than the minutes on the clock.
+"""
+
+import collections
+import datetime
+import pathlib
+import platform
+import re
+import sys
+import xml.etree.ElementTree as ET
+
+import joblib
+import numpy as np
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+METHODS = sorted(
+    path.stem
+    for path in ROOT.glob("ssl_jax/methods/*/*.py")
+    if path.parent.name != "shared" and path.stem != "__init__"
+)
+
+# Files of tests that are of no single method, by what they are about.
+FAMILIES = {
+    "views and augmentation": "augment crop targets threefry lab patches",
+    "data": "cache data folders sources stream streams samplers domains decode formats images",
+    "backbones, weights and export": "backbone models vit decoders weights gelu conv export init_from",
+    "training, resuming and faults": "train faults resume processes cluster old_runs optim health heap damaged",
+    "devices: sharding, FLOPs, memory and plans": "fsdp plan hlo flops step_overhead programs",
+    "authors' numbers": "trajectories lightly losses metric_meta_adapt",
+    "evaluation": "evaluate knn linear few_label few_shot fine_tune label_curve logistic retrieval segmentation "
+    + "results pretext classifier",
+    "command line, configs and documents": "cli commands recipes launch notebooks report table style docs readme embed "
+    + "first_contact api",
+}
+
+
+def family(file: str) -> str:
+    """The family of a file of tests, by its name without `test_`."""
+    if file == "methods":
+        return "what every method must pass"
+    if file in METHODS or any(file.startswith(name) or name.startswith(file) for name in METHODS):
+        return "methods, each by itself"
+    return next((name for name, files in FAMILIES.items() if file in files.split()), "other")
+
+
+def method_of(test: str) -> str | None:
+    """The method in the brackets of a test's name."""
+    words = re.findall(r"\[(.*)\]", test)
+    names = [name for name in METHODS if words and re.search(rf"(^|-){re.escape(name)}(-|$)", words[0])]
+    return max(names, key=len, default=None)
+
+
+def text(report: pathlib.Path) -> str:
+    """The document, of a report of pytest."""
+    suite = next(ET.parse(report).getroot().iter("testsuite"))
+    families, methods, files = collections.defaultdict(list), collections.defaultdict(float), collections.Counter()
+    for case in suite.iter("testcase"):
+        file = case.get("classname", "").split(".")[-1].removeprefix("test_")
+        seconds = float(case.get("time", 0))
+        families[family(file)].append(seconds)
+        files[file] += seconds
+        if file == "methods" and (name := method_of(case.get("name", ""))):
+            methods[name] += seconds
+    total = sum(map(sum, families.values()))
+    day = datetime.date.fromisoformat(suite.get("timestamp", "")[:10])
+    lines = [
+        "# Where the seconds of the test suite go",
+        "",
+        f"`bash launch/test.sh --junitxml=suite.xml`, then `python benchmarks/suite.py suite.xml`. {day}, Python "
+        f"{platform.python_version()}, {joblib.cpu_count()} cores, two processes: {suite.get('tests')} tests, "
+        f"{suite.get('skipped')} of them skipped, in {float(suite.get('time', 0)) / 60:.1f} minutes on the clock.",
+        "",
+        "| tests | number | seconds | share |",
+        "|---|---|---|---|",
+    ]
+    for name, seconds in sorted(families.items(), key=lambda item: -sum(item[1])):
+        lines.append(f"| {name} | {len(seconds)} | {sum(seconds):.0f} | {sum(seconds) / total:.0%} |")
+    each = np.array(sorted(methods.values()))
+    dearest = ", ".join(f"{name} {methods[name]:.0f}" for name in sorted(methods, key=lambda n: -methods[n])[:5])
+    slow = ", ".join(f"`test_{name}.py` {seconds:.0f}" for name, seconds in files.most_common(8))
+    lines += [
+        "",
+        f"What every method must pass takes {np.median(each):.0f} seconds a method (median of {len(each)}; most: "
+        f"{dearest}). The files that take most: {slow}.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    print(text(pathlib.Path(sys.argv[1])))
