@@ -63,6 +63,20 @@ class MLP(nn.Module):
         )(x, train)
 
 
+class Classifier(nn.Module):
+    """A linear layer to class logits, computed in float32.
+
+    Attributes:
+      classes: K.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        return nn.Dense(self.classes, kernel_init=torch_uniform, name="linear")(x.astype(jnp.float32))
+
+
 class DINOHead(nn.Module):
     """DINO's head: dense layers with GELU, normalisation to the sphere, and cosines to weight-normalised prototypes.
 

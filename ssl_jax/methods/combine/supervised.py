@@ -8,7 +8,6 @@ import dataclasses
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,19 +16,9 @@ from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
-from ssl_jax.models.heads import torch_uniform
+from ssl_jax.models.heads import Classifier
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
-
-
-class Classifier(nn.Module):
-    """A linear layer."""
-
-    classes: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return nn.Dense(self.classes, kernel_init=torch_uniform, name="linear")(x.astype(jnp.float32))
 
 
 def known_cross_entropy(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

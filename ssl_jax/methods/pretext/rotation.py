@@ -9,7 +9,6 @@ import dataclasses
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ from ssl_jax import losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
-from ssl_jax.models.heads import torch_uniform
+from ssl_jax.models.heads import Classifier
 from ssl_jax.models.parts import apply, initialise
 
 
@@ -34,16 +33,6 @@ def rotations(images: jax.Array) -> jax.Array:
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"rotation needs square views, got {images.shape[1]}x{images.shape[2]}")
     return jnp.stack([jnp.rot90(images, k, axes=(1, 2)) for k in range(4)], 1)
-
-
-class Classifier(nn.Module):
-    """A linear layer."""
-
-    classes: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return nn.Dense(self.classes, kernel_init=torch_uniform, name="linear")(x.astype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,11 +31,10 @@ from ssl_jax import dist, losses
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Joined, Sampler
-from ssl_jax.methods.combine.supervised import Classifier
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.rotation import rotations
 from ssl_jax.methods.shared.few_labels import labelled_rows
-from ssl_jax.models.heads import MLP
+from ssl_jax.models.heads import MLP, Classifier
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
 
