@@ -10,7 +10,6 @@ checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE; ssl_jax.load_back
 
 import argparse
 from collections.abc import Callable
-import json
 import pathlib
 import sys
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 from etils import epath
 
 from ssl_jax import command_line, weights
-from ssl_jax.runtime import modules
+from ssl_jax.runtime import files, modules
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.weights import card, onnx_graph, torch_import
+from ssl_jax.workdir import results as stored_results
 from ssl_jax.workdir.log import speak_plainly
 
 FORMATS = ("npz", "safetensors", "torchvision", "timm", "onnx")
@@ -64,8 +64,7 @@ def export(workdir: str, layout: str = "safetensors", out: str | None = None) ->
     path = pathlib.Path(out or folder / f"backbone{ending}")
     if path.suffix != pathlib.Path(ending).suffix and path.suffix != f".{layout}":
         raise UserError(f"--out={path} does not end in {pathlib.Path(ending).suffix}, as the format {layout} has it.")
-    stored = folder / "results.json"
-    results = json.loads(stored.read_text()) if stored.exists() else {}
+    results = stored_results.read(folder / "results.json") or {}
     described = card.text(backbone, results, path.name, layout)
     if layout == "onnx":
         _write(path, onnx_graph.model(backbone).SerializeToString())
@@ -108,7 +107,7 @@ def card_of(path: pathlib.Path) -> pathlib.Path:
 def _write(path: pathlib.Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        files.write(path, content)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.") from error
 

@@ -39,7 +39,8 @@ class Monitor:
         self._bank = bank.images[rows], bank.labels[rows]
         self._queries = queries.images[query_rows], queries.labels[query_rows]
         self._classes = len(run.train.classes)
-        self._scored = bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
+        # A single class tells nothing: any answer is right.
+        self._scored = self._classes > 1 and bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
 
     def __call__(self, ts: TrainState, done: int, log: Log, loss: float | None = None) -> dict[str, float]:
         """Measures, records and returns the values after `done` updates, the last of which had this loss."""

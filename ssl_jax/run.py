@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from ssl_jax import data, mesh, models, optim, probe, streams
+from ssl_jax import data, limits, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
 from ssl_jax.data import cutter, loader, record, samplers, train_test
 from ssl_jax.data.samplers import Sampler
@@ -81,12 +81,20 @@ def prepare(
     Raises:
       UserError: for anything in the config that cannot be.
     """
-    devices_mesh = mesh.make(config.mesh, devices)
-    method = build.method(config.method, models.from_config(config.model))
+    limits.check(config)
+    with limits.explained(config):
+        devices_mesh = mesh.make(config.mesh, devices)
+        method = build.method(config.method, models.from_config(config.model))
     train, test = splits or train_test.load(config.data)
     _check_same(train)
-    method.check(*train.image_shape)
-    _check_config(config, method, train)
+    with limits.explained(config):
+        method.check(*train.image_shape)
+        _check_config(config, method, train)
+        return _built(config, method, devices_mesh, train, test)
+
+
+def _built(config: Any, method: Method, devices_mesh: Mesh, train: data.Dataset, test: data.Dataset | None) -> Run:
+    """The run of a config whose parts fit together."""
     info, sampler = _sampled(config, method, train, devices_mesh)
     channels = train.image_shape[-1]
     shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
@@ -124,13 +132,8 @@ def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
             f"config.accumulate_loss='whole' is for losses that compare embeddings, and {config.method.name} has no "
             "`embed`: use 'micro'."
         )
-    if config.batch_size < 1 or config.accumulate < 1 or config.epochs < 1:
-        raise UserError("config.batch_size, config.accumulate and config.epochs must be at least 1.")
-    for name in ("steps_per_call", "log_steps", "keep"):
-        if config.run[name] < 1:
-            raise UserError(f"config.run.{name} is {config.run[name]}: it must be at least 1.")
-    if config.run.stop_epoch is not None and config.run.stop_epoch < 1:
-        raise UserError("config.run.stop_epoch must be at least 1, or None to train to the last epoch.")
+    limits.check_comparison(config, method)
+    limits.check_classes(config, train)
     _check_targets(config, method, train)
     if train.streamed:
         cutter.check(method.views(), config.data.size)

@@ -1,6 +1,6 @@
 """Starts a run, or resumes it: from a config to the training loop."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import contextlib
 import time
 from typing import Any
@@ -9,19 +9,20 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import dist, optim, recipes
+from ssl_jax import dist, limits, optim, recipes
 from ssl_jax.batch import make_loader
 from ssl_jax.data import loader
 from ssl_jax.loop import Loop, NotFinite, Stopped, end_of
 from ssl_jax.recipes import base
 from ssl_jax.run import Run, prepare
-from ssl_jax.runtime import modules, processes
-from ssl_jax.runtime.errors import UserError
+from ssl_jax.runtime import files, modules, processes
+from ssl_jax.runtime.errors import UserError, no_writing
 from ssl_jax.state import TrainState
 from ssl_jax.weights import start as starting
 from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import images as stored_images
-from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
+from ssl_jax.workdir import lock
+from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.log import Log
 from ssl_jax.workdir.progress import summary
 
@@ -42,19 +43,19 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
     """
     config = recipes.get_config(*config.split(":", 1)) if isinstance(config, str) else config
     config = base.changed(config, changes or {})
-    with processes.Stop(dist.make_mesh()) as stop:
+    with lock.held(workdir, "train") as mine, processes.Stop(dist.make_mesh()) as stop:
         try:
-            _train(config, workdir, stop)
+            _train(config, workdir, stop, mine)
         except Exception as error:
-            if not out_of_space(error):
+            if not (why := no_writing(error)):
                 raise
             raise UserError(
-                f"The disk of {workdir} is full: make room and repeat the command, which goes on from the last "
+                f"The disk of {workdir} {why}: make room and repeat the command, which goes on from the last "
                 "checkpoint."
             ) from error
 
 
-def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
+def _train(config: Any, workdir: str, stop: processes.Stop, mine: Callable[[], None]) -> None:
     earlier = stored_config.check(workdir, config)
     run = prepare(config)
     stored_images.check(workdir, run.images, run.info.steps_per_epoch)
@@ -62,7 +63,7 @@ def _train(config: Any, workdir: str, stop: processes.Stop) -> None:
     if processes.first():
         stored_config.store(workdir, config)
         stored_images.store(workdir, run.images)
-    checkpoints = Checkpoints(workdir, config.run.keep)
+    checkpoints = Checkpoints(workdir, config.run.keep, mine)
     start, ts, origin = _state(run, checkpoints)
     log = Log(workdir, start, end_of(run), run.info.batch_size, run.info.steps_per_epoch)
     _introduce(run, workdir, start, log, (origin, longer))
@@ -111,7 +112,7 @@ def _introduce(run: Run, workdir: str, start: int, log: Log, notes: tuple[str, .
     params = run.shapes.params
     lines = optim.describe(run.config.optim, run.method.groups(params), params)
     if processes.first():
-        (epath.Path(workdir) / "parameters.txt").write_text("\n".join(lines) + "\n")
+        files.write(epath.Path(workdir) / "parameters.txt", "\n".join(lines) + "\n")
     excluded = sum(line.endswith("excluded") for line in lines)
     count = sum(x.size for x in jax.tree.leaves(params))
     shared = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -129,6 +130,8 @@ def _introduce(run: Run, workdir: str, start: int, log: Log, notes: tuple[str, .
         )
     if start == end_of(run):
         return
+    for remark in limits.remarks(run.config):
+        log.say(remark)
     if start:
         log.say(f"Resuming after update {start}.")
     for words in filter(None, notes):

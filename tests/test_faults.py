@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import signal
+import tempfile
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +21,12 @@ from ssl_jax import dist, evaluate, loop, mesh, monitor, report, train
 from ssl_jax.monitor import Monitor
 from ssl_jax.recipes import base, get_config
 from ssl_jax.run import prepare
-from ssl_jax.runtime.errors import UserError
+from ssl_jax.runtime.errors import UserError, no_writing
 from ssl_jax.state import specs as state_specs
 from ssl_jax.step import replica_step
 from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import log
-from ssl_jax.workdir.checkpoint import Checkpoints, out_of_space
+from ssl_jax.workdir.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -222,14 +223,37 @@ def test_a_full_disk_under_the_log(tmp_path, monkeypatch):
 
 @pytest.mark.fast
 def test_what_says_that_a_disk_is_full():
-    assert out_of_space(OSError(errno.ENOSPC, "x")) and out_of_space(OSError(errno.EDQUOT, "x"))
-    assert out_of_space(
-        ValueError("RESOURCE_EXHAUSTED: Error writing local file [OS error 28: No space left on device]")
-    )
+    full, gone = "is full", "cannot be written any more"
+    assert [no_writing(OSError(number, "x")) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)] == [
+        full,
+        full,
+        gone,
+    ]
+    assert no_writing(ValueError("Error writing local file [OS error 28: No space left on device]")) == full
+    assert no_writing(ValueError("UNAVAILABLE: [OS error 30: Read-only file system]")) == gone
     behind = RuntimeError("saving failed")
     behind.__cause__ = OSError(errno.ENOSPC, "x")
-    assert out_of_space(behind)
-    assert not out_of_space(OSError(errno.ENOENT, "x")) and not out_of_space(ValueError("full"))
+    assert no_writing(behind) == full
+    assert not no_writing(OSError(errno.ENOENT, "x")) and not no_writing(ValueError("full"))
+
+
+def test_a_workdir_that_becomes_read_only_is_one_sentence_at_once(undisturbed, tmp_path, monkeypatch):
+    real, count = tempfile.TemporaryFile, []
+
+    def refused(*args, dir=None, **kwargs):
+        if str(dir).endswith("checkpoints"):
+            count.append(1)
+            if len(count) == 2:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(*args, dir=dir, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "TemporaryFile", refused)
+        with pytest.raises(UserError, match=r"cannot be written any more: .*repeat the command"):
+            train.train(config(), str(tmp_path))
+    assert Checkpoints(tmp_path).steps() == [2]
+    train.train(config(), str(tmp_path))
+    tiny.assert_same(final(tmp_path), undisturbed)
 
 
 @pytest.mark.parametrize("name", ["byol", "npid"])

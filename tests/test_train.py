@@ -238,7 +238,7 @@ def test_the_probe_does_not_mind_the_scale_of_the_features():
         ({"accumulate": 3}, "3 micro-batch"),
         ({"accumulate_loss": "both"}, "use 'micro' or 'whole'"),
         ({"run.log_steps": 0}, "log_steps"),
-        ({"run.stop_epoch": 0}, "stop_epoch must be at least 1"),
+        ({"run.stop_epoch": 0}, "stop_epoch is 0: it must be at least 1"),
         ({"mapping": "vmap"}, "config.mapping is 'vmap'"),
         ({"model.name": "resnet19"}, "Did you mean 'resnet18'"),
         ({"model.norm": "btach"}, "Did you mean 'batch'"),

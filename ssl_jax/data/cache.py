@@ -1,20 +1,18 @@
 """What was decoded or listed once is kept on disk for the next start."""
 
 from collections.abc import Callable
-import contextlib
 import hashlib
 import json
 import logging
-import os
 import pathlib
 from typing import Any
-import uuid
 import zipfile
 import zlib
 
 import numpy as np
 
 from ssl_jax.data.dataset import Dataset, Request, check_memory
+from ssl_jax.runtime.files import replacing
 from ssl_jax.runtime.paths import cache_folder
 
 CACHE_VERSION = 1  # raise it when the decoded pixels or the layout of the cache file change
@@ -101,14 +99,10 @@ def _write_cache(file: pathlib.Path, dataset: Dataset, skipped: list[str]) -> No
 
 
 def _write_arrays(file: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Writes to a temporary file and renames it, so that a reader never sees half a file."""
-    temporary = file.with_suffix(f".{uuid.uuid4().hex}.tmp")  # other machines may share the folder
+    """Writes a file that other processes and machines may be reading or writing."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as stream:
+        with replacing(file) as stream:
             np.savez(stream, **arrays)
-        os.replace(temporary, file)
     except OSError as error:
         log.warning("decoded images are not cached in %s (%s)", file.parent, error)
-        with contextlib.suppress(OSError):
-            temporary.unlink()

@@ -5,12 +5,13 @@ import hashlib
 import logging
 from typing import Any
 import zipfile
+import zlib
 
 from etils import epath
 import jax
 import numpy as np
 
-from ssl_jax.runtime import processes
+from ssl_jax.runtime import files, processes
 from ssl_jax.runtime.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
@@ -80,10 +81,8 @@ class FeatureCache:
 
     def _write(self, path: epath.Path, arrays: list[np.ndarray]) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".new")
-        with temporary.open("wb") as file:
+        with files.replacing(path) as file:
             np.savez(file, *arrays)
-        temporary.replace(path)
 
     def _tidy(self, name: str, step: int) -> None:
         for path in self._folder.glob(f"{name}-*.npz"):
@@ -101,8 +100,8 @@ def _read(path: epath.Path) -> list[np.ndarray] | None:
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return [stored[f"arr_{i}"] for i in range(len(stored.files))]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         logger.warning("%s cannot be read (%s); its features are extracted again.", path, error)
         return None

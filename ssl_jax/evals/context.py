@@ -173,7 +173,7 @@ def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.nd
 
 def lacking(images: Images) -> set[str]:
     """Which of 'labels', of some images of each split, 'test images' and 'mask' there are none of."""
-    labels = images[0].classes and all((d.labels >= 0).any() for d in images if len(d.images))
+    labels = len(images[0].classes) > 1 and all((d.labels >= 0).any() for d in images if len(d.images))
     there = {"labels": labels, "test images": len(images[1].images), "mask": all("mask" in d.fields for d in images)}
     return {name for name, found in there.items() if not found}
 
@@ -189,10 +189,10 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
       UserError: if a split has none, or there is no such class.
     """
     names = images[0].classes
-    if not names or not len(images[1].images):
+    if len(names) < 2 or not len(images[1].images):
         raise UserError(
-            f"Evaluation needs labels and a test split, which {images[0].name} lacks: add class folders under train/ "
-            "and test/, or ask for --evals=health alone."
+            f"Evaluation needs labels and a test split, which {images[0].name} lacks: add two class folders or more "
+            "under train/ and test/, or ask for --evals=health alone."
         )
     if unknown := [c for c in classes if not 0 <= c < len(names)]:
         raise UserError(

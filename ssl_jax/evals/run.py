@@ -20,6 +20,7 @@ from ssl_jax.run import Run, prepare
 from ssl_jax.runtime.errors import UserError, nearest
 from ssl_jax.state import TrainState
 from ssl_jax.workdir import images as stored_images
+from ssl_jax.workdir import lock
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
 from ssl_jax.workdir.results import Results, versions
@@ -101,6 +102,20 @@ def evaluate(
     _check(evals or (), settings)
     began = time.time()
     network, images = _loaded(workdir, evals or (), on, settings)
+    with lock.held(workdir, "evaluate"):
+        return _evaluate(workdir, network, images, evals, on, settings, began)
+
+
+def _evaluate(
+    workdir: str,
+    network: Network,
+    images: Images,
+    evals: Sequence[str] | None,
+    on: On,
+    settings: Settings,
+    began: float,
+) -> dict[str, Any]:
+    """Measures what was loaded, from the time `began`."""
     run, ts = network.run, network.ts
     supervised = None if on.supervised is None else _yardstick(on.supervised, run)
     names = _default(on, images) if evals is None else tuple(evals)

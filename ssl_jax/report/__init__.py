@@ -18,6 +18,7 @@ from ssl_jax.report import curves, neighbours, network, page, runs, tables
 from ssl_jax.report.page import Empty
 from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
+from ssl_jax.runtime.files import write
 from ssl_jax.workdir.log import speak_plainly
 
 
@@ -52,7 +53,11 @@ def report(*workdirs: str, image: int = 0) -> epath.Path:
         ("Records", lambda: tables.records(files)),
     ]
     path = epath.Path(workdirs[0]) / "report.html"
-    path.write_text(page.page(_title(files), _lead(files), sections, first.style()))
+    text = page.page(_title(files), _lead(files), sections, first.style())
+    try:
+        write(path, text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}): make room, or the folder writable.") from error
     return path
 
 

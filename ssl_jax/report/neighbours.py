@@ -176,6 +176,8 @@ def maps(s: Sample) -> str:
     x = _unit(s.queries[rows])
     if len(x) < 5 or x.shape[1] < 2:
         raise Empty(f"A map needs at least 5 images and 2 features, and there are {len(x)} and {x.shape[1]}.")
+    if not np.isfinite(x).all() or np.ptp(x, axis=0).max() < 1e-6:  # scikit-learn's t-SNE ends the process
+        raise Empty("The features are the same for all images, or no numbers, so that there is nothing to map.")
     perplexity = min(30.0, (len(x) - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, random_state=0)
     with threadpool_limits(1):  # its threads wait for each other busily: on a busy machine many times slower than one

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable, Sequence
 import html
 import io
+import logging
 import re
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.runtime.errors import UserError
+
+logger = logging.getLogger("ssl_jax")
 
 # The Okabe-Ito colours, which colour-blind readers can tell apart, without those that vanish on white or on black.
 COLOURS = ("#2f8fd0", "#e08a00", "#1fa37c", "#d4583a", "#c06ba0", "#8a8a8a")
@@ -131,6 +134,9 @@ def _section(name: str, make: Callable[[], str]) -> str:
         content = make()
     except (Empty, UserError) as reason:
         content = f'<p class="none">{html.escape(str(reason))}</p>'
+    except Exception as error:  # one section must not cost the others
+        logger.warning("The section '%s' of the report failed.", name, exc_info=True)
+        content = f'<p class="none">{html.escape(f"This could not be drawn ({type(error).__name__}: {error}).")}</p>'
     return f'<section id="{_slug(name)}"><h2>{html.escape(name)}</h2>{content}</section>'
 
 

@@ -1,12 +1,12 @@
 """What a workdir holds besides checkpoints."""
 
 import dataclasses
-import json
 from typing import Any
 
 from etils import epath
 
-from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir import log
+from ssl_jax.workdir import results as stored_results
 from ssl_jax.workdir.config import load as load_config
 
 
@@ -44,14 +44,4 @@ def _read(name: str, workdir: str) -> Files:
     config = load_config(workdir)
     folder = epath.Path(workdir)
     metrics, results = folder / "metrics.jsonl", folder / "results.json"
-    entries = []
-    for line in metrics.read_text().splitlines() if metrics.exists() else []:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # a run that is going on has written half a line
-    try:
-        found = json.loads(results.read_text()) if results.exists() else {}
-    except json.JSONDecodeError as error:
-        raise UserError(f"{results} is damaged ({error}): evaluate the run again.") from error
-    return Files(name, workdir, config, entries, found)
+    return Files(name, workdir, config, log.read(metrics), stored_results.read(results) or {})

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Iterable
 import difflib
+import errno
 import functools
+import os
 import sys
 from typing import Any
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -23,8 +27,28 @@ class TryAgain(UserError):
     status = 75  # as `processes.RESUMABLE`
 
 
+def no_writing(error: BaseException | None) -> str:
+    """Why nothing can be written, if that is what an error, or one behind it, says.
+
+    Returns:
+      'is full' or 'cannot be written any more', to follow "the disk"; '' for any other error.
+    """
+    while error is not None:
+        number, words = getattr(error, "errno", None), str(error)
+        # TensorStore says so in words alone.
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(os.strerror(n) in words for n in _FULL):
+            return "is full"
+        if number in (errno.EROFS, errno.EIO) or os.strerror(errno.EROFS) in words:
+            return "cannot be written any more"
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def explained(main: Callable[..., int]) -> Callable[..., int]:
-    """Wraps a program's `main`: it prints a `UserError` without a traceback, and then returns its status."""
+    """Wraps a program's `main`: it prints a `UserError`, or that a disk is full, without a traceback.
+
+    It then returns the status of the error.
+    """
 
     @functools.wraps(main)
     def wrapped(*args: Any, **kwargs: Any) -> int:
@@ -33,6 +57,11 @@ def explained(main: Callable[..., int]) -> Callable[..., int]:
         except UserError as error:
             print(f"Error: {error}", file=sys.stderr)
             return error.status
+        except OSError as error:
+            if not (why := no_writing(error)):
+                raise
+            print(f"Error: The disk {why} ({error}): nothing that was there is changed.", file=sys.stderr)
+            return UserError.status
 
     return wrapped
 

@@ -24,11 +24,10 @@ from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method, Variables
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.runtime.modules import subclass
-from ssl_jax.weights import torch_names
+from ssl_jax.weights import arrays_file, torch_names
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
 
-_KEY = "ssl_jax"  # of the JSON in a file
 _LARGEST = 256  # images at a time
 
 
@@ -156,13 +155,21 @@ def load(path: str | epath.Path) -> Backbone:
         return _of_run(path)
     if not path.is_file():
         raise UserError(f"There is no backbone at {path}: give the workdir of a run, or a .npz or .safetensors file.")
-    arrays, text = read(path)
+    arrays, text = arrays_file.read(path)
     if text is None:
         raise UserError(
             f"{path} does not say what network it holds: bring a checkpoint of others into a file of ours first, with "
             "python -m ssl_jax.export --import=PATH --arch=NAME --out=FILE.npz."
         )
-    return _of_file(arrays, json.loads(text))
+    try:
+        return _of_file(arrays, json.loads(text))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged description makes the code that builds the network raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} describes no backbone ({type(error).__name__}: {reason}): copy it anew, or export it again."
+        ) from error
 
 
 def _of_run(folder: epath.Path) -> Backbone:
@@ -225,64 +232,13 @@ def save(path: str | epath.Path, backbone: Backbone, names: str = "ours") -> Non
         "view": dataclasses.asdict(backbone.view),
         "origin": backbone.origin,
     }
-    _write(path, {k: np.ascontiguousarray(v) for k, v in arrays.items()}, json.dumps(meta))
+    arrays_file.write(path, {k: np.ascontiguousarray(v) for k, v in arrays.items()}, json.dumps(meta))
 
 
 def refuse_halves(backbone: Backbone, names: str) -> None:
     """Refuses, with a `UserError`, two networks under names that are those of one."""
     if backbone.halves:
         raise UserError(f"{names} has no network of two halves, as this one: use the format npz or safetensors.")
-
-
-def _write(path: epath.Path, arrays: dict[str, np.ndarray], text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".npz":
-            with path.open("wb") as file:
-                np.savez(file, **{_KEY: np.array(text)}, **arrays)  # type: ignore[arg-type]
-        elif path.suffix == ".safetensors":
-            _safetensors().numpy.save_file(arrays, path, metadata={_KEY: text})
-        else:
-            raise UserError(f"{path} ends neither in .npz nor in .safetensors: choose one of them.")
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.") from error
-
-
-def read(path: epath.Path) -> tuple[dict[str, np.ndarray], str | None]:
-    """Reads a .npz or .safetensors file.
-
-    Args:
-      path: of the file.
-
-    Returns:
-      name to array, and the JSON that `save` wrote beside them, None in a file of others.
-
-    Raises:
-      UserError: for another ending, a damaged file, or one that needs a package which is not installed.
-    """
-    if path.suffix not in (".npz", ".safetensors"):
-        raise UserError(f"{path} is neither .npz nor .safetensors, the files that weights are read from.")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            text = arrays.pop(_KEY, None)
-            return arrays, None if text is None else str(text)
-        with _safetensors().safe_open(path, "numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(_KEY)  # noqa: SIM118
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes NumPy, zipfile or safetensors raise
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} cannot be read ({type(error).__name__}: {reason}): copy it anew.") from error
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError("A .safetensors file needs the package safetensors: pip install ssl_jax[export].") from error
-    return safetensors
 
 
 def _description(module: models.Backbone) -> dict[str, Any]:

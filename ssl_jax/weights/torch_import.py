@@ -14,7 +14,8 @@ import numpy as np
 from ssl_jax import models
 from ssl_jax.methods.contract import Method
 from ssl_jax.runtime.errors import UserError
-from ssl_jax.weights import Backbone, read, torch_names
+from ssl_jax.weights import Backbone, torch_names
+from ssl_jax.weights.arrays_file import read
 
 # What tells the beginning of a backbone: torchvision's ResNet, timm's transformer, torchvision's.
 _ANCHORS = ("conv1.weight", "patch_embed.proj.weight", "conv_proj.weight")

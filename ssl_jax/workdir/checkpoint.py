@@ -1,12 +1,13 @@
 """Checkpoints: Orbax behind the four things that the loop needs of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import errno
 import itertools
 import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 from typing import Any
 
@@ -20,17 +21,6 @@ from ssl_jax.runtime.errors import UserError
 logger = logging.getLogger("ssl_jax")
 
 _PAUSE = 2.0  # seconds before what could not be read is read once more
-
-
-def out_of_space(error: BaseException | None) -> bool:
-    """Whether an error, or one behind it, says that a disk is full; TensorStore's says so in words alone."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "No space left on device" in str(error) or "Disk quota exceeded" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def stored(workdir: str | epath.Path, item: str) -> dict[str, Any] | None:
@@ -61,11 +51,14 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: how many of the newest to keep; None to read only and leave all files as they are.
+      check: called before each is written; raises where it must not be, as when the workdir is another process's.
     """
 
-    def __init__(self, workdir: str | epath.Path, keep: int | None = None) -> None:
+    def __init__(
+        self, workdir: str | epath.Path, keep: int | None = None, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._folder = epath.Path(workdir).resolve() / "checkpoints"
-        self._keep = keep
+        self._keep, self._check = keep, check
         self._manager = self._open()
         self._saved: int | None = None
 
@@ -92,6 +85,7 @@ class Checkpoints:
         """
         if step == self._saved or step in self._manager.all_steps():
             return
+        self._check()
         self._make_sure_of_room(state)
         self._saved = step
         said = {"config": ocp.args.JsonSave(config), "images": ocp.args.JsonSave(images or {})}
@@ -99,8 +93,15 @@ class Checkpoints:
         self._manager.save(step, args=args)
 
     def _make_sure_of_room(self, state: Any) -> None:
-        """Better no checkpoint than half of one; what is compressed needs less."""
+        """Better no checkpoint than half of one; what is compressed needs less.
+
+        Raises:
+          OSError: there is no room for it, or nothing can be written there.
+        """
         if "://" not in os.fspath(self._folder):
+            # Where it has become read-only, Orbax would wait for minutes before it says so.
+            with tempfile.TemporaryFile(dir=self._folder):
+                pass
             needed = sum(x.nbytes for x in jax.tree.leaves(state))
             if shutil.disk_usage(self._folder).free < needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), os.fspath(self._folder))

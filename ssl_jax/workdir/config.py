@@ -117,7 +117,7 @@ def has_trained(folder: epath.Path) -> bool:
     if checkpoints.exists() and any(checkpoints.iterdir()):
         return True
     # A line that is cut off was being written by a run.
-    return curve.exists() and not all('"step": 0,' in line for line in curve.read_text().splitlines())
+    return curve.exists() and not all(b'"step": 0,' in line for line in curve.read_bytes().splitlines())
 
 
 def store(workdir: str, config: Any) -> None:

@@ -13,7 +13,7 @@ from etils import epath
 from ssl_jax.data import record
 from ssl_jax.runtime import files
 from ssl_jax.runtime.errors import UserError
-from ssl_jax.workdir import checkpoint
+from ssl_jax.workdir import checkpoint, log
 from ssl_jax.workdir.config import has_trained
 
 logger = logging.getLogger("ssl_jax")
@@ -74,12 +74,8 @@ def store(workdir: str, images: dict[str, Any]) -> None:
 def _check_pace(folder: epath.Path, images: dict[str, Any], steps_per_epoch: int) -> None:
     """Compares what little a run of an earlier version says: how many updates were an epoch, rounded in its log."""
     curve = folder / "metrics.jsonl"
-    for line in reversed(curve.read_text().splitlines() if curve.exists() else []):
-        try:
-            entry = json.loads(line)
-            step, epoch = entry["step"], entry["epoch"]
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that a kill cut short
+    for entry in reversed(log.read(curve)):
+        step, epoch = entry["step"], entry["epoch"]
         if step and abs(step / steps_per_epoch - epoch) > 1e-4 * max(1, epoch):
             raise UserError(
                 f"{folder} holds a run on other images (an epoch had {step / epoch:.5g} updates then and has "

@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from etils import epath
 from tensorboardX import SummaryWriter
 
-from ssl_jax.runtime import platforms, processes
-from ssl_jax.workdir.checkpoint import out_of_space
+from ssl_jax.runtime import files, platforms, processes
+from ssl_jax.runtime.errors import no_writing
 from ssl_jax.workdir.progress import Progress
 
 _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
@@ -27,13 +26,12 @@ def speak_plainly() -> None:
     # A full disk is told once, by the loop, and not by each thread that meets it.
     absl.addFilter(lambda record: not _told(record.exc_info and record.exc_info[1]))
     threading.excepthook = lambda args: None if _told(args.exc_value) else threading.__excepthook__(args)
-    sys.excepthook = lambda kind, error, trace: None if _told(error) else sys.__excepthook__(kind, error, trace)
 
 
 def _told(error: Any) -> bool:
-    """Whether an error in a thread of Orbax or TensorBoard comes of a full disk."""
+    """Whether an error in a thread of Orbax or TensorBoard comes of a disk that is full or read-only."""
     # The last is how TensorStore's writes end after Orbax has given up waiting for them.
-    return isinstance(error, BaseException) and (out_of_space(error) or str(error) == "Event loop is closed")
+    return isinstance(error, BaseException) and (bool(no_writing(error)) or str(error) == "Event loop is closed")
 
 
 class _Lines:
@@ -47,9 +45,10 @@ class _Lines:
     def __init__(self, path: epath.Path, kept: list[str]) -> None:
         self._path, self._remote = path, "://" in os.fspath(path)
         self._lines, self._written = kept, time.monotonic()
-        new = path.with_name(f"{path.name}.new")  # a kill must not find it half written
-        new.write_text("".join(kept))
-        new.replace(path)
+        if self._remote:
+            path.write_text("".join(kept))
+        else:
+            files.write(path, "".join(kept))
         self._file = None if self._remote else path.open("a")
 
     def append(self, line: str) -> None:
@@ -164,13 +163,18 @@ class Log:
 
 
 def _entries_until(path: epath.Path, start: int) -> list[dict[str, Any]]:
-    """The entries up to the step that is resumed from, without a line that a kill cut short."""
-    kept = []
-    for line in path.read_text().splitlines() if start and path.exists() else ():
+    """The entries up to the step that is resumed from."""
+    return [entry for entry in read(path) if entry["step"] <= start] if start else []
+
+
+def read(path: epath.Path) -> list[dict[str, Any]]:
+    """The entries of a `metrics.jsonl`, without lines that a kill cut short or that are something else."""
+    found = []
+    for line in path.read_bytes().decode(errors="replace").splitlines() if path.exists() else ():
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if entry["step"] <= start:
-            kept.append(entry)
-    return kept
+        if isinstance(entry, dict) and all(isinstance(entry.get(name), int | float) for name in ("step", "epoch")):
+            found.append(entry)
+    return found

@@ -6,6 +6,7 @@ Each number stands under a flat name, and the part `measures` says what it is: n
 from collections.abc import Sequence
 import importlib.metadata
 import json
+import logging
 import platform
 import re
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ from typing import Any, NamedTuple
 from etils import epath
 
 import ssl_jax
-from ssl_jax.runtime import processes
+from ssl_jax.runtime import files, processes
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir import earlier
+
+logger = logging.getLogger("ssl_jax")
 
 _PACKAGES = ("jax", "flax", "optax", "scikit-learn", "numpy")
 
@@ -64,14 +67,16 @@ class Results:
         self._same = {"step": step, "data": data, "network": network, "images": list(images)}
         if not processes.first():
             return
-        stored = _read(self.path)
+        stored = read(self.path)
+        if stored is None and self.path.exists():
+            self.path.replace(self.path.with_name("results.json.damaged"))
         if stored is not None and self._about_the_same(stored, own):
             self.values = stored
             return
         if stored is not None:
             self.path.replace(self._free_name(stored.get("step"), stored.get("data", own)))
         for aside in sorted(self.path.parent.glob("results-*.json")):
-            stored = _read(aside)
+            stored = read(aside)
             if stored is not None and self._about_the_same(stored, own):
                 aside.replace(self.path)
                 self.values = stored
@@ -103,10 +108,8 @@ class Results:
         self.values |= values | self._same
         if not processes.first():
             return
-        temporary = self.path.with_suffix(".new")
         try:
-            temporary.write_text(json.dumps(self.values, indent=2) + "\n")
-            temporary.replace(self.path)
+            files.write(self.path, json.dumps(self.values, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"{self.path} cannot be written ({error.strerror}): make the workdir writable.") from error
 
@@ -127,8 +130,18 @@ def numbers(stored: dict[str, Any]) -> list[Result]:
     return [found[name] for name in values if name in found]
 
 
-def _read(path: epath.Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.exists() else None
+def read(path: epath.Path) -> dict[str, Any] | None:
+    """What a results file holds; None where there is none, or, said, where it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and isinstance(found.get("measures", {}), dict):
+        return found
+    logger.warning("%s is damaged and left out; evaluating again makes it anew.", path)
+    return None
 
 
 def versions() -> dict[str, str]:

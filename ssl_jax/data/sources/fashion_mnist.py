@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import urllib.request
 
@@ -11,6 +10,7 @@ import numpy as np
 from ssl_jax.data.arrays import read_idx, requested
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.sources import tfds
+from ssl_jax.runtime import files
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.runtime.paths import cache_folder
 
@@ -95,9 +95,7 @@ def _download(target: pathlib.Path, looked: list[pathlib.Path]) -> None:
                 data = stream.read()
             if hashlib.md5(data).hexdigest() != md5:
                 raise UserError(f"{URL}{name} does not have the checksum {md5}: try again later.")
-            temporary = target / f"{name}.{os.getpid()}.tmp"
-            temporary.write_bytes(data)
-            os.replace(temporary, target / name)
+            files.write(target / name, data)
     except OSError as error:
         raise UserError(
             f"Fashion-MNIST is not in {', '.join(map(str, looked))}, and cannot be downloaded from "
