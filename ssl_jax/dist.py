@@ -13,8 +13,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from ssl_jax.runtime.errors import UserError
-
 AXIS = "data"
 FSDP = "fsdp"  # the second axis of a mesh, where parameters are sharded: `ssl_jax/mesh.py`
 
@@ -144,7 +142,7 @@ def map_replicas(
       mesh: from `make_mesh`.
       in_specs: one pytree prefix of `PartitionSpec` an argument.
       out_specs: a pytree prefix of `PartitionSpec` for the result.
-      mapping: 'shard_map' or 'pmap'.
+      mapping: 'shard_map' or 'pmap', which cannot shard parameters.
       donate: positions of arguments whose buffers the result may reuse (shard_map only: pmap copies what it
         broadcasts, so that there is nothing to reuse).
       results: shardings of the result, a pytree prefix; by default as `out_specs` says.
@@ -157,8 +155,6 @@ def map_replicas(
         mapped = jax.shard_map(fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, axis_names={AXIS})
         # On a single device XLA calls a sharded result replicated; fed back, it would compile a second time.
         return jax.jit(mapped, donate_argnums=donate, out_shardings=results or shardings(out_specs, mesh))
-    if FSDP in mesh.axis_names:
-        raise UserError("config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use 'shard_map'.")
     return _by_pmap(fn, mesh, in_specs, out_specs)
 
 

@@ -14,7 +14,7 @@ from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.monitor import Monitor
 from ssl_jax.run import Run
-from ssl_jax.runtime import processes
+from ssl_jax.runtime import equality, processes
 from ssl_jax.state import TrainState
 from ssl_jax.step import mapped_step, mapped_steps
 from ssl_jax.workdir import config as stored_config
@@ -179,7 +179,7 @@ def _keeper(run: Run) -> Callable[[Checkpoints, int, TrainState], None]:
         # The loss was computed before the update: a checkpoint also wants the weights after it to be numbers.
         if not all_finite(ts.params):
             raise NotFinite(_no_number("weights", done))
-        processes.check_equal(ts, f"After update {done}")
+        equality.check_equal(ts, f"After update {done}")
         checkpoints.save(done, ts, stored, run.images)
 
     return keep

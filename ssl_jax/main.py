@@ -26,7 +26,7 @@ import sys
 from absl import flags
 
 from ssl_jax import command_line
-from ssl_jax.runtime import compile_cache, malloc, processes
+from ssl_jax.runtime import compile_cache, equality, malloc, processes
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.train import NotFinite, Stopped, train
 from ssl_jax.workdir.log import speak_plainly
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
         config = command_line.parse(argv, "workdir")
         processes.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         train(config, _WORKDIR.value or "")
-    except (UserError, NotFinite, processes.Diverged) as error:
+    except (UserError, NotFinite, equality.Diverged) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 3 if isinstance(error, NotFinite) else 1
     except KeyboardInterrupt:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import numpy as np
 
 from ssl_jax.data import loader
-from ssl_jax.evals.features import extractor, spread
+from ssl_jax.evals.features import extractor
 from ssl_jax.metrics import health, knn
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState
 from ssl_jax.workdir.log import Log
@@ -35,7 +36,7 @@ class Monitor:
             rows = np.setdiff1d(rows, query_rows)
         else:
             query_rows = np.arange(len(queries.images))
-        rows, query_rows = spread(rows, limit), spread(query_rows, limit)
+        rows, query_rows = evenly_spaced(rows, limit), evenly_spaced(query_rows, limit)
         self._bank = bank.images[rows], bank.labels[rows]
         self._queries = queries.images[query_rows], queries.labels[query_rows]
         self._classes = len(run.train.classes)

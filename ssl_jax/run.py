@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from ssl_jax import data, limits, mesh, models, optim, probe, streams
+from ssl_jax import data, dist, limits, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
 from ssl_jax.data import cutter, loader, record, samplers, train_test
 from ssl_jax.data.samplers import Sampler
@@ -90,6 +90,10 @@ def prepare(
     with limits.explained(config):
         method.check(*train.image_shape)
         _check_config(config, method, train)
+        if config.mapping == "pmap" and dist.FSDP in devices_mesh.axis_names:
+            raise UserError(
+                "config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use shard_map."
+            )
         return _built(config, method, devices_mesh, train, test)
 
 

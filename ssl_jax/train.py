@@ -39,7 +39,7 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
       UserError: for anything the user can put right.
       NotFinite: when the loss stopped being a number; names the step.
       Stopped: on SIGTERM or SIGINT, after a checkpoint.
-      processes.Diverged: when processes that must hold the same state do not.
+      equality.Diverged: when processes that must hold the same state do not.
     """
     config = recipes.get_config(*config.split(":", 1)) if isinstance(config, str) else config
     config = base.changed(config, changes or {})

@@ -22,7 +22,7 @@ from ssl_jax.epoch import begin_epoch
 from ssl_jax.evals import cache, context, fine_tune
 from ssl_jax.monitor import Monitor
 from ssl_jax.run import prepare
-from ssl_jax.runtime import processes
+from ssl_jax.runtime import equality, processes
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step
 
@@ -58,7 +58,7 @@ class Silent:
 
 def others(run, images, ts):
     """What else looks at all devices: the online evaluation, the pass over the data set, the comparison of states."""
-    processes.check_equal(ts, "After some updates")
+    equality.check_equal(ts, "After some updates")
     values = Monitor(run)(ts, UPDATES, Silent())
     embed = epoch.embedder(run, lambda: None)
     rows = embed(lambda params, state, batch: batch["index"], ts, images, jax.random.key(0))
@@ -107,8 +107,8 @@ def diverge(run, ts):
     parts = [jax.device_put(np.full((2, 3), 1.0 + jax.process_index(), np.float32), d) for d in jax.local_devices()]
     wrong = jax.make_array_from_single_device_arrays((2, 3), kernel.sharding, parts)
     try:
-        processes.check_equal({"a": kernel, "b": wrong, "c": ts.step}, "Here")
-    except processes.Diverged as error:
+        equality.check_equal({"a": kernel, "b": wrong, "c": ts.step}, "Here")
+    except equality.Diverged as error:
         return str(error)
     return ""
 

@@ -14,7 +14,7 @@ from ssl_jax import data, evaluate, weights
 from ssl_jax.augment import render
 from ssl_jax.evals import cache, context, features, find, fine_tune, layers, linear, linear_lbfgs, pretext
 from ssl_jax.evals import run as evaluation
-from ssl_jax.metrics import few_label, label_curve
+from ssl_jax.metrics import few_label, label_curve, subset
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.checkpoint import Checkpoints
@@ -548,7 +548,7 @@ def test_stages_end_with_the_features_and_draws_differ():
         few = features.stage_extractor(run.method, run.eval_view, run.mesh, 8)(ts.params, ts.state, images, most=most)
         np.testing.assert_array_equal(few[-1], stages[-1])
         for some, whole in zip(few[:-1], stages[:-1], strict=True):
-            np.testing.assert_array_equal(some, features.spread(whole, most))
+            np.testing.assert_array_equal(some, subset.evenly_spaced(whole, most))
     one, again, two = (extract(ts.params, ts.state, images, draw=d) for d in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert cache.fingerprint(one) != cache.fingerprint(two)

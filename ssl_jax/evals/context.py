@@ -10,8 +10,9 @@ import numpy as np
 from ssl_jax import data
 from ssl_jax.data import loader, loading, train_test
 from ssl_jax.evals.cache import FeatureCache, fingerprint
-from ssl_jax.evals.features import spread, stage_extractor
+from ssl_jax.evals.features import stage_extractor
 from ssl_jax.methods.contract import Variables
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
@@ -22,8 +23,7 @@ Images = tuple[data.Dataset, data.Dataset]  # training and test split
 
 LABELLED = frozenset(("labels", "test images"))  # what most evaluations need
 
-# Bytes of images that are a representation of their own; in float32, scaled and copied they take up to twelve times as
-# many.
+# Bytes of images that are a representation of their own; in float32, scaled and copied they take up to 12 times that.
 MOST_PIXELS = 2**30
 
 
@@ -167,7 +167,7 @@ def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.nd
     """
     if not d.streamed:
         return d.images, d.labels
-    rows = spread(np.arange(len(d.images)), limit)
+    rows = evenly_spaced(np.arange(len(d.images)), limit)
     return d.pictures(rows, side), d.labels[rows]
 
 

@@ -16,11 +16,7 @@ from ssl_jax.data.cutter import Pass
 from ssl_jax.data.lazy import Images
 from ssl_jax.data.loader import streamed
 from ssl_jax.methods.contract import Method
-
-
-def spread(rows: np.ndarray, limit: int) -> np.ndarray:
-    """At most `limit` of the rows, evenly spaced (images usually come sorted by class)."""
-    return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
+from ssl_jax.metrics.subset import evenly_spaced
 
 
 def extractor(
@@ -87,7 +83,7 @@ def _compiled(
         params: Any, state: Any, images: np.ndarray | Images, draw: int = 0, most: int | None = None
     ) -> list[np.ndarray]:
         cropped, rows = isinstance(images, Images), np.arange(len(images))
-        kept = [rows if most is None else spread(rows, most)] * (len(stages) - 1) + [rows]
+        kept = [rows if most is None else evenly_spaced(rows, most)] * (len(stages) - 1) + [rows]
         found: list[np.ndarray] = []
         for number, part in enumerate(_blocks(images, view, mesh, block, workers)):
             first = number * block

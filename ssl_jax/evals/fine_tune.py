@@ -15,9 +15,9 @@ from ssl_jax import dist, losses
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
 from ssl_jax.evals.context import LABELLED, Context
-from ssl_jax.evals.features import spread
 from ssl_jax.methods.contract import Method, Variables
 from ssl_jax.metrics import label_curve
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.models.split import HALVES
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
@@ -49,7 +49,7 @@ def measure(context: Context) -> list[Result]:
         if not 0 < count <= backbone.stages:
             raise UserError(f"--frozen has {count}, but the backbone has {backbone.stages} stages: use 1 to that.")
     train_x, train_y = context.images[0].images, context.images[0].labels
-    test_x, test_y = (spread(a, MAX_TEST) for a in (context.images[1].images, context.images[1].labels))
+    test_x, test_y = (evenly_spaced(a, MAX_TEST) for a in (context.images[1].images, context.images[1].labels))
     starts = {name: network.variables for name, network in context.networks.items()}
 
     def top1(tune: Tuner, start: Variables, percent: int) -> float:

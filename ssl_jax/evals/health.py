@@ -6,8 +6,9 @@ import numpy as np
 
 from ssl_jax.data import Dataset
 from ssl_jax.evals.context import Context, Network, in_memory
-from ssl_jax.evals.features import extractor, spread
+from ssl_jax.evals.features import extractor
 from ssl_jax.metrics import health
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.workdir.results import Result
 
 NEEDS: frozenset[str] = frozenset()
@@ -22,8 +23,8 @@ def measure(context: Context) -> list[Result]:
     limit = context.config.run.eval_images
     for of, network in context.networks.items():
         last, stages = context.features.backbones()[of][0], context.features.stages[of]
-        values = {name.removeprefix("health/"): v for name, v in health.summary(spread(last, limit)).items()}
-        values |= {f"rank/{n}": health.rankme(spread(x, limit)) for n, (x, _) in enumerate(stages, 1)}
+        values = {name.removeprefix("health/"): v for name, v in health.summary(evenly_spaced(last, limit)).items()}
+        values |= {f"rank/{n}": health.rankme(evenly_spaced(x, limit)) for n, (x, _) in enumerate(stages, 1)}
         views = _views(network, context.images[0])
         values["alignment"] = health.alignment(views[:, 0], views[:, 1])
         values["lidar"] = health.lidar(views)
@@ -38,5 +39,5 @@ def _views(network: Network, images: Dataset) -> np.ndarray:
     seen = run.eval_view
     drawn = dataclasses.replace(run.method.primary_view(), size=seen.size, mean=seen.mean, std=seen.std)
     extract = extractor(run.method, drawn, run.mesh)
-    some = spread(in_memory(images, _IMAGES, run.eval_side)[0], _IMAGES)
+    some = evenly_spaced(in_memory(images, _IMAGES, run.eval_side)[0], _IMAGES)
     return np.stack([extract(ts.params, ts.state, some, draw=i) for i in range(_VIEWS)], 1)

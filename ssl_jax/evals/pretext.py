@@ -16,8 +16,8 @@ from ssl_jax.batch import maker, rows_of
 from ssl_jax.data import Dataset, loader, samplers
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.evals.context import Context, in_memory
-from ssl_jax.evals.features import spread
 from ssl_jax.methods.contract import Info, Method, Metric, measured
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
@@ -168,6 +168,6 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
 
 def _blocks(count: int, batch_size: int) -> np.ndarray:
     """Rows [batches, images] of the evaluated images."""
-    rows = spread(np.random.default_rng(0).permutation(count), max(MAX_IMAGES, batch_size))
+    rows = evenly_spaced(np.random.default_rng(0).permutation(count), max(MAX_IMAGES, batch_size))
     rows = np.resize(rows, max(batch_size, len(rows)))
     return rows[: len(rows) // batch_size * batch_size].reshape(-1, batch_size)

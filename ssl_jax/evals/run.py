@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 from ssl_jax.evals import context, external
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.context import Context, Features, Images, Network
-from ssl_jax.evals.features import spread
 from ssl_jax.evals.find import LARGE, evaluations, find, options
 from ssl_jax.evals.table import table
 from ssl_jax.metrics import health
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.run import Run, prepare
 from ssl_jax.runtime.errors import UserError, nearest
 from ssl_jax.state import TrainState
@@ -126,7 +126,7 @@ def _evaluate(
     results = Results(workdir, int(ts.step), data, run.train.name, fingerprint(network.variables), counts)
     what = _context(network, images, names, FeatureCache(workdir), supervised, settings)
     if what.features.pretrained[0].size:  # wherever there are features: they cost next to nothing
-        results.add(health.summary(spread(what.features.pretrained[0], run.config.run.eval_images)))
+        results.add(health.summary(evenly_spaced(what.features.pretrained[0], run.config.run.eval_images)))
     results.add({"seconds/extraction": time.time() - began, **_circumstances(run, ts)})
     for name in names:
         try:

@@ -7,9 +7,9 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.data import Dataset
 from ssl_jax.evals.context import Context, Network
-from ssl_jax.evals.features import spread
 from ssl_jax.metrics import segmentation
 from ssl_jax.metrics.segmentation import IGNORE
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
 
@@ -50,7 +50,7 @@ def measure(context: Context) -> list[Result]:
 
 def _cut(d: Dataset, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Images and masks whose sides are multiples, from the middle; what is of no class is `IGNORE`."""
-    rows = spread(np.arange(len(d)), MAX_IMAGES)
+    rows = evenly_spaced(np.arange(len(d)), MAX_IMAGES)
     images, masks = d.images[rows], np.asarray(d.fields["mask"][rows])
     starts, sides = [], []
     for side in images.shape[1:3]:

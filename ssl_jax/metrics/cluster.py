@@ -9,7 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 
-from ssl_jax.evals.features import spread
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.runtime.errors import UserError
 
 MAX_IMAGES = 20_000  # that k-means is fitted to
@@ -38,7 +38,7 @@ def cluster(
     Raises:
       UserError: if there are fewer training images than clusters, or no test image has a label.
     """
-    x, labels = _unit(spread(np.asarray(train_x), MAX_IMAGES)), spread(np.asarray(train_y), MAX_IMAGES)
+    x, labels = _unit(evenly_spaced(np.asarray(train_x), MAX_IMAGES)), evenly_spaced(np.asarray(train_y), MAX_IMAGES)
     known = np.asarray(test_y) >= 0
     queries, truth = _unit(test_x)[known], np.asarray(test_y)[known]
     if len(x) < num_classes or not len(truth):

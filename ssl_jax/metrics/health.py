@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssl_jax.evals.features import spread
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.runtime.errors import UserError
 
 # Below these the representation is called collapsed. Healthy features of d channels have a spread near
@@ -173,7 +173,7 @@ def summary(features: ArrayLike) -> dict[str, float]:
         "health/dead_units": dead_units(features),
     }
     if len(features) > 1:
-        values["health/uniformity"] = uniformity(spread(features, _PAIRS))
+        values["health/uniformity"] = uniformity(evenly_spaced(features, _PAIRS))
     return values
 
 

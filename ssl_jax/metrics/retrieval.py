@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ssl_jax.evals.features import spread
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.runtime.errors import UserError
 
 MAX_QUERIES = 2000  # every one ranks the whole gallery
@@ -44,7 +44,7 @@ def retrieval(
     unit = x[known] / np.maximum(np.linalg.norm(x[known], axis=1, keepdims=True), 1e-12)
     labels = labels[known]
     _, inverse, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    queries = spread(np.flatnonzero(sizes[inverse] > 1), max_queries)
+    queries = evenly_spaced(np.flatnonzero(sizes[inverse] > 1), max_queries)
     if not len(queries):
         raise UserError("Retrieval needs a class of two labelled images; label more.")
     ks = [k for k in ks if k < len(unit)]

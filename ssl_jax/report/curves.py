@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_jax.evals.features import spread
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.report import page
 from ssl_jax.report.page import COLOURS, Empty
 from ssl_jax.report.runs import Files
@@ -79,7 +79,7 @@ def _chart(runs: list[Files], name: str, reference: float | None) -> str:
     for colour, run in zip(_cycle(len(runs)), runs, strict=True):
         for companion, title in {"": "", **_COMPANIONS}.items():
             x, y = run.series(name + companion)
-            keep = spread(np.arange(len(x)), _POINTS)
+            keep = evenly_spaced(np.arange(len(x)), _POINTS)
             if x:
                 label = " ".join(part for part in (run.name if labelled else "", title) if part)
                 style = {"linestyle": "--", "alpha": 0.7} if companion else {"marker": "." if len(x) < 40 else None}

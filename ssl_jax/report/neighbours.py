@@ -14,8 +14,8 @@ from sklearn.manifold import TSNE
 from sklearn.metrics import confusion_matrix
 from threadpoolctl import threadpool_limits
 
-from ssl_jax.evals.features import spread
 from ssl_jax.metrics import knn
+from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.report import page
 from ssl_jax.report.network import Network
 from ssl_jax.report.page import Cell, Empty
@@ -50,8 +50,8 @@ def sample(network: Network) -> Sample:
     rows = np.arange(len(run.train.images))
     queries = run.test or run.train
     query_rows = np.arange(len(queries.images)) if run.test else rows[::10]
-    rows = spread(rows if run.test else np.setdiff1d(rows, query_rows), _BANK)
-    query_rows = spread(query_rows, _QUERIES)
+    rows = evenly_spaced(rows if run.test else np.setdiff1d(rows, query_rows), _BANK)
+    query_rows = evenly_spaced(query_rows, _QUERIES)
     if not len(rows):
         raise Empty("There are too few images to have neighbours.")
     kind = "test images" if run.test else "training images that are left out of the bank"
@@ -76,7 +76,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 def nearest(s: Sample) -> str:
     """Queries and the training images whose features are nearest by cosine; marked where labels are known."""
-    chosen = spread(np.arange(len(s.queries)), _ROWS)
+    chosen = evenly_spaced(np.arange(len(s.queries)), _ROWS)
     similarity = _unit(s.queries[chosen]) @ _unit(s.bank).T
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEAREST]
     rows = []
@@ -163,7 +163,7 @@ def _resampling(image: np.ndarray) -> Image.Resampling:
 
 
 def _mapped(s: Sample) -> np.ndarray:
-    return spread(np.arange(len(s.queries)), _MAPPED)
+    return evenly_spaced(np.arange(len(s.queries)), _MAPPED)
 
 
 def maps(s: Sample) -> str:
