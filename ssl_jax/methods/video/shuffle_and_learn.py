@@ -7,6 +7,9 @@ may run backwards. Three copies of the network share their weights, and one laye
 
 - every clip makes all three tuples, weighed so that a quarter is in order, as the authors draw them: the loss is the
   mean of what they sample;
+- `fusion='differences'` gives the head how far each two of the three features are apart, in each channel, instead of
+  the features themselves, as odd-one-out networks join clips (Fernando et al. 2017, arXiv 1611.06646, sec. 3.3): from a
+  few videos the head otherwise learns which scene has its frames in which order, and nothing that is true of others;
 - frames of a clip are equally far apart (`stride`), where the authors draw their distances;
 - the frames of a clip are seen in one and the same crop and flip, and no clips are left out for lack of motion.
 """
@@ -57,6 +60,12 @@ class ShuffleAndLearn(Method):
     view: View = View(area=(0.5, 1.0), flip=0.5, shared=True)  # noqa: RUF009
     stride: int = 15  # frames from one of the five to the next: b and d are 30 apart, sec. 3.2 has 15 to 60
     hidden: tuple[int, ...] = ()  # of the layers that read the three features; the authors have the last one alone
+    fusion: str = "concatenation"  # of the three features: that, as the authors, or 'differences'
+
+    def check(self, height: int, width: int, channels: int) -> None:
+        super().check(height, width, channels)
+        if self.fusion not in ("concatenation", "differences"):
+            raise UserError(f"config.method.fusion is '{self.fusion}': use 'concatenation' or 'differences'.")
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
         if "clip" not in data.fields:
@@ -68,6 +77,12 @@ class ShuffleAndLearn(Method):
 
     def _head(self) -> nn.Module:
         return MLP(self.hidden, 2, dtype=self.backbone.dtype)
+
+    def _fused(self, frames: jax.Array) -> jax.Array:
+        """What the head reads of tuples of three features: [..., 3, D] to [..., 3 D]."""
+        if self.fusion == "differences":
+            frames = jnp.abs(frames - jnp.roll(frames, -1, -2))
+        return frames.reshape(*frames.shape[:-2], -1)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         del info
@@ -85,7 +100,7 @@ class ShuffleAndLearn(Method):
         frames = h.reshape(len(x), FRAMES, -1)
         clips = batch["position"][:, 0] // FRAMES
         chosen = reversed_at(rng, clips, jnp.asarray(TUPLES))
-        joined = jax.vmap(lambda f, index: f[index].reshape(len(TUPLES), -1))(frames, chosen)
+        joined = self._fused(jax.vmap(lambda f, index: f[index])(frames, chosen))
         logits, stats = apply(self._head(), "head", params, stats, joined.reshape(-1, joined.shape[-1]), train=train)
         logits = logits.astype(jnp.float32).reshape(len(x), len(TUPLES), 2)
         answers = jnp.broadcast_to(jnp.asarray(IN_ORDER), logits.shape[:2])
@@ -102,7 +117,7 @@ class ShuffleAndLearn(Method):
         flat = x.reshape(-1, *x.shape[2:])
         h, stats = apply(self.backbone, "backbone", params, state["stats"], flat, train=False)
         frames = h.reshape(len(x), FRAMES, -1)
-        joined = frames[:, TUPLES].reshape(len(x) * len(TUPLES), -1)
+        joined = self._fused(frames[:, TUPLES]).reshape(len(x) * len(TUPLES), -1)
         logits, _ = apply(self._head(), "head", params, stats, joined, train=False)
         sure = np.asarray(jax.nn.softmax(logits.astype(jnp.float32))[:, 1])
         shown = np.asarray(pixels(self.view, x).clip(0, 1))[:, TUPLES].reshape(-1, 3, *x.shape[2:])
