@@ -16,7 +16,7 @@ from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method, Picture
 from ssl_jax.methods.pretext.rotation import Rotation
 from ssl_jax.models.vit import SIZES, ViT
-from ssl_jax.report import curves, network, page, runs, tables
+from ssl_jax.report import curves, neighbours, network, page, runs, summary, tables
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.results import numbers
@@ -110,7 +110,7 @@ def sections(text):
 
 def test_every_section_is_filled(drawn):
     found = sections(drawn)
-    assert len(found) == 16
+    assert len(found) == 17
     assert not [k for k, v in found.items() if 'class="none"' in v or len(v) < 100]
 
 
@@ -124,13 +124,17 @@ def test_text_is_escaped_and_nothing_is_fetched(drawn):
 
 def test_sections_show_what_they_are_of(drawn):
     found = sections(drawn)
-    assert "recall@5" in found["Results"] and "70.0 %" in found["Results"]
-    assert "61.0 ± 2.0 %" in found["Results"] and "21.5" in found["Results"]
+    results = found["All results"]
+    assert "recall among the first 5 ↑" in results and "70.0 %" in results
+    assert "61.0 ± 2.0 %" in results and "21.5" in results and "knn/top1" not in results
+    assert '<abbr title="Weighted vote of the nearest training images.">kNN accuracy ↑</abbr>' in results
+    # One row a group of seeds, and the baselines once: the other run has not been evaluated.
+    assert found["Summary"].count("<tr") == 1 + 2 + 2 and "<b>90.0</b>" in found["Summary"]
     assert found["Accuracy against labels"].count("<svg") == 3  # few_label, label_curve and fine_tune
     assert found["Loss"].count("<svg") == 1 and "two" in found["Loss"]
     assert found["Further measures"].count("<svg") == 1  # a baseline is no chart of its own
     assert found["Views"].count("<img") == 12
-    assert found["What the method sees and answers"].count("<img") == 4
+    assert found["What the pretext task looks like"].count("<img") == 4
     assert found["Nearest neighbours"].count("<img") == 72
     assert "✓" in found["Nearest neighbours"] and "✗" in found["Nearest neighbours"]
     assert found["Map of the features"].count("<svg") == 2
@@ -185,9 +189,9 @@ def test_a_run_that_has_just_begun_says_so(tmp_path, capsys):
     assert report.main([f"--workdir={folder}"]) == 0
     found = sections((folder / "report.html").read_text())
     assert "Nothing has been logged yet" in found["Loss"]
-    assert "Not evaluated yet" in found["Results"]
+    assert "Not evaluated yet" in found["All results"] and "Not evaluated on labels" in found["Summary"]
     assert "no checkpoint" in found["Views"] and "no checkpoint" in found["Nearest neighbours"]
-    assert "one run alone" in found["Differences between configs"]
+    assert "Differences between configs" not in found and "Differences" not in (folder / "report.html").read_text()
     assert report.main([f"--workdir={tmp_path / 'nowhere'}"]) == 2
     assert "There is no run" in capsys.readouterr().err
 
@@ -202,16 +206,80 @@ def test_a_run_without_labels_shows_all_but_what_needs_them(tmp_path):
     folder = write(tmp_path / "run", tiny.config("rotation", **colour(changes)), ts)
     report.report(str(folder), image=400)
     found = sections((folder / "report.html").read_text())
-    assert "need labels" in found["Confusions of the kNN"]
+    assert "Confusion matrix (kNN)" not in found
     assert "nothing is marked" in found["Nearest neighbours"] and "✗" not in found["Nearest neighbours"]
     assert found["Map of the features"].count("<svg") == 2
     assert "There is no image 400" in found["Feature maps"]
-    assert "turned back by" in found["What the method sees and answers"]  # rotation's task needs no labels
+    assert "turned back by" in found["What the pretext task looks like"]  # rotation's task needs no labels
 
 
 def colour(changes):
     view = {"brightness": 0.0, "contrast": 0.0, "mean": (0.5,), "std": (0.25,)}
     return changes | {f"method.view.{k}": v for k, v in view.items()}
+
+
+RUNS = [("simclr", 0, 0.5, 0.9), ("simclr", 1, 0.5, 0.8), ("byol", 0, 0.4, 0.7)]  # method, seed, untrained, pretrained
+
+
+@pytest.fixture
+def several(tmp_path):
+    """Two seeds of a method and one of another, evaluated."""
+    folders = []
+    for method, seed, before, after in RUNS:
+        found = {"knn/top1": after, "knn/top1_untrained": before, "knn/top1_pixels": 0.6}
+        found |= {f"few_label/{n}/{of}": x for n in (1, 10) for of, x in (("pretrained", after), ("untrained", before))}
+        folders.append(str(write(tmp_path / f"{method}{seed}", tiny.config(method, seed=seed), None, found)))
+    return runs.read(folders)
+
+
+@pytest.mark.fast
+def test_several_runs_are_one_table_of_methods_with_means_over_seeds(several):
+    table = summary.matrix(several)
+    rows = re.findall(r"<tr.*?</tr>", table)
+    names = [re.search(r"<t[dh][^>]*>(.*?)</t[dh]>", row)[1] for row in rows]
+    assert names == ["run", "pixels (simclr)", "untrained (simclr)", "simclr (2 seeds)", "byol"]
+    assert "<b>85.0 ± 7.1</b>" in rows[3] and '<td data-value="0.7">70.0</td>' in rows[4]
+    assert "60.0" in rows[1] and "50.0" in rows[2] and "<b>" not in rows[1] + rows[2] + rows[4]
+
+
+@pytest.mark.fast
+def test_the_chart_of_few_labels_has_a_line_a_method_and_the_baselines_once(several):
+    lines = curves._label_lines(several, "few_label")
+    assert [name for name, _, _ in lines] == ["simclr", "untrained", "byol"]
+    assert lines[0][2]["1"] == pytest.approx((85.0, 7.07), abs=0.01) and lines[2][2]["10"] == (70.0, 0.0)
+    assert lines[0][1]["color"] != lines[2][1]["color"]
+    assert curves.over_labels(several).count("<svg") == 1
+
+
+@pytest.mark.fast
+def test_losses_of_several_methods_have_charts_of_their_own(several):
+    assert curves.over_time(several, "loss").count("<svg") == 3
+    assert curves.over_time(several[:2], "loss").count("<svg") == 1
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        ({"knn/top1": 0.9, "few_label/1": 0.9}, "Pretraining helps: every number is above the untrained backbone."),
+        ({"knn/top1": 0.5, "few_label/1": 0.51}, "no number is clearly above the untrained backbone"),
+        ({"knn/top1": 0.9, "few_label/1": 0.5}, "Pretraining helps for kNN accuracy, but hardly for 1 label per class"),
+        ({"knn/top1": 0.55, "few_label/1": 0.9}, "Raw pixels are better for kNN accuracy."),
+    ],
+)
+def test_the_verdict_on_a_run(tmp_path, after, words):
+    found = {"knn/top1_pixels": 0.6, "knn/top1": after["knn/top1"], "knn/top1_untrained": 0.5}
+    found |= {"few_label/1/untrained": 0.5, "few_label/1/pretrained": after["few_label/1"]}
+    (run,) = runs.read([str(write(tmp_path / "run", tiny.config("rotation"), None, found))])
+    assert words in html.unescape(summary.one(run))
+
+
+@pytest.mark.fast
+def test_confusions_are_wrong_answers_alone():
+    matrix = np.array([[8, 2, 0], [0, 9, 0], [0, 0, 5]])
+    found = neighbours._worst(matrix, matrix / matrix.sum(1, keepdims=True), ("a", "b", "c"))
+    assert re.findall(r"<td>(.*?)</td>", found) == ["a", "b", "20.0 %", "2"]
+    assert "No image was taken for another class" in neighbours._worst(np.eye(3), np.eye(3), ("a", "b", "c"))
 
 
 @pytest.mark.fast

@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from ssl_jax.evals import find
 from ssl_jax.evals.table import table
+from ssl_jax.workdir import words
 from ssl_jax.workdir.results import Result, Results, numbers
 
 pytestmark = pytest.mark.fast
@@ -16,11 +18,41 @@ def test_a_line_a_measure_and_a_column_a_representation():
         Result("few_shot/c", 1.0),
     ]
     assert table("episodes", found).splitlines() == [
-        "episodes   | pretrained   | untrained    | chance",
-        "-----------|--------------|--------------|-------",
-        "few_shot/a | 50.0 ± 1.2 % | 25.0 ± 2.0 % | 20.0 %",
-        "few_shot/c | 100.0 %      |              |",
+        "episodes | pretrained   | untrained    | chance",
+        "---------|--------------|--------------|-------",
+        "a        | 50.0 ± 1.2 % | 25.0 ± 2.0 % | 20.0 %",
+        "c        | 100.0 %      |              |",
     ]
+
+
+@pytest.mark.parametrize(
+    ("measure", "told"),
+    [
+        ("knn/top1", "kNN accuracy ↑"),
+        ("linear_lbfgs/top1", "accuracy ↑"),
+        ("layers/3/top1", "accuracy, stage 3 ↑"),
+        ("few_label/1", "1 label per class ↑"),
+        ("few_label/10", "10 labels per class ↑"),
+        ("few_label/all", "all labels ↑"),
+        ("few_shot/5way_1shot/prototypes", "5 classes, 1 labels, prototypes ↑"),
+        ("retrieval/recall@5", "recall among the first 5 ↑"),
+        ("health/rank/2", "effective rank, stage 2 ↑"),
+        ("health/dead_units", "dead units ↓"),
+        ("fine_tune/frozen2/top1", "first 2 stages copied, frozen ↑"),
+        ("linear/learning_rate", "chosen learning rate"),
+        ("classifier/top1", "accuracy ↑"),
+        ("classifier/target/top1", "accuracy target ↑"),
+        ("pretext/masked_mse", "masked mse"),
+        ("pretext/colorization/ab_bin_accuracy", "colorization, ab bin accuracy"),
+        ("seconds/few_label", "few label"),
+    ],
+)
+def test_measures_are_told_in_words(measure, told):
+    assert words.of(measure).title == told
+
+
+def test_every_evaluation_has_a_title_in_words():
+    assert set(find.evaluations()) <= set(words.GROUPS)
 
 
 def test_what_is_no_share_is_a_plain_number():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from ssl_jax.workdir import words
 from ssl_jax.workdir.results import Result
 
 ORDER = ("pretrained", "untrained", "supervised", "pixels", "pca")  # of the columns; 'chance' is the last
@@ -21,7 +22,7 @@ def table(title: str, found: Sequence[Result]) -> str:
     for result in found:
         if result.detail:
             continue
-        row = cells.setdefault(result.measure, {})
+        row = cells.setdefault(words.of(result.measure).title, {})
         row[result.of] = _cell(result.kind, result.value, result.spread)
         if result.chance is not None:
             row["chance"] = _cell(result.kind, result.chance)

@@ -9,12 +9,13 @@ import argparse
 from collections.abc import Callable
 import functools
 import html
+import pathlib
 import sys
 
 from etils import epath
 
 from ssl_jax import command_line
-from ssl_jax.report import curves, neighbours, network, page, runs, tables
+from ssl_jax.report import curves, neighbours, network, page, runs, summary, tables
 from ssl_jax.report.page import Empty
 from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
@@ -35,17 +36,18 @@ def report(*workdirs: str, image: int = 0) -> epath.Path:
     files = runs.read(list(workdirs))
     first = _Pictures(files[0])
     sections: list[tuple[str, Callable[[], str]]] = [
-        ("Results", lambda: tables.results(files)),
+        ("Summary", lambda: summary.one(files[0]) if len(files) == 1 else summary.matrix(files)),
         ("Accuracy against labels", lambda: curves.over_labels(files)),
+        ("Nearest neighbours", lambda: neighbours.nearest(first.sample)),
+        ("Map of the features", lambda: neighbours.maps(first.sample)),
         ("Loss", lambda: curves.over_time(files, "loss", first.chance() if len(files) == 1 else None)),
         ("Accuracy while training", lambda: curves.over_time(files, "accuracy")),
         ("Health of the features", lambda: curves.over_time(files, "health")),
-        ("Further measures", lambda: curves.over_time(files, "other")),
         ("Views", lambda: network.views(first.network)),
-        ("What the method sees and answers", lambda: network.pictures(first.network)),
-        ("Nearest neighbours", lambda: neighbours.nearest(first.sample)),
-        ("Map of the features", lambda: neighbours.maps(first.sample)),
-        ("Confusions of the kNN", first.confusion),
+        ("What the pretext task looks like", lambda: network.pictures(first.network)),
+        ("Confusion matrix (kNN)", first.confusion),
+        ("All results", lambda: tables.results(files)),
+        ("Further measures", lambda: curves.over_time(files, "other")),
         ("First filters", lambda: network.filters(first.network)),
         ("Feature maps", lambda: network.feature_maps(first.network, image)),
         ("Time and throughput", lambda: curves.pace(files)),
@@ -99,23 +101,26 @@ class _Pictures:
 
 def _title(files: list[runs.Files]) -> str:
     first = files[0].config
-    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    return f"{first.method.name} on {first.data.source}{more}"
+    if len(files) == 1:
+        return f"{first.method.name} on {first.data.source}"
+    methods = list(dict.fromkeys(run.config.method.name for run in files))
+    sources = ", ".join(dict.fromkeys(run.config.data.source for run in files))
+    what = f"{len(methods)} methods" if len(methods) > 1 else f"{len(files)} runs of {methods[0]}"
+    return f"Comparison of {what} on {sources}"
 
 
 def _lead(files: list[runs.Files]) -> str:
-    parts = []
-    for run in files:
-        last = run.entries[-1] if run.entries else {"step": 0, "epoch": 0}
-        config = run.config
-        words = (
-            f"{last['step']} updates of {config.batch_size} images, {last['epoch']:.0f} of {config.epochs} epochs; "
-            f"{config.model.name} of width {config.model.width}; seed {config.seed}"
-        )
-        parts.append(f"<p><b>{html.escape(run.name)}</b>: {html.escape(words)}.</p>")
-    if len(files) > 1:
-        parts.append(page.note(f"Views, neighbours, maps and filters are those of {files[0].name}."))
-    return "".join(parts)
+    if len(files) == 1:
+        return page.note(f"{summary.about(files[0])}.")
+    listed = "".join(f"<p><b>{html.escape(run.name)}</b>: {html.escape(summary.about(run))}.</p>" for run in files)
+    return page.folded(f"The {len(files)} runs", listed) + page.note(
+        f"Views, neighbours, maps and filters are those of {files[0].name}."
+    )
+
+
+def _address(path: epath.Path) -> str:
+    """What a browser opens."""
+    return str(path) if "://" in str(path) else pathlib.Path(path).absolute().as_uri()
 
 
 @explained
@@ -132,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("others", nargs="*", metavar="OTHER_RUN", help="folders of runs to compare it with")
     parser.add_argument("--image", type=int, default=0, help="test image whose feature maps are drawn (default: 0)")
     args = parser.parse_args(command_line.with_names(sys.argv[1:] if argv is None else argv, "workdir"))
-    print(f"The report is {report(args.workdir, *args.others, image=args.image)}")
+    print(f"The report is {_address(report(args.workdir, *args.others, image=args.image))}")
     return 0
 
 

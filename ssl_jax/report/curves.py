@@ -3,28 +3,32 @@
 import re
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.report import page
 from ssl_jax.report.page import COLOURS, Empty
-from ssl_jax.report.runs import Files
+from ssl_jax.report.runs import Files, groups
 from ssl_jax.report.tables import group_of, row_of
+from ssl_jax.workdir import words
 from ssl_jax.workdir.results import Result, numbers
 
 _POINTS = 400  # of a line at most; a page is no place for every update of a long run
+_USUAL, _WIDE = (5.0, 3.0), (9.0, 4.0)  # inches: of a chart among others, and of one that fills the page
 _TITLES = {
     "knn/top1": "kNN accuracy of the frozen features",
     "probe_top1": "Accuracy of the online linear probe, training batches",
     "feature_std": "Spread of the features (standard deviation; healthy: 1/√d)",
     "rankme": "Effective rank of the features (RankMe)",
-    "health/dead_units": "Share of the features that are the same for all images",
+    "health/dead_units": "Dead units: share of the features that are the same for all images",
     "health/uniformity": "Uniformity of the features (lower: spread more evenly)",
     "input_wait": "Share of the time that steps waited for input",
     "grad_norm": "Norm of the gradient",
-    "images_per_second": "Throughput, images a second",
+    "images_per_second": "Throughput, images per second",
     "loss": "Loss",
 }
+_IF_ANY = ("health/dead_units",)  # drawn where it is not zero all the time
 _HEALTH = ("feature_std", "rankme", "alignment", "uniformity")
 # Drawn dashed beside what they are compared with, by the end of their names; earlier versions wrote `_baseline`.
 _COMPANIONS = {"/chance": "chance", "_baseline": "chance", "_healthy": "healthy"}
@@ -62,7 +66,15 @@ def over_time(runs: list[Files], wanted: str, reference: float | None = None) ->
     names = sorted(n for n in logged if kind(n) == wanted and not n.endswith(tuple(_COMPANIONS)))
     if not names:
         raise Empty(_absent(runs, wanted))
-    return page.charts([_chart(runs, name, reference if name == "loss" else None) for name in names])
+    methods = {run.config.method.name for run in runs}
+    if wanted == "loss" and len(methods) > 1:  # losses of several methods have nothing in common but the name
+        return page.charts(
+            [_chart([run], name, None, run.name) for run in runs for name in names if name in run.logged]
+        )
+    shown = [name for name in names if name not in _IF_ANY or any(any(run.series(name)[1]) for run in runs)]
+    size = _WIDE if len(shown) == 1 else _USUAL
+    charts = page.charts([_chart(runs, name, reference if name == "loss" else None, size=size) for name in shown])
+    return charts if len(runs) == 1 else page.key([(run.name, c) for run, c in _coloured(runs)]) + charts
 
 
 def _absent(runs: list[Files], wanted: str) -> str:
@@ -73,25 +85,37 @@ def _absent(runs: list[Files], wanted: str) -> str:
     return f"Nothing of this kind ({wanted}) was logged."
 
 
-def _chart(runs: list[Files], name: str, reference: float | None) -> str:
-    figure, axes = page.axes("epoch")
-    labelled = len(runs) > 1
-    for colour, run in zip(_cycle(len(runs)), runs, strict=True):
+def _chart(
+    runs: list[Files],
+    name: str,
+    reference: float | None,
+    of: str = "",
+    size: tuple[float, float] = _USUAL,
+) -> str:
+    share = kind(name) == "accuracy"
+    figure, axes = page.axes("epoch", "%" if share else "", size)
+    scale, first = 100 if share else 1, runs[0]
+    for run, colour in _coloured(runs):
         for companion, title in {"": "", **_COMPANIONS}.items():
             x, y = run.series(name + companion)
             keep = evenly_spaced(np.arange(len(x)), _POINTS)
             if x:
-                label = " ".join(part for part in (run.name if labelled else "", title) if part)
                 style = {"linestyle": "--", "alpha": 0.7} if companion else {"marker": "." if len(x) < 40 else None}
-                axes.plot(np.array(x)[keep], np.array(y)[keep], label=label or None, color=colour, **style)
+                label = title if run is first and title else None
+                axes.plot(np.array(x)[keep], scale * np.array(y)[keep], label=label, color=colour, **style)
     if reference is not None:
         axes.axhline(reference, color=COLOURS[-1], linestyle=":", label="chance")
+    if axes.get_xlim()[1] > 2:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     page.legend(axes)
-    return page.chart(figure, _TITLES.get(name, name))
+    told = _TITLES.get(name, name.replace("_", " ").replace("/", ", "))
+    return page.chart(figure, f"{told}: {of}" if of else told)
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def _coloured(runs: list[Files]) -> list[tuple[Files, str]]:
+    """Runs with their colours: one colour a group of seeds."""
+    chosen = {id(run): i for i, group in enumerate(groups(runs)) for run in group.runs}
+    return [(run, COLOURS[chosen[id(run)] % len(COLOURS)]) for run in runs]
 
 
 def over_labels(runs: list[Files]) -> str:
@@ -104,28 +128,62 @@ def over_labels(runs: list[Files]) -> str:
     groups = [g for g in _LABELS_AXIS if any(group == g for _, group in found)]
     figures = [figure for group in groups if (figure := _labels_chart(runs, group))]
     if not figures:
-        raise Empty("No accuracy with few labels was measured: run python -m ssl_jax.evaluate with the same --workdir.")
+        raise Empty("No accuracy with few labels was measured: run ssl_jax evaluate on the same workdir.")
     return page.charts(figures)
 
 
 def _labels_chart(runs: list[Files], group: str) -> str:
-    lines: dict[str, list[Result]] = {}
-    for run in runs:
-        for r in numbers(run.results):
-            if group_of(r) == group and re.fullmatch(r"[\d.]+|all", _labels(r)):
-                lines.setdefault(f"{run.name} {r.of}" if len(runs) > 1 else r.of, []).append(r)
-    counts = sorted({_labels(r) for line in lines.values() for r in line}, key=_count)
+    lines = _label_lines(runs, group)
+    counts = sorted({count for _, _, points in lines for count in points}, key=_count)
     if not counts:
         return ""
-    figure, axes = page.axes(_LABELS_AXIS[group], "test accuracy, %")
-    for colour, (label, line) in zip(_cycle(len(lines)), lines.items(), strict=True):
-        line = sorted(line, key=lambda r: _count(_labels(r)))
-        x = [counts.index(_labels(r)) for r in line]
-        y, spread = [100 * r.value for r in line], [100 * (r.spread or 0) for r in line]
-        axes.errorbar(x, y, spread, label=label, color=colour, marker="o", markersize=4, capsize=3)
+    figure, axes = page.axes(_LABELS_AXIS[group], "test accuracy, %", _WIDE)
+    ends = []
+    for name, style, points in lines:
+        x = [counts.index(c) for c in sorted(points, key=_count)]
+        y, spread = zip(*(points[counts[i]] for i in x), strict=True)
+        axes.errorbar(x, y, spread, markersize=4, capsize=3, marker="o", **style)
+        ends.append((x[-1], y[-1], name, style["color"]))
     axes.set_xticks(range(len(counts)), counts)
-    page.legend(axes)
-    return page.chart(figure, f"Accuracy against labels: {group}")
+    axes.set_xlim(-0.2, (len(counts) - 1) * 1.15 + 0.3)
+    page.name_ends(axes, ends)
+    return page.chart(figure, words.group(group))
+
+
+def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any], dict[str, tuple[float, float]]]]:
+    """Name, look, and accuracy and spread in % by number of labels: of what is pretrained, and once the baselines."""
+    several, lines = len(groups(runs)) > 1, []
+    for number, members in enumerate(groups(runs)):
+        found: dict[str, dict[str, list[Result]]] = {}
+        for run in members.runs:
+            for r in numbers(run.results):
+                if group_of(r) == group and re.fullmatch(r"[\d.]+|all", _labels(r)):
+                    found.setdefault(r.of, {}).setdefault(_labels(r), []).append(r)
+        for of, points in found.items():
+            main = of == "pretrained"
+            if not main and number:
+                continue
+            look: dict[str, Any] = {"color": COLOURS[-1], "linestyle": _BASELINES.get(of, "--"), "linewidth": 1.2}
+            if main:
+                look = {"color": COLOURS[number % (len(COLOURS) - 1)], "linewidth": 2.4}
+            name = members.name if main and several else of
+            lines.append((name, look, {count: _mean(results) for count, results in points.items()}))
+    same = {name: points for name, _, points in lines}
+    return [line for line in lines if line[0] != "pca" or not _alike(line[2], same.get("pixels", {}))]
+
+
+_BASELINES = {"untrained": "--", "pixels": ":", "pca": "-.", "supervised": "-"}
+
+
+def _mean(results: list[Result]) -> tuple[float, float]:
+    """Mean in %, and its spread: over seeds where there are several, else over draws."""
+    values = [100 * r.value for r in results]
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 100 * (results[0].spread or 0)
+
+
+def _alike(one: dict[str, tuple[float, float]], other: dict[str, tuple[float, float]]) -> bool:
+    """Whether two lines are nowhere a point apart, so that one would hide the other."""
+    return one.keys() == other.keys() and all(abs(one[c][0] - other[c][0]) < 1.1 for c in one)
 
 
 def _labels(result: Result) -> str:
@@ -146,7 +204,7 @@ def pace(runs: list[Files]) -> str:
     rows = [row for run in runs if (row := _pace_row(run))]
     if not rows:
         raise Empty("No throughput was logged yet: the first entry comes after config.run.log_steps updates.")
-    head = ("run", "updates", "epochs", "training time", "images a second, median", "evaluation time", "device")
+    head = ("run", "updates", "epochs", "training time", "images per second, median", "evaluation time", "device")
     text = "Training time is that of the updates alone; online evaluation and checkpoints are left out."
     return page.table(head, rows) + page.note(text) + over_time(runs, "throughput")
 

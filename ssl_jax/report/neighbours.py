@@ -1,4 +1,4 @@
-"""What the features are like: nearest neighbours, a map of them, and which classes the kNN takes for each other."""
+"""What the features are like: nearest neighbours, a map of them, and which classes the kNN confuses."""
 
 import dataclasses
 import html
@@ -18,7 +18,7 @@ from ssl_jax.metrics import knn
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.report import page
 from ssl_jax.report.network import Network
-from ssl_jax.report.page import Cell, Empty
+from ssl_jax.report.page import Absent, Cell, Empty
 
 _BANK, _QUERIES, _MAPPED = 4000, 1000, 500  # images at most
 _ROWS, _NEAREST = 8, 8
@@ -87,7 +87,7 @@ def nearest(s: Sample) -> str:
     known = bool((s.labels >= 0).any() and (s.bank_labels >= 0).any())
     text = " ✓ is the class of the query, ✗ another." if known else " No labels are known, so nothing is marked."
     columns = ("query", *(str(i + 1) for i in range(order.shape[1])))
-    return page.note(s.text + text + " Below each, its cosine.") + page.pictures(columns, rows)
+    return page.note(s.text + text + " Below each image is its cosine similarity.") + page.pictures(columns, rows)
 
 
 def _neighbour(s: Sample, row: int, wanted: int, cosine: float) -> Cell:
@@ -108,7 +108,7 @@ def confusion(s: Sample, k: int, temperature: float) -> str:
     known = s.labels >= 0
     labelled = int((s.bank_labels >= 0).sum())
     if not known.any() or not labelled:
-        raise Empty("Confusions of the kNN need labels, which this data set lacks.")
+        raise Absent("Confusions of the kNN need labels, which this data set lacks.")
     k = min(k, labelled)
     count = len(s.classes)
     said = knn.predict(
@@ -125,26 +125,28 @@ def confusion(s: Sample, k: int, temperature: float) -> str:
 
 def _heat(share: np.ndarray, classes: tuple[str, ...]) -> str:
     count = len(classes)
-    figure, axes = page.axes("the kNN's answer", "true class", size=(6, 5.4))
+    figure, axes = page.axes("predicted class", "true class", size=(6, 5.4))
     axes.grid(False)
-    axes.imshow(100 * share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    # Transparent where nothing is, so that it suits a dark page too.
+    blue = np.array(matplotlib.colors.to_rgb(page.COLOURS[0]))
+    axes.imshow(np.dstack([np.broadcast_to(blue, (*share.shape, 3)), share]), interpolation="nearest")
     if count <= _MANY:
         axes.set_xticks(range(count), classes, rotation=60, ha="right", fontsize=9)
         axes.set_yticks(range(count), classes, fontsize=9)
         for i, j in np.ndindex(count, count):
-            colour = "white" if share[i, j] > 0.5 else "#1c2330"
-            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=8, color=colour)
-    return f'<div style="max-width:40rem">{page.chart(figure, "Answers to each class, %")}</div>'
+            if percent := round(100 * float(share[i, j])):
+                axes.text(j, i, str(percent), ha="center", va="center", fontsize=8)
+    return f'<div style="max-width:40rem">{page.chart(figure, "Predictions for each class, %")}</div>'
 
 
 def _worst(matrix: np.ndarray, share: np.ndarray, classes: tuple[str, ...]) -> str:
     wrong = share * (1 - np.eye(len(classes)))
     order = np.argsort(-wrong, axis=None, kind="stable")[:5]
     pairs = [np.unravel_index(i, wrong.shape) for i in order]
-    rows = [(classes[i], classes[j], f"{100 * share[i, j]:.1f} %", str(matrix[i, j])) for i, j in pairs if matrix[i, j]]
+    rows = [(classes[i], classes[j], f"{100 * share[i, j]:.1f} %", str(matrix[i, j])) for i, j in pairs if wrong[i, j]]
     if not rows:
         return page.note("No image was taken for another class.")
-    return "<h3>Most frequent confusions</h3>" + page.table(("true class", "answer", "share", "images"), rows, 2)
+    return "<h3>Most frequent confusions</h3>" + page.table(("true class", "predicted", "share", "images"), rows, 2)
 
 
 def style(s: Sample) -> str:

@@ -14,7 +14,7 @@ from ssl_jax.evals.features import extractor
 from ssl_jax.evals.run import restore
 from ssl_jax.methods.contract import Method
 from ssl_jax.report import page
-from ssl_jax.report.page import Cell, Empty
+from ssl_jax.report.page import Absent, Cell, Empty
 from ssl_jax.report.runs import Files
 from ssl_jax.run import Run, prepare
 
@@ -79,7 +79,7 @@ def pictures(network: Network) -> str:
     _, batch, rng = network.batch
     found = method.pictures(network.params, network.state, batch, rng=rng)
     if not found:
-        raise Empty(f"{type(method).__name__} compares features, and has no pictures of its own to show.")
+        raise Absent(f"{type(method).__name__} has no pictures of its own to show.")
     parts = []
     for picture in found:
         parts.append(f"<h3>{page.html.escape(picture.title)}</h3>")

@@ -1,7 +1,7 @@
 """The page's building blocks: sections, tables, charts and images as HTML that needs nothing from outside."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import html
 import io
 import logging
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
+from ssl_jax.report.style import SCRIPT, STYLE
 from ssl_jax.runtime.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
@@ -32,74 +33,13 @@ _SETTINGS: Any = {
 }
 _LARGEST = 112  # side of a small picture that is kept, pixels
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --paper: #ffffff; --line: #d7dce5; --soft: #566072;
-        --good: #0a7a55; --bad: #b3391d; --card: #f6f7f9; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8ebf1; --paper: #12161d; --line: #333b49; --soft: #9aa5b8; --good: #4fd0a2; --bad: #ff8d70;
-          --card: #1a202a; }
-}
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 64rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-p, figcaption { color: var(--soft); margin: .4rem 0; } figure { margin: .8rem 0; }
-nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; } a { color: inherit; }
-.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(24rem, 100%), 1fr)); gap: .8rem; }
-.charts figure { margin: 0; min-width: 0; }
-.chart, .map { background: var(--card); border-radius: 6px; padding: 6px; }
-svg { display: block; width: 100%; height: auto; color: var(--ink); }
-.scroll { overflow-x: auto; max-width: 100%; } table { border-collapse: collapse; font-size: .92rem; }
-.scroll td, .scroll th { overflow-wrap: normal; }
-th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.two :is(th, td):nth-child(2) { text-align: left; }
-.pictures th, .pictures td { text-align: center; padding: .25rem; border: 0; font-size: .8rem; vertical-align: top; }
-.pictures th:first-child, .pictures td:first-child { text-align: center; }
-.pictures img { display: block; margin: 0 auto; } img { image-rendering: pixelated; }
-.good { color: var(--good); } .bad { color: var(--bad); } .none { font-style: italic; }
-.key { display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .85rem; }
-.key i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em; }
-.map { position: relative; } .map svg { cursor: crosshair; touch-action: pan-y; }
-.tip { position: absolute; pointer-events: none; background: var(--paper); border: 1px solid var(--line); z-index: 1;
-       border-radius: 4px; padding: 4px; font-size: .8rem; text-align: center; width: 82px; }
-.tip span { display: block; width: 72px; height: 72px; image-rendering: pixelated; }
-summary { cursor: pointer; font-weight: 600; margin-top: 1rem; }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: .8rem; font-size: .85rem; }
-"""
-# Shows the image of the point nearest to the pointer. Points are [x, y, name], in shares of the drawing.
-_SCRIPT = """
-for (const map of document.querySelectorAll(".map")) {
-  const points = JSON.parse(map.dataset.points), columns = +map.dataset.columns, side = 72;
-  const drawing = map.querySelector("svg"), tip = map.querySelector(".tip");
-  const [picture, name] = tip.children;
-  function show(event) {
-    const box = drawing.getBoundingClientRect(), outer = map.getBoundingClientRect();
-    const x = event.clientX - box.left, y = event.clientY - box.top;
-    let best = -1, least = 24 * 24;
-    points.forEach((p, i) => {
-      const d = (p[0] * box.width - x) ** 2 + (p[1] * box.height - y) ** 2;
-      if (d < least) { least = d; best = i; }
-    });
-    tip.hidden = best < 0;
-    if (best < 0) return;
-    picture.style.backgroundSize = `${columns * side}px auto`;
-    picture.style.backgroundPosition = `${-(best % columns) * side}px ${-Math.floor(best / columns) * side}px`;
-    name.textContent = points[best][2];
-    const left = Math.min(event.clientX - outer.left + 12, outer.width - 86);
-    tip.style.left = `${Math.max(left, 0)}px`;
-    tip.style.top = `${Math.max(event.clientY - outer.top - 110, 0)}px`;
-  }
-  drawing.addEventListener("pointermove", show);
-  drawing.addEventListener("pointerdown", show);
-  drawing.addEventListener("pointerleave", () => { tip.hidden = true; });
-}
-"""
-
 
 class Empty(Exception):
     """A section cannot be filled; the message is the sentence that stands there instead."""
+
+
+class Absent(Empty):
+    """A section has no meaning for these runs, and is left out with its link."""
 
 
 class Cell(NamedTuple):
@@ -119,19 +59,22 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, Callable[[], str]]
       sections: heading and what makes its HTML; where that raises `Empty` or `UserError`, the reason stands there.
       extra_style: further CSS.
     """
-    links = "".join(f'<a href="#{_slug(name)}">{html.escape(name)}</a>' for name, _ in sections)
-    body = "".join(_section(name, make) for name, make in sections)
+    made = {name: text for name, make in sections if (text := _section(name, make))}
+    links = "".join(f'<a href="#{_slug(name)}">{html.escape(name)}</a>' for name in made)
+    body = "".join(made.values())
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<style>{_STYLE}{extra_style}</style></head><body><h1>{html.escape(title)}</h1>{lead}<nav>{links}</nav>"
-        f"{body}<script>{_SCRIPT}</script></body></html>\n"
+        f"<style>{STYLE}{extra_style}</style></head><body><h1>{html.escape(title)}</h1>{lead}<nav>{links}</nav>"
+        f"{body}<script>{SCRIPT}</script></body></html>\n"
     )
 
 
 def _section(name: str, make: Callable[[], str]) -> str:
     try:
         content = make()
+    except Absent:
+        return ""
     except (Empty, UserError) as reason:
         content = f'<p class="none">{html.escape(str(reason))}</p>'
     except Exception as error:  # one section must not cost the others
@@ -149,19 +92,38 @@ def note(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1) -> str:
-    """A table of plain text that scrolls in itself where it is too wide; its first one or two columns are names."""
+def table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], names: int = 1, hints: Mapping[str, str] | None = None
+) -> str:
+    """A table of plain text that scrolls in itself where it is too wide; its first one or two columns are names.
+
+    Args:
+      head: titles of the columns.
+      rows: cells.
+      names: columns that are names.
+      hints: what the pointer shows over a cell of this text.
+    """
+
+    def cell(text: str, tag: str) -> str:
+        hint = (hints or {}).get(text)
+        told = html.escape(text)
+        return f"<{tag}>" + (f'<abbr title="{html.escape(hint)}">{told}</abbr>' if hint else told) + f"</{tag}>"
 
     def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(c)}</{tag}>" for c in cells) + "</tr>"
+        return "<tr>" + "".join(cell(c, tag) for c in cells) + "</tr>"
 
     kind = ' class="two"' if names == 2 else ""
     return f'<div class="scroll"><table{kind}>{line(head, "th")}{"".join(line(r, "td") for r in rows)}</table></div>'
 
 
+def folded(summary: str, content: str) -> str:
+    """HTML that is folded away."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
+
+
 def details(summary: str, text: str) -> str:
     """Plain text that is folded away."""
-    return f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
+    return folded(summary, f"<pre>{html.escape(text)}</pre>")
 
 
 def axes(x: str = "", y: str = "", size: tuple[float, float] = (5, 3)) -> tuple[Figure, Any]:
@@ -176,9 +138,32 @@ def axes(x: str = "", y: str = "", size: tuple[float, float] = (5, 3)) -> tuple[
 
 
 def legend(axes: Any) -> None:
-    """Names the lines of a chart that have a label, if any has."""
-    if axes.get_legend_handles_labels()[1]:
-        axes.legend(fontsize=9, frameon=False, labelcolor=_INK)
+    """Names the lines of a chart that have a label, if any has, above it."""
+    count = len(axes.get_legend_handles_labels()[1])
+    if count:
+        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(count, 4), "borderaxespad": 0.2}
+        axes.legend(fontsize=9, frameon=False, labelcolor=_INK, **place)
+
+
+def key(entries: Sequence[tuple[str, str]]) -> str:
+    """Names and their colours, once for several charts."""
+    parts = (f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in entries)
+    return f'<div class="key">{"".join(parts)}</div>'
+
+
+def name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes names at the right ends of lines, apart from each other.
+
+    Args:
+      axes: of the chart, with room at its right.
+      ends: x, y, name and colour of each.
+    """
+    low, high = axes.get_ylim()
+    gap, ceiling = 0.06 * (high - low), high + 0.06 * (high - low)
+    place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+    for x, y, name, colour in sorted(ends, key=lambda end: -end[1]):
+        ceiling = min(y, ceiling - gap)
+        axes.annotate(name, (x, ceiling), fontsize=9, color=colour, **place)
 
 
 def chart(figure: Figure, title: str) -> str:

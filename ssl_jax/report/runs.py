@@ -20,10 +20,36 @@ class Files:
     entries: list[dict[str, Any]]  # of metrics.jsonl
     results: dict[str, Any]  # of results.json; empty before evaluation
 
+    @property
+    def logged(self) -> set[str]:
+        """Names of the logged numbers."""
+        return {name for entry in self.entries for name in entry}
+
     def series(self, name: str) -> tuple[list[float], list[float]]:
         """Epochs and values of one logged number."""
         points = [(e["epoch"], e[name]) for e in self.entries if name in e]
         return [p[0] for p in points], [p[1] for p in points]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed."""
+
+    name: str
+    runs: list[Files]
+
+
+def groups(runs: list[Files]) -> list[Group]:
+    """The runs by what they are, in order of the first of each."""
+    found: dict[str, list[Files]] = {}
+    for run in runs:
+        config = run.config.to_dict() | {"seed": None}
+        found.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
+    methods = [members[0].config.method.name for members in found.values()]
+    return [
+        Group(method if methods.count(method) == 1 else members[0].name, members)
+        for method, members in zip(methods, found.values(), strict=True)
+    ]
 
 
 def read(workdirs: list[str]) -> list[Files]:
@@ -42,6 +68,8 @@ def read(workdirs: list[str]) -> list[Files]:
 
 def _read(name: str, workdir: str) -> Files:
     config = load_config(workdir)
+    if config.method.name not in name:
+        name = f"{config.method.name}: {name}"
     folder = epath.Path(workdir)
     metrics, results = folder / "metrics.jsonl", folder / "results.json"
     return Files(name, workdir, config, log.read(metrics), stored_results.read(results) or {})

@@ -1,0 +1,92 @@
+"""What measures are called for people: a name, which direction is good, and a definition."""
+
+import re
+from typing import NamedTuple
+
+UP, DOWN = "↑", "↓"  # higher is better, lower is better
+
+
+class Words(NamedTuple):
+    """How a measure is told."""
+
+    name: str
+    better: str = ""  # UP, DOWN, or nothing where neither end is good by itself
+    definition: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name with the direction."""
+        return f"{self.name} {self.better}".rstrip()
+
+
+GROUPS = {
+    "health": "Health of the features",
+    "knn": "Nearest neighbours",
+    "linear": "Linear probe (SGD)",
+    "linear_lbfgs": "Linear probe (L-BFGS)",
+    "layers": "Linear probe of each stage",
+    "few_label": "Few labels: logistic regression",
+    "label_curve": "Share of the labels: logistic regression",
+    "few_shot": "Few-shot episodes",
+    "retrieval": "Retrieval",
+    "cluster": "Clustering (k-means)",
+    "classifier": "The method's own classifier",
+    "pretext": "The method's own task, on test images",
+    "segmentation": "Linear segmentation",
+    "fine_tune": "Fine-tuning",
+    "seconds": "Time of each evaluation, seconds",
+}
+# Patterns of whole measures; the first that fits counts. Groups of the pattern are filled in.
+_MEASURES = {
+    r"(?:health/)?feature_std": Words("spread", UP, "Standard deviation of the normalised features over images."),
+    r"(?:health/)?feature_std_healthy": Words("spread of even features", "", "1/sqrt(d) for d features."),
+    r"(?:health/)?rankme": Words("effective rank", UP, "RankMe: independent directions of the features; 1: collapse."),
+    r"(?:health/)?dead_units": Words("dead units", DOWN, "Share of the features that are the same for all images."),
+    r"(?:health/)?uniformity": Words("uniformity", DOWN, "How evenly features lie on the sphere."),
+    r"health/alignment": Words("alignment", DOWN, "Squared distance of the features of two views of an image."),
+    r"health/lidar": Words("LiDAR", UP, "Rank of the features between images, given that between views of an image."),
+    r"health/rank/(\d)": Words("effective rank, stage {}", UP, "RankMe of the features after this stage."),
+    r"knn/top1": Words("kNN accuracy", UP, "Weighted vote of the nearest training images."),
+    r"linear(?:_lbfgs)?/top1": Words("accuracy", UP, "One linear layer on frozen features."),
+    r"(?:linear|linear_lbfgs|layers)\S*/held_out_top1": Words("accuracy on held-out training images", UP),
+    r"(?:linear|linear_lbfgs|layers)\S*/(learning_rate|c)": Words("chosen {}"),
+    r"(?:linear|linear_lbfgs|layers)\S*/at_edge": Words("choice at the edge of its grid"),
+    r"layers/(\d)/top1": Words("accuracy, stage {}", UP, "Logistic regression on the pooled features of this stage."),
+    r"few_label/1": Words("1 label per class", UP),
+    r"few_label/(\d+)": Words("{} labels per class", UP),
+    r"few_label/all": Words("all labels", UP),
+    r"label_curve/([\d.]+)/top1": Words("{} % of the labels", UP),
+    r"fine_tune/([\d.]+)/top1": Words("{} % of the labels", UP),
+    r"fine_tune/(frozen|tuned)(\d)/top1": Words("first {1} stages copied, {0}", UP),
+    r"few_shot/(\d+)way_(\d+)shot/(\w+)": Words("{} classes, {} labels, {}", UP),
+    r"retrieval/map": Words("mean average precision", UP),
+    r"retrieval/(recall|precision)@(\d+)": Words("{} among the first {}", UP),
+    r"cluster/accuracy": Words("accuracy after matching", UP),
+    r"cluster/nmi": Words("mutual information", UP, "Normalised mutual information of clusters and classes."),
+    r"classifier/(\w+/)?top1": Words("accuracy {}", UP),
+    r"seconds/(\w+)": Words("{}"),
+    r"\S*/loss": Words("loss", DOWN),
+}
+REPRESENTATIONS = {
+    "pretrained": "pretrained",
+    "untrained": "untrained",
+    "supervised": "supervised",
+    "pixels": "pixels",
+    "pca": "PCA of pixels",
+    "chance": "chance",
+}
+
+
+def of(measure: str) -> Words:
+    """How a measure is told; one without words of its own by the rest of its name."""
+    for pattern, words in _MEASURES.items():
+        if match := re.fullmatch(pattern, measure):
+            filled = [(part or "").replace("_", " ").strip("/") for part in match.groups()]
+            return words._replace(name=words.name.format(*filled).strip())
+    rest = measure.partition("/")[2] or measure
+    return Words(rest.replace("_", " ").replace("/", ", "))
+
+
+def group(name: str) -> str:
+    """What a group of measures, the first part of their names, is called."""
+    return GROUPS.get(name, name.replace("_", " "))
