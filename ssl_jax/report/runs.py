@@ -1,6 +1,7 @@
 """What a workdir holds besides checkpoints."""
 
 import dataclasses
+import json
 from typing import Any
 
 from etils import epath
