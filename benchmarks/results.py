@@ -27,6 +27,7 @@ TASKS = {
     "colorization": "colorization",
     "exemplar": "exemplar",
 }
+TASK_COLUMNS = ("untrained", "pixels", "chance")
 EPOCHS = ("0", "5", "10", "15", "20")
 
 Row = dict[str, Any]
@@ -114,7 +115,7 @@ def trajectories(found: list[Row], runs: list[Row]) -> str:
     """KNN accuracy while training, of this package, of the reference and of lightly's own code."""
     lines = []
     for run in runs:
-        if run["commit"] is None and set(EPOCHS) <= set(run["knn_top1"]):
+        if run["commit"] is None and "knn_top1" in run and set(EPOCHS) <= set(run["knn_top1"]):
             lines.append([run["config"], str(run["seed"]), *_curve(run["knn_top1"])])
     for row in ordered(found):
         if row["method"] in ("simclr", "byol") and row["epoch"] == 20 and not row["flags"]:
@@ -144,10 +145,22 @@ def together(found: list[Row]) -> str:
 def tries(runs: list[Row]) -> str:
     """Every run that was made by hand, with what it was."""
     lines = []
-    for run in runs:
+    for run in (run for run in runs if "knn_top1" in run):
         curve = ", ".join(f"{100 * value:.1f} ({epoch})" for epoch, value in run["knn_top1"].items())
         lines.append([run["config"].removeprefix("configs/"), str(run["seed"]), curve, run["note"]])
     return markdown(["run", "seed", "kNN, % (epoch)", "note"], lines)
+
+
+def tasks(runs: list[Row]) -> str:
+    """Every run of a method that has a task of its own, on held-out data: one line a measure."""
+    lines = []
+    for run in (run for run in runs if "results" in run):
+        for name, found in run["results"].items():
+            cells = [f"{100 * found[key]:.1f}" if key in found else "" for key in ("value", *TASK_COLUMNS)]
+            cells[0] += f" ± {100 * found['interval']:.1f}" if "interval" in found else ""
+            minutes = str(run["minutes"])
+            lines.append([f"`{run['config']}`", run["data"], str(run["seed"]), minutes, f"`{name}`", *cells])
+    return markdown(["run", "measured on", "seed", "minutes", "measure", "%", *TASK_COLUMNS], lines)
 
 
 def glance(found: list[Row]) -> str:
@@ -173,6 +186,7 @@ def page() -> str:
         "pretext": pretext(found),
         "trajectories": trajectories(found, runs),
         "together": together(found),
+        "tasks": tasks(runs),
         "tries": tries(runs),
     }
     return re.sub(r"^\{(\w+)\}\n", lambda match: tables[match[1]], TEXT.read_text(), flags=re.M)
