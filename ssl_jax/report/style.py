@@ -36,7 +36,7 @@ abbr { text-decoration: underline dotted var(--soft); cursor: help; }
 .hero div { background: var(--card); border-radius: 6px; padding: .8rem 1rem; } .hero * { display: block; }
 .hero b { font-size: 2rem; line-height: 1.2; } .hero i { font-style: normal; font-size: .9rem; }
 .verdict { font-size: 1.1rem; color: var(--ink); } .baseline { color: var(--soft); }
-.matrix th { cursor: pointer; }
+.matrix th { cursor: pointer; white-space: normal; vertical-align: bottom; }
 .good { color: var(--good); } .bad { color: var(--bad); } .none { font-style: italic; }
 .key { display: flex; flex-wrap: wrap; gap: .1rem .9rem; font-size: .85rem; }
 .key i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em; }
