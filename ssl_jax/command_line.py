@@ -169,6 +169,11 @@ def _explain_field(config: ConfigDict, given: str, argv: list[str]) -> None:
                 hint = f"Did you mean 'config.{same[0]}'?" if same else nearest(name, level.keys())
                 raise UserError(f"There is no field config.{'.'.join(names[:depth])} in {given}. {hint}")
             level = level[name]
+        if isinstance(level, ConfigDict):
+            hint = f"--config.{'.'.join(names)}.{next(iter(level))}=..."
+            if names == ["method"]:
+                hint = "another method is another config, as --config=byol:cifar10"
+            raise UserError(f"config.{'.'.join(names)} is a group of fields and has no value: set one, {hint}.")
 
 
 def fields(config: ConfigDict) -> dict[str, Any]:

@@ -231,6 +231,8 @@ def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
         ((), "ssl_jax/losses.py:digits", "it has no function get_config"),
         ((), "README.md", "is no config file, whose name ends in .py. Without a file: --config=METHOD:PRESET"),
         (("--config.epochs=many",), "configs/simclr.py:digits", "epochs"),
+        (("--config.method=byol",), "simclr:digits", "another method is another config, as --config=byol:cifar10"),
+        (("--config.data=cifar10",), "simclr:digits", "config.data is a group of fields and has no value"),
         (("--config.data.source=folder:nowhere",), "configs/simclr.py:digits", "nowhere"),
         (("--workdri=x",), "configs/simclr.py:digits", "workdir"),
     ],

@@ -3,6 +3,7 @@
 import errno
 import gc
 import gzip
+import hashlib
 import io
 import json
 import logging
@@ -475,7 +476,7 @@ def test_fashion_mnist_is_downloaded_and_checked(tmp_path, cache, monkeypatch, n
     with pytest.raises(UserError, match="checksum"):
         data.load("fashion_mnist", "train")
     assert not list((cache / "fashion_mnist").iterdir())
-    sums = {name: fashion_mnist.hashlib.md5(content).hexdigest() for name, content in fashion().items()}
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in fashion().items()}
     monkeypatch.setattr(fashion_mnist, "MD5", sums)
     assert len(data.load("fashion_mnist", "train").images) == 3
     monkeypatch.setattr(fashion_mnist, "URL", "http://127.0.0.1:9/")
@@ -566,7 +567,21 @@ def test_damaged_and_hostile_cifar10_files_are_refused(tmp_path):
 
 
 @pytest.mark.fast
-def test_cifar10_may_be_a_folder_of_images_or_nowhere(tmp_path):
+def test_cifar10_is_downloaded_and_checked(tmp_path, cache, monkeypatch):
+    archive = pathlib.Path(pack(tmp_path / "host.tar.gz", cifar_batches()))
+    monkeypatch.setattr(cifar10, "URL", archive.as_uri())
+    with pytest.raises(UserError, match="checksum"):
+        data.load("cifar10", "train")
+    assert not list((cache / "cifar10").iterdir())
+    monkeypatch.setattr(cifar10, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    assert len(data.load("cifar10", "train")) == 10 and data.splits("cifar10") == ("train", "test")
+    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/")  # it is there, and asked for no second time
+    assert len(data.load("cifar10", "test")) == 2
+
+
+@pytest.mark.fast
+def test_cifar10_may_be_a_folder_of_images_or_nowhere(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(cifar10, "URL", "http://127.0.0.1:9/")
     where = write(tmp_path / "images", TWO_SPLITS)
     train = data.load("cifar10", "train", path=where)
     assert shade(train) == [10, 20, 30, 40] and train.name == "cifar10"

@@ -48,6 +48,8 @@ def test_a_card_needs_no_files():
     assert data.card("tfds:imagenet2012").count == 1_281_167
     assert data.card("tfds:something").count is None and "tensorflow" in data.card("tfds:something").origin
     assert data.card("cifar10").side == 32
+    with pytest.raises(UserError, match=f"A folder or an archive is named folder:{pathlib.Path(__file__).parent}"):
+        data.card(str(pathlib.Path(__file__).parent))
     with pytest.raises(UserError, match="Did you mean 'cifar10'"):
         data.card("cifar")
 

@@ -98,8 +98,10 @@ def find(source: str) -> tuple[Source, str]:
     """
     name, _, where = source.partition(":")
     path = f"{sources.__name__}.{name}" if name in names() else name
-    if name not in names() and "." not in name:
-        raise UserError(f"There is no data source '{name}'. {nearest(name, names())}")
+    if name not in names() and ("." not in name or "/" in name):
+        there = "://" in source or pathlib.Path(source).expanduser().exists()
+        hint = f"A folder or an archive is named folder:{source}." if there else nearest(name, names())
+        raise UserError(f"There is no data source '{name}'. {hint}")
     try:
         return cast(Source, importlib.import_module(path)), where
     except ModuleNotFoundError as error:

@@ -137,7 +137,7 @@ def _evaluate(
             print(f"{name}: skipped, {error}")
     _conclude(run, results)
     results.add({"evaluation_seconds": time.time() - began})
-    print(f"Results are in {results.path}.")
+    print(f"Results are in {results.path}. Next: ssl_jax report {workdir}")
     return results.values
 
 

@@ -243,8 +243,9 @@ def _no_better(values: Mapping[str, float]) -> str:
         return ""
     top1, untrained = (100 * values[name] for name in names)
     return (
-        f"The features are no better than those of the untrained backbone (kNN {top1:.1f} and {untrained:.1f} %). If "
-        "the loss has fallen all the same, the task was solved by a shortcut: identical views, statistics of a batch "
+        f"The features are no better than those of the untrained backbone (kNN {top1:.1f} and {untrained:.1f} %). Most "
+        "often training was too short: train for more epochs. If the loss has fallen far all the same, the task may be "
+        "solved by a shortcut: identical views, statistics of a batch "
         "that give the positive away (shuffled or synchronised batch norm is missing), or, for patches and rotations, "
         "borders, interpolation and colour fringes."
     )

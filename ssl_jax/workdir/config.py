@@ -92,6 +92,7 @@ def check(workdir: str, config: Any) -> int | None:
     elif [c.partition(":")[0] for c in changed] == ["epochs"] and wanted["epochs"] > found["epochs"]:
         return found["epochs"]
     elif changed:
+        changed.sort(key=lambda change: not change.startswith("method.name:"))  # which explains most of the others
         raise UserError(
             f"{workdir} holds a run with another config ({'; '.join(changed[:5])}): choose another --workdir, or "
             "repeat the command of that run to resume it."

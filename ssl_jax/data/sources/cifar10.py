@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import pickle
 import tarfile
@@ -14,8 +15,12 @@ import numpy as np
 
 from ssl_jax.data.arrays import requested
 from ssl_jax.data.dataset import Card, Dataset, Request
+from ssl_jax.data.download import fetch
 from ssl_jax.data.sources import folder, tfds
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.runtime.paths import cache_folder
+
+logger = logging.getLogger("ssl_jax")
 
 CARD = Card(
     side=32,
@@ -41,7 +46,8 @@ CLASSES = (
     "ship",
     "truck",
 )
-FOLDER = "cifar-10-batches-py"
+ARCHIVE, FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
+URL, MD5 = f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}", "c58f30108f718f92721af3b95e74349a"  # of the authors
 FILES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -50,14 +56,14 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
 
     Args:
       where: the authors' "python version" (its folder or .tar.gz), or a folder or archive that `folder` reads;
-        empty is cifar10 among the prepared tfds data sets, of which it may be the folder as well.
+        empty is cifar10 among the prepared tfds data sets, of which it may be the folder as well, or else a download.
       path: the same, where `where` is empty.
       request: which split and how large.
 
     Raises:
       UserError: it is nowhere, or damaged.
     """
-    place = where or path
+    place = _place(where, path)
     if _is_prepared(place):
         return _named(tfds.load("cifar10", place, request))
     assert place is not None
@@ -81,7 +87,7 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
     Raises:
       UserError: it is nowhere, damaged, or in the authors' files, which hold all images at once.
     """
-    place = where or path
+    place = _place(where, path)
     if _is_prepared(place):
         return _named(tfds.listing("cifar10", place, request))
     assert place is not None
@@ -98,7 +104,7 @@ def splits(where: str, path: str | None) -> tuple[str, ...]:
     Raises:
       UserError: it is nowhere.
     """
-    place = where or path
+    place = _place(where, path)
     if _is_prepared(place):
         return tfds.splits("cifar10", place)
     assert place is not None
@@ -110,19 +116,31 @@ def _named(dataset: Dataset) -> Dataset:
     return dataclasses.replace(dataset, name="cifar10", card=CARD)
 
 
+def _place(where: str, path: str | None) -> str | None:
+    """Where the images are: as the user says, or None for tfds, or the authors' archive, downloaded if need be."""
+    if where or path or tfds.find("cifar10", None):
+        return where or path
+    archive = cache_folder(None) / "cifar10" / ARCHIVE
+    if not archive.is_file():
+        try:
+            logger.warning("Downloading CIFAR-10 (170 MB) from %s to %s.", URL, archive.parent)
+            fetch(URL, MD5, archive)
+        except OSError as error:
+            looked = ", ".join(str(root / "cifar10") for root in tfds.roots(None))
+            raise UserError(
+                f"CIFAR-10 cannot be downloaded from {URL} ({error}): set --config.data.path=... to {ARCHIVE} from its "
+                f"authors (or the folder {FOLDER} in it), or to a folder or archive of train/CLASS/*.png and "
+                f"test/CLASS/*.png; it is not prepared by tfds either (looked in {looked})."
+            ) from error
+    return str(archive)
+
+
 def _is_prepared(path: str | None) -> bool:
-    """Whether tfds has prepared it in `path`; without a path it must have."""
-    found = tfds.find("cifar10", path)
-    if path is not None:  # not in one of the usual places instead
-        return found is not None and pathlib.Path(path).expanduser() in found.parents
-    if found is None:
-        looked = ", ".join(str(root / "cifar10") for root in tfds.roots(None))
-        raise UserError(
-            "CIFAR-10 needs --config.data.path=...: cifar-10-python.tar.gz from its authors (or the folder "
-            f"{FOLDER} in it), or a folder or archive of train/CLASS/*.png and test/CLASS/*.png; it is "
-            f"not prepared by tfds either (looked in {looked})."
-        )
-    return True
+    """Whether tfds has prepared it in `path`; without a path it has."""
+    if path is None:
+        return True
+    found = tfds.find("cifar10", path)  # which may be in one of the usual places instead
+    return found is not None and pathlib.Path(path).expanduser() in found.parents
 
 
 @contextlib.contextmanager

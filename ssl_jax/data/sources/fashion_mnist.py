@@ -1,16 +1,14 @@
 """Source "fashion_mnist": Fashion-MNIST (Xiao et al. 2017), 28x28 grey pixels of clothes."""
 
 import dataclasses
-import hashlib
 import pathlib
-import urllib.request
 
 import numpy as np
 
 from ssl_jax.data.arrays import read_idx, requested
 from ssl_jax.data.dataset import Card, Dataset, Request
+from ssl_jax.data.download import fetch
 from ssl_jax.data.sources import tfds
-from ssl_jax.runtime import files
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.runtime.paths import cache_folder
 
@@ -89,13 +87,8 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
 
 def _download(target: pathlib.Path, looked: list[pathlib.Path]) -> None:
     try:
-        target.mkdir(parents=True, exist_ok=True)
         for name, md5 in MD5.items():
-            with urllib.request.urlopen(URL + name, timeout=30) as stream:
-                data = stream.read()
-            if hashlib.md5(data).hexdigest() != md5:
-                raise UserError(f"{URL}{name} does not have the checksum {md5}: try again later.")
-            files.write(target / name, data)
+            fetch(URL + name, md5, target / name)
     except OSError as error:
         raise UserError(
             f"Fashion-MNIST is not in {', '.join(map(str, looked))}, and cannot be downloaded from "
