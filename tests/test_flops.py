@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from ssl_jax.methods import build
-from ssl_jax.models import conv
+from ssl_jax.models import conv_cpu
 from ssl_jax.plan import plan
 from ssl_jax.step import mapped_step
 
@@ -32,7 +32,7 @@ def lowered(name: str, **changes):
     run = tiny.run(name, **changes)
     with pytest.MonkeyPatch.context() as patch:
         # Of a loop the compiler counts one turn, whatever the number: the weight gradient's has but one here.
-        patch.setattr(conv, "_block_size", lambda n, size: n)
+        patch.setattr(conv_cpu, "_block_size", lambda n, size: n)
         traced = mapped_step(run).trace(*plan.arguments(run))
         return traced.lower(), traced.lower(lowering_platforms=("cuda",))
 

@@ -18,7 +18,7 @@ from ssl_jax import dist, models
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.byol import BYOL
 from ssl_jax.methods.joint.simclr import SimCLR
-from ssl_jax.models import conv
+from ssl_jax.models import conv, conv_cpu
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.lenet import LeNet
@@ -73,7 +73,7 @@ def with_gradients(convolution, stride, padding):
 
 @pytest.mark.parametrize(
     "block_bytes",
-    [pytest.param(1, marks=pytest.mark.fast, id="image by image"), pytest.param(conv._BLOCK_BYTES, id="whole")],
+    [pytest.param(1, marks=pytest.mark.fast, id="image by image"), pytest.param(conv_cpu._BLOCK_BYTES, id="whole")],
 )
 @pytest.mark.parametrize(
     ("kernel", "stride", "shape", "out"),
@@ -98,7 +98,7 @@ def with_gradients(convolution, stride, padding):
     ],
 )
 def test_conv_agrees_with_autodiff(monkeypatch, kernel, stride, shape, out, block_bytes):
-    monkeypatch.setattr(conv, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(conv_cpu, "_BLOCK_BYTES", block_bytes)
     padding = (kernel - 1) // 2
     with jax.enable_x64(True):
         x, w = normal(*shape), normal(kernel, kernel, shape[-1], out, seed=1)
@@ -128,7 +128,7 @@ def test_conv_in_bfloat16_accumulates_in_float32():
         # Rounding of the gradient of the output and of the result, nothing that grows with the 4096 terms.
         assert np.abs(a.astype(jnp.float32) - b).max() <= 0.02 * np.abs(b).max()
     g = normal(64, 8, 8, 4, seed=2, dtype=jnp.bfloat16)
-    assert conv.blocked_weight_gradient(x, g, 3, 1, 1).dtype == jnp.float32
+    assert conv_cpu.blocked_weight_gradient(x, g, 3, 1, 1).dtype == jnp.float32
 
 
 @pytest.mark.fast
@@ -172,10 +172,10 @@ def test_conv_over_two_devices(mapping, stride, out, size):
 
 @pytest.mark.fast
 def test_blocks_divide_the_batch_and_fit():
-    assert [conv._block_size(n, 1) for n in (1, 3, 6, 8, 96, 256)] == [1, 1, 2, 8, 32, 256]
-    assert conv._block_size(256, conv._BLOCK_BYTES // 16) == 16
-    assert conv._block_size(256, conv._BLOCK_BYTES // 16 + 1) == 8
-    assert conv._block_size(256, 10 * conv._BLOCK_BYTES) == 1
+    assert [conv_cpu._block_size(n, 1) for n in (1, 3, 6, 8, 96, 256)] == [1, 1, 2, 8, 32, 256]
+    assert conv_cpu._block_size(256, conv_cpu._BLOCK_BYTES // 16) == 16
+    assert conv_cpu._block_size(256, conv_cpu._BLOCK_BYTES // 16 + 1) == 8
+    assert conv_cpu._block_size(256, 10 * conv_cpu._BLOCK_BYTES) == 1
 
 
 @pytest.mark.fast

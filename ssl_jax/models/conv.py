@@ -1,25 +1,23 @@
 """Convolution that is quick on a CPU as well.
 
-XLA's CPU backend computes the weight gradient of a convolution at a small part of the machine's rate (4 of 60
-GFLOP/s for 3x3 at 32x32x16 on two cores). Here it is a sum over small blocks of images of one matrix product
-each, whose unfolded operand stays in the cache. Maps of one or two pixels a side, where the patches of the pretext
-tasks end, it convolves at a fiftieth of the rate of a matrix product (2,304 maps of 2x2x128: 383 ms against 7);
-there the convolution is that product. Accelerators keep XLA's own convolution and gradients.
+A convolution and its two gradients are three bilinear maps, each the derivative of the others: y of x and w, the input
+gradient of y's and w, the weight gradient of x and y's. Here each is a primitive of JAX, so that derivatives of every
+order, forward and reverse, are again these three. On a CPU they are computed as `conv_cpu` says; accelerators keep
+XLA's own convolution and gradients.
 """
 
+from collections.abc import Callable
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
 import jax
-from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 import jax.numpy as jnp
 
 from ssl_jax import dist
-
-# The unfolded block that was fastest over the layers of a ResNet-18 of 16 to 128 channels: about the L2 cache.
-_BLOCK_BYTES = 2_400_000
+from ssl_jax.models import conv_cpu, conv_xla
 
 # How convolutions start. BatchNorm hides the scale of a kernel but not its gradient: a kernel s times smaller learns
 # s^2 times as fast, so the initialisation is part of a recipe.
@@ -75,120 +73,54 @@ def conv2d(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
     Returns:
       [N, H', W', K] with H' = (H + 2 padding - k) // stride + 1.
     """
-    return _conv(x, dist.vary_like(w, x), stride, padding)
+    x, w = dist.vary_like(x, w), dist.vary_like(w, x)
+    return FORWARD.bind(x, w, stride=stride, padding=padding)
 
 
-def _xla_conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, w, (stride, stride), [(padding, padding)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+def _bilinear(name: str, on_xla: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]) -> Primitive:
+    """A bilinear map of two arrays; under `vmap` both have one more axis in front."""
+
+    def mapped(fn: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda a, b, **params: (jax.vmap if a.ndim == 5 else lambda f: f)(functools.partial(fn, **params))(a, b)
+
+    def abstract(a: Any, b: Any, **params: Any) -> Any:
+        shaped = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b)]
+        return a.update(shape=jax.eval_shape(functools.partial(mapped(on_xla), **params), *shaped).shape)
+
+    def batched(args: Any, axes: Any, **params: Any) -> Any:
+        size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
+        front = [batching.bdim_at_front(x, axis, size) for x, axis in zip(args, axes, strict=True)]
+        if front[0].ndim == 5:
+            return primitive.bind(*front, **params), 0
+        y = primitive.bind(*(x.reshape(-1, *x.shape[2:]) for x in front), **params)
+        return y.reshape(size, -1, *y.shape[1:]), 0
+
+    primitive = Primitive(name)
+    primitive.def_impl(mapped(on_xla))
+    primitive.def_abstract_eval(abstract)
+    batching.primitive_batchers[primitive] = batched
+    mlir.register_lowering(primitive, mlir.lower_fun(mapped(on_xla), multiple_results=False))
+    mlir.register_lowering(primitive, mlir.lower_fun(mapped(on_cpu), multiple_results=False), platform="cpu")
+    return primitive
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
-    if not _is_small(x, w):
-        return _xla_conv(x, w, stride, padding)
-    conv = functools.partial(small_map_conv, stride=stride, padding=padding)
-    return lax.platform_dependent(x, w, cpu=conv, default=functools.partial(_xla_conv, stride=stride, padding=padding))
+FORWARD = _bilinear("conv2d", conv_xla.forward, conv_cpu.forward)
+INPUT_GRADIENT = _bilinear("conv2d_input_gradient", conv_xla.input_gradient, conv_cpu.input_gradient)
+WEIGHT_GRADIENT = _bilinear("conv2d_weight_gradient", conv_xla.weight_gradient, conv_cpu.weight_gradient)
 
-
-def _conv_forward(x, w, stride, padding):
-    return _conv(x, w, stride, padding), (x, w)
-
-
-def _conv_backward(stride, padding, residuals, g):
-    def gradients(conv, x, w, g):
-        return jax.vjp(lambda x, w: conv(x, w, stride, padding), x, w)[1](g)
-
-    def on_cpu(x, w, g):
-        if _is_small(x, w):
-            return gradients(small_map_conv, x, w, g)
-        _, input_gradient = jax.vjp(lambda x: _xla_conv(x, w, stride, padding), x)
-        return input_gradient(g)[0], blocked_weight_gradient(x, g, w.shape[0], stride, padding).astype(w.dtype)
-
-    return lax.platform_dependent(*residuals, g, cpu=on_cpu, default=functools.partial(gradients, _xla_conv))
-
-
-_conv.defvjp(_conv_forward, _conv_backward)
-
-
-def _is_small(x: jax.Array, w: jax.Array) -> bool:
-    """Whether a map has no more pixels than the kernel: the matrix of `small_map_conv` is no more work then."""
-    return x.shape[1] * x.shape[2] <= w.shape[0] * w.shape[1]
-
-
-def small_map_conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
-    """`conv2d` as one product of flattened images with the matrix of the convolution, for maps of few pixels.
-
-    Args:
-      x: images [N, H, W, C].
-      w: kernel [k, k, C, K].
-      stride: of the convolution.
-      padding: of the convolution.
-
-    Returns:
-      [N, H', W', K].
-    """
-    (n, h, width, c), (k, _, _, features) = x.shape, w.shape
-    outputs = [((size + 2 * padding - k) // stride + 1) for size in (h, width)]
-    # An output pixel sees all input pixels through the kernel shifted to it, with zeros where the kernel ends.
-    shifted = jnp.pad(w, ((h, h), (width, width), (0, 0), (0, 0)))
-    starts = [[size + padding - stride * i for i in range(m)] for size, m in zip((h, width), outputs, strict=True)]
-    columns = [shifted[i : i + h, j : j + width] for i in starts[0] for j in starts[1]]
-    matrix = jnp.stack(columns, axis=-2).reshape(h * width * c, -1)
-    return (x.reshape(n, -1) @ matrix).reshape(n, *outputs, features)
-
-
-def blocked_weight_gradient(x: jax.Array, g: jax.Array, kernel: int, stride: int, padding: int) -> jax.Array:
-    """Weight gradient of `conv2d` as a sum of cache-sized matrix products.
-
-    Args:
-      x: images [N, H, W, C].
-      g: gradient of the output [N, H', W', K].
-      kernel: side k of the kernel.
-      stride: of the convolution.
-      padding: of the convolution.
-
-    Returns:
-      gradient [k, k, C, K] in float32 (float64 for float64 input).
-    """
-    c, k = x.shape[-1], g.shape[-1]
-    # Unfold whichever side is the narrower; the gradient side only lines up with the input at stride 1.
-    unfold_g = stride == 1 and k <= c
-    taps = [(i, j) for i in range(kernel) for j in range(kernel)]
-    if unfold_g:
-        wide, narrow = _pad(g, kernel - 1 - padding), x
-        starts = [(kernel - 1 - i, kernel - 1 - j) for i, j in taps]
-    else:
-        wide, narrow, starts = _pad(x, padding), g, taps
-    n, h, w = narrow.shape[:3]
-    block = _block_size(n, h * w * len(taps) * wide.shape[-1] * 4)
-    accumulator = jnp.promote_types(x.dtype, jnp.float32)
-
-    def add_block(total, pair):
-        wide, narrow = pair
-        columns = jnp.concatenate(
-            [wide[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride] for i, j in starts],
-            axis=-1,
-        ).reshape(block * h * w, -1)
-        rows = narrow.reshape(block * h * w, -1)
-        return total + jnp.matmul(rows.T, columns, preferred_element_type=accumulator), None
-
-    start = dist.vary_like(jnp.zeros((narrow.shape[-1], len(taps) * wide.shape[-1]), accumulator), g)
-    blocks = [a.reshape(n // block, block, *a.shape[1:]) for a in (wide, narrow)]
-    dw, _ = lax.scan(add_block, start, blocks)
-    if unfold_g:
-        return dw.reshape(c, kernel, kernel, k).transpose(1, 2, 0, 3)
-    return dw.reshape(k, kernel, kernel, c).transpose(1, 2, 3, 0)
-
-
-def _block_size(n: int, bytes_per_image: int) -> int:
-    """The largest divisor of n that is a power of two and whose block fits the cache; at least 1."""
-    largest = math.gcd(n, 1 << 20)
-    while largest > 1 and largest * bytes_per_image > _BLOCK_BYTES:
-        largest //= 2
-    return largest
-
-
-def _pad(x: jax.Array, padding: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+# The cotangent comes first, then the two arguments, of which the one that is asked for is known by its shape alone.
+ad.defbilinear(
+    FORWARD,
+    lambda g, x, w, **step: INPUT_GRADIENT.bind(g, w, size=x.aval.shape[-3:-1], **step),
+    lambda g, x, w, **step: WEIGHT_GRADIENT.bind(x, g, kernel=w.aval.shape[-3], **step),
+)
+ad.defbilinear(
+    INPUT_GRADIENT,
+    lambda x, g, w, *, size, **step: FORWARD.bind(x, w, **step),
+    lambda x, g, w, *, size, **step: WEIGHT_GRADIENT.bind(x, g, kernel=w.aval.shape[-3], **step),
+)
+ad.defbilinear(
+    WEIGHT_GRADIENT,
+    lambda w, x, g, *, kernel, **step: INPUT_GRADIENT.bind(g, w, size=x.aval.shape[-3:-1], **step),
+    lambda w, x, g, *, kernel, **step: FORWARD.bind(x, w, **step),
+)
