@@ -1,19 +1,29 @@
-"""A ResNet-18's training passes on a CPU beside PyTorch's: `python benchmarks/cpu.py [--width=64] [--batch=64]`.
+"""Training passes on a CPU beside PyTorch's.
 
-Forward and backward through the backbone (32 px, float32, BatchNorm in training mode, gradients of all parameters), in
-ssl_jax, in ssl_jax with XLA's own convolution gradients, and in PyTorch (channels last and not, the faster counts), in
-turns in one process; then the same for each of the four kinds of 3x3 layer. Prints medians and ratios as Markdown.
-Needs PyTorch beside the package: pip install torch.
+    python benchmarks/cpu.py [PART ...] [--devices=N] [--width=64] [--batch=64] [--rounds=10]
+
+Parts, by default all:
+  resnet  forward and backward through a ResNet-18 (32 px, float32, BatchNorm in training mode, gradients of all
+          parameters), in ssl_jax, in ssl_jax with XLA's own convolutions, and in PyTorch (channels last and not, the
+          faster counts)
+  vit     the same of a ViT-tiny (224 px, patches of 16 pixels)
+  layers  forward, input gradient and weight gradient of each kind of 3x3 layer of the ResNet-18
+  simclr  a whole step of SimCLR's `cifar10_small`, on data of noise, for itself
+
+All candidates of a part run in turns in one process. The batch is split over N devices, by default one per core.
+Prints medians and ratios as Markdown. Needs PyTorch beside the package: pip install torch.
 """
 
 import argparse
 from collections.abc import Callable
+import os
 import pathlib
 import random
 import statistics
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -24,9 +34,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ssl_jax import dist
-from ssl_jax.models import conv
+from configs import simclr
+from ssl_jax import data, dist, feed, heap, train
+from ssl_jax.models import conv, conv_xla
 from ssl_jax.models.resnet import ResNet
+from ssl_jax.models.vit import ViT
 
 
 class TorchBlock(nn.Module):
@@ -60,27 +72,64 @@ def torch_resnet18(width: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def jax_passes(width: int, x: np.ndarray) -> Callable[[], Any]:
-    """Gradients of the mean of squared features, mapped over one device as training maps them."""
-    backbone = ResNet("resnet18", width, "small")
-    mesh = dist.make_mesh()
-    variables = jax.jit(lambda: backbone.init(jax.random.key(0), jnp.zeros((2, 32, 32, 3)), train=True))()
+class TorchViT(nn.Module):
+    """The backbone of `ViT('vit_tiny')` for 224 pixels."""
 
-    def step(params, stats, x):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 192, 16, 16)
+        self.token = nn.Parameter(torch.zeros(1, 1, 192))
+        self.positions = nn.Parameter(torch.zeros(1, 197, 192))
+        options = {"dropout": 0.0, "activation": "gelu", "layer_norm_eps": 1e-6}
+        self.blocks = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(192, 3, 768, batch_first=True, norm_first=True, **options)  # type: ignore[arg-type]
+                for _ in range(12)
+            )
+        )
+        self.norm = nn.LayerNorm(192, 1e-6)
+
+    def forward(self, x: Any) -> Any:
+        """[N, 3, 224, 224] to [N, 192]."""
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.norm(self.blocks(x)[:, 0])
+
+
+def jax_passes(backbone: Any, x: np.ndarray) -> Callable[[], Any]:
+    """Gradients of the mean of squared features, mapped over the devices as training maps them."""
+    mesh = dist.make_mesh()
+    variables = jax.jit(lambda: backbone.init(jax.random.key(0), jnp.asarray(x[:2]), train=True))()
+
+    def step(params, rest, x):
         def loss(params):
-            out, _ = backbone.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+            out, _ = backbone.apply({"params": params, **rest}, x, train=True, mutable=["batch_stats"])
             return dist.mean(jnp.mean(out**2))
 
-        return jax.value_and_grad(loss)(params)
+        return dist.mean(jax.value_and_grad(loss)(params))
 
-    mapped = dist.map_replicas(step, mesh, (P(), P(), P(dist.AXIS)), (P(), P()))
-    arguments = variables["params"], variables["batch_stats"], jnp.asarray(x)
-    return lambda: jax.block_until_ready(mapped(*arguments))
+    mapped = dist.map_replicas(step, mesh, (P(), P(), P(dist.AXIS)), P())
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    params, rest = (dist.replicate(jax.device_get(tree), mesh) for tree in (variables["params"], rest))
+    images = dist.lay(x, mesh, P(dist.AXIS))
+    return lambda: jax.block_until_ready(mapped(params, rest, images))
 
 
-def torch_passes(width: int, x: np.ndarray, layout: Any) -> Callable[[], Any]:
+def with_xla(backbone: Any, x: np.ndarray) -> Callable[[], Any]:
+    """`jax_passes`, compiled with XLA's own convolution in place of ours."""
+
+    def plain(x: Any, w: Any, stride: int, padding: int) -> Any:
+        return conv_xla.forward(x, dist.vary_like(w, x), stride=stride, padding=padding)
+
+    with mock.patch.object(conv, "conv2d", plain):
+        passes = jax_passes(backbone, x)
+        passes()
+    return passes
+
+
+def torch_passes(model: nn.Module, x: np.ndarray, layout: Any) -> Callable[[], Any]:
     """The same in PyTorch."""
-    model = torch_resnet18(width).to(memory_format=layout).train()
+    model = model.to(memory_format=layout).train()  # type: ignore[call-overload]
     images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).to(memory_format=layout)
 
     def passes():
@@ -90,36 +139,53 @@ def torch_passes(width: int, x: np.ndarray, layout: Any) -> Callable[[], Any]:
     return passes
 
 
-def layer_passes(x: np.ndarray, w: np.ndarray, g: np.ndarray) -> dict[str, dict[str, Callable[[], Any]]]:
+def layer_passes(x: np.ndarray, w: np.ndarray, g: np.ndarray, stride: int) -> dict[str, dict[str, Callable[[], Any]]]:
     """Forward, input gradient and weight gradient of one convolution: kind to implementation to what runs it."""
-    xj, wj, gj = map(jnp.asarray, (x, w, g))
-    ours: Any = lambda x, w: conv.conv2d(x, w, 1, 1)  # noqa: E731
-    xla: Any = lambda x, w: conv._xla_conv(x, w, 1, 1)  # noqa: E731
+    mesh, split = dist.make_mesh(), P(dist.AXIS)
+    xj, gj = (dist.lay(a, mesh, split) for a in (x, g))
+    wj = dist.replicate(w, mesh)
     xt, wt, gt = (torch.from_numpy(a) for a in (x, w, g))
     xt, gt = (a.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last) for a in (xt, gt))
     wt = wt.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    step, size, kernel = {"stride": stride, "padding": 1}, x.shape[1:3], w.shape[0]
+    calls: dict[str, tuple[Any, Any, Any, tuple[Any, ...], P]] = {
+        "forward": (conv.FORWARD.bind, conv_xla.forward, step, (xj, wj), split),
+        "input gradient": (conv.INPUT_GRADIENT.bind, conv_xla.input_gradient, step | {"size": size}, (gj, wj), split),
+        "weight gradient": (
+            conv.WEIGHT_GRADIENT.bind,
+            conv_xla.weight_gradient,
+            step | {"kernel": kernel},
+            (xj, gj),
+            P(),
+        ),
+    }
 
-    def compiled(fn: Callable[..., Any]) -> Callable[[], Any]:
-        jitted = jax.jit(fn)
-        return lambda: jax.block_until_ready(jitted(xj, wj, gj))
+    def compiled(fn: Any, options: Any, arguments: tuple[Any, ...], out: P) -> Callable[[], Any]:
+        def replica(a, b):
+            y = fn(a, dist.vary_like(b, a), **options)
+            return y if out == split else dist.mean(y)
+
+        specs = tuple(a.sharding.spec for a in arguments)
+        mapped = dist.map_replicas(replica, mesh, specs, out)
+        return lambda: jax.block_until_ready(mapped(*arguments))
 
     def backward(mask: list[bool]) -> Callable[[], Any]:
-        options = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)
+        options = (None, [stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, mask)
         return lambda: torch.ops.aten.convolution_backward(gt, xt, wt, *options)
 
-    found = {}
-    for kind, which, mask in (("input", 0, [True, False, False]), ("weight", 1, [False, True, False])):
-        found[f"{kind} gradient"] = {
-            "ssl_jax": compiled(lambda x, w, g, which=which: jax.vjp(ours, x, w)[1](g)[which]),
-            "XLA": compiled(lambda x, w, g, which=which: jax.vjp(xla, x, w)[1](g)[which]),
-            "PyTorch": backward(mask),
-        }
-    forward = {
-        "ssl_jax": compiled(lambda x, w, g: ours(x, w)),
-        "XLA": compiled(lambda x, w, g: xla(x, w)),
-        "PyTorch": lambda: torch.nn.functional.conv2d(xt, wt, padding=1),
+    in_torch = {
+        "forward": lambda: torch.nn.functional.conv2d(xt, wt, stride=stride, padding=1),
+        "input gradient": backward([True, False, False]),
+        "weight gradient": backward([False, True, False]),
     }
-    return {"forward": forward} | found
+    return {
+        kind: {
+            "ssl_jax": compiled(ours, options, arguments, out),
+            "XLA": compiled(xla, options, arguments, out),
+            "PyTorch": in_torch[kind],
+        }
+        for kind, (ours, xla, options, arguments, out) in calls.items()
+    }
 
 
 def medians(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -139,42 +205,89 @@ def medians(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def print_network(title: str, candidates: dict[str, Callable[[], Any]], batch: int, rounds: int) -> None:
+    """The table of one network."""
+    seconds = medians(candidates, rounds)
+    best = min(value for name, value in seconds.items() if name.startswith("PyTorch"))
+    print(f"{title}, batch {batch}, {torch.get_num_threads()} threads, {jax.device_count()} device(s)\n")
+    print("| | ms | images/s | share of PyTorch's speed |\n|---|---|---|---|")
+    for name, value in seconds.items():
+        print(f"| {name} | {1e3 * value:.0f} | {batch / value:.1f} | {best / value:.2f} |", flush=True)
+    print()
+
+
+def resnet(args: argparse.Namespace, rng: np.random.Generator) -> None:
+    """Prints the table of the ResNet-18."""
+    x = rng.normal(size=(args.batch, 32, 32, 3)).astype(np.float32)
+    backbone = ResNet("resnet18", args.width, "small")
+    candidates = {"ssl_jax": jax_passes(backbone, x), "ssl_jax, XLA's convolutions": with_xla(backbone, x)}
+    for name, layout in (("channels last", torch.channels_last), ("channels first", torch.contiguous_format)):
+        candidates[f"PyTorch, {name}"] = torch_passes(torch_resnet18(args.width), x, layout)
+    print_network(f"ResNet-18, width {args.width}, 32 px", candidates, args.batch, args.rounds)
+
+
+def vit(args: argparse.Namespace, rng: np.random.Generator) -> None:
+    """Prints the table of the ViT-tiny."""
+    x = rng.normal(size=(args.batch, 224, 224, 3)).astype(np.float32)
+    candidates = {"ssl_jax": jax_passes(ViT("vit_tiny"), x)}
+    candidates["PyTorch"] = torch_passes(TorchViT(), x, torch.contiguous_format)
+    print_network("ViT-tiny, 224 px", candidates, args.batch, args.rounds)
+
+
+def layers(args: argparse.Namespace, rng: np.random.Generator) -> None:
+    """Prints the table of the layers."""
+    print("| 3x3 layer | pass | GFLOP/s ssl_jax | XLA | PyTorch |\n|---|---|---|---|---|")
+    for stage in range(4):
+        for stride in (1, 2) if stage else (1,):
+            side, out = 32 >> stage, args.width << stage
+            inside = out // stride
+            x = rng.normal(size=(args.batch, side * stride, side * stride, inside)).astype(np.float32)
+            g = rng.normal(size=(args.batch, side, side, out)).astype(np.float32)
+            w = rng.normal(size=(3, 3, inside, out)).astype(np.float32)
+            work = 2 * 9 * inside * out * side**2 * args.batch / 1e9
+            for kind, runs in layer_passes(x, w, g, stride).items():
+                rates = [f"{work / value:.0f}" for value in medians(runs, args.rounds).values()]
+                name = f"{side * stride}x{side * stride}x{inside} to {out}, stride {stride}"
+                print(f"| {name} | {kind} | " + " | ".join(rates) + " |", flush=True)
+    print()
+
+
+def simclr_step(args: argparse.Namespace, rng: np.random.Generator) -> None:
+    """Prints the time of a whole step of SimCLR's `cifar10_small`."""
+    config = simclr.get_config("cifar10_small")
+    noise = data.Dataset(
+        rng.integers(0, 256, (1024, 32, 32, 3), np.uint8), rng.integers(0, 10, 1024), tuple("abcdefghij")
+    )
+    run = train.prepare(config, jax.devices(), (noise, None))
+    images, labels = feed.on_devices(run.train, run.mesh)
+    step, state = train.mapped_step(run), [run.init()]
+
+    def once():
+        state[0], metrics = step(state[0], images, labels, train.batch_index(run, 0))
+        jax.block_until_ready(metrics)
+
+    seconds = medians({"step": once}, args.rounds)["step"]
+    print(f"SimCLR cifar10_small, batch {config.batch_size}, {jax.device_count()} device(s): {seconds:.3f} s a step\n")
+
+
+PARTS = {"resnet": resnet, "vit": vit, "layers": layers, "simclr": simclr_step}
+
+
 def main() -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--batch", type=int, default=64, help="images")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage")
     parser.add_argument("--rounds", type=int, default=10, help="timed runs of each")
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="that the CPU counts as")
     args = parser.parse_args()
-
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(args.batch, 32, 32, 3)).astype(np.float32)
-    ours = jax_passes(args.width, x)
-    own, conv._conv = conv._conv, conv._xla_conv  # what the same network costs with XLA's gradients
-    plain = jax_passes(args.width, x)
-    candidates = {"ssl_jax": ours, "ssl_jax, XLA's gradients": plain}
-    plain()  # compiles while the stand-in is there
-    conv._conv = own
-    for name, layout in (("channels last", torch.channels_last), ("channels first", torch.contiguous_format)):
-        candidates[f"PyTorch, {name}"] = torch_passes(args.width, x, layout)
-    seconds = medians(candidates, args.rounds)
-    best = min(value for name, value in seconds.items() if name.startswith("PyTorch"))
-    print(f"ResNet-18, width {args.width}, batch {args.batch}, 32 px, {torch.get_num_threads()} threads\n")
-    print("| | ms | images/s | share of PyTorch's speed |\n|---|---|---|---|")
-    for name, value in seconds.items():
-        print(f"| {name} | {1e3 * value:.0f} | {args.batch / value:.1f} | {best / value:.2f} |")
-
-    print("\n| 3x3 layer | pass | GFLOP/s ssl_jax | XLA | PyTorch |\n|---|---|---|---|---|")
-    for stage in range(4):
-        side, channels = 32 >> stage, args.width << stage
-        x, g = (rng.normal(size=(args.batch, side, side, channels)).astype(np.float32) for _ in range(2))
-        w = rng.normal(size=(3, 3, channels, channels)).astype(np.float32)
-        work = 2 * 9 * channels**2 * side**2 * args.batch / 1e9
-        for kind, runs in layer_passes(x, w, g).items():
-            rates = {name: work / value for name, value in medians(runs, args.rounds).items()}
-            print(
-                f"| {side}x{side}x{channels} | {kind} | " + " | ".join(f"{rate:.0f}" for rate in rates.values()) + " |"
-            )
+    if unknown := set(args.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
+    heap.keep()
+    jax.config.update("jax_num_cpu_devices", args.devices)
+    for part in args.parts or PARTS:
+        PARTS[part](args, np.random.default_rng(0))
 
 
 if __name__ == "__main__":

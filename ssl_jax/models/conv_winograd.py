@@ -89,7 +89,7 @@ def weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
         dw = lax.map(lambda v: _kernel_gradient(products(v, d)), parts)
         return jnp.moveaxis(dw, 0, 2).reshape(3, 3, c, k).astype(dtype)
 
-    def add(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    def add(total: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         return total + products(_input_tiles(block[0], down, across), _gradient_tiles(block[1], down, across)), None
 
     size = _images(n, down * across)
