@@ -191,13 +191,15 @@ def layer_passes(x: np.ndarray, w: np.ndarray, g: np.ndarray, stride: int) -> di
 def medians(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Median seconds of each, run in turns after a first round that compiles.
 
-    Every round has another order: PyTorch's threads wait awake for a while, at the cost of whoever comes next.
+    Every round has another order, and each runs once untimed before it is timed: PyTorch's threads wait awake for a
+    while, at the cost of whoever comes next.
     """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     order, turns = list(candidates.items()), random.Random(0)
     for number in range(rounds + 1):
         turns.shuffle(order)
         for name, run in order:
+            run()
             began = time.perf_counter()
             run()
             if number:
@@ -256,7 +258,10 @@ def simclr_step(args: argparse.Namespace, rng: np.random.Generator) -> None:
     """Prints the time of a whole step of SimCLR's `cifar10_small`."""
     config = simclr.get_config("cifar10_small")
     noise = data.Dataset(
-        rng.integers(0, 256, (1024, 32, 32, 3), np.uint8), rng.integers(0, 10, 1024), tuple("abcdefghij")
+        "noise",
+        rng.integers(0, 256, (1024, 32, 32, 3), np.uint8),
+        rng.integers(0, 10, 1024, np.int32),
+        tuple("0123456789"),
     )
     run = train.prepare(config, jax.devices(), (noise, None))
     images, labels = feed.on_devices(run.train, run.mesh)

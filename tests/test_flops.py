@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from ssl_jax.methods import build
-from ssl_jax.models import conv_cpu
+from ssl_jax.models import conv_cpu, conv_winograd
 from ssl_jax.plan import plan
 from ssl_jax.step import mapped_step
 
@@ -31,8 +31,10 @@ def lowered(name: str, **changes):
     """The step on 16 images of the preset that needs no download, before the compiler's own work: here, on a GPU."""
     run = tiny.run(name, **changes)
     with pytest.MonkeyPatch.context() as patch:
-        # Of a loop the compiler counts one turn, whatever the number: the weight gradient's has but one here.
+        # Of a loop the compiler counts one turn, whatever the number: those of convolutions have but one here.
         patch.setattr(conv_cpu, "_block_size", lambda n, size: n)
+        patch.setattr(conv_winograd, "_images", lambda n, tiles: n)
+        patch.setattr(conv_winograd, "_few", lambda tiles, c, k: False)
         traced = mapped_step(run).trace(*plan.arguments(run))
         return traced.lower(), traced.lower(lowering_platforms=("cuda",))
 

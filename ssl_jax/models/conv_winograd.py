@@ -63,7 +63,7 @@ def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
         product = lax.dot_general(v, u, (((2,), (1,)), ((0,), (0,))))
         return _output_tiles(product, down, across)[:, :height, :width]
 
-    if n * down * across < max(c, k):  # the kernel is the larger operand
+    if _few(n * down * across, c, k):
         v, size = _input_tiles(x, down, across), math.gcd(k, _COLUMNS)
         parts = jnp.moveaxis(w.reshape(3, 3, c, k // size, size), 3, 0)
         y = jnp.moveaxis(lax.map(lambda w: outputs(v, _kernels(w)), parts), 0, 3).reshape(n, height, width, k)
@@ -83,7 +83,7 @@ def weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     def products(v: jax.Array, d: jax.Array) -> jax.Array:
         return lax.dot_general(v, d, (((1,), (1,)), ((0,), (0,))))
 
-    if n * down * across < max(c, k):
+    if _few(n * down * across, c, k):
         v, d, size = _input_tiles(x, down, across), _gradient_tiles(g, down, across), math.gcd(c, _COLUMNS)
         parts = jnp.moveaxis(v.reshape(_SIDE**2, -1, c // size, size), 2, 0)
         dw = lax.map(lambda v: _kernel_gradient(products(v, d)), parts)
@@ -96,6 +96,11 @@ def weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     start = dist.vary_like(jnp.zeros((_SIDE**2, c, k), x.dtype), g)
     total, _ = lax.scan(add, start, tuple(a.reshape(n // size, size, *a.shape[1:]) for a in (x, g)))
     return _kernel_gradient(total).astype(dtype)
+
+
+def _few(tiles: int, c: int, k: int) -> bool:
+    """Whether the transformed kernel is so much larger than the transformed images that it is made in blocks."""
+    return 2 * tiles < max(c, k)
 
 
 def _images(n: int, tiles: int) -> int:
