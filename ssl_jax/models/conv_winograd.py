@@ -28,8 +28,9 @@ _POINTS = (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fractio
 
 # Below, XLA's own convolution was as fast (docs/speed.md).
 _CHANNELS = 32
-# Rows of a matrix product over the tiles of a block of images, and columns of one over a block of channels.
-_ROWS, _COLUMNS = 128, 128
+# Rows of a matrix product over the tiles of a block of images, numbers of its left side where the rows are few, and
+# columns of a product over a block of channels.
+_ROWS, _NUMBERS, _COLUMNS = 128, 1 << 14, 128
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -59,19 +60,19 @@ def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
     down, across = -(-height // _TILE), -(-width // _TILE)
     x, w = _widened(x), _widened(w)
 
-    def outputs(v: jax.Array, u: jax.Array) -> jax.Array:
-        product = lax.dot_general(v, u, (((2,), (1,)), ((0,), (0,))))
-        return _output_tiles(product, down, across)[:, :height, :width]
+    def outputs(v: list[jax.Array], u: list[jax.Array]) -> jax.Array:
+        products = [lax.dot_general(a, b, (((2,), (1,)), ((0,), (0,)))) for a, b in zip(v, u, strict=True)]
+        return _output_tiles(products, down, across)[:, :height, :width]
 
     if _few(n * down * across, c, k):
         v, size = _input_tiles(x, down, across), math.gcd(k, _COLUMNS)
         parts = jnp.moveaxis(w.reshape(3, 3, c, k // size, size), 3, 0)
-        y = jnp.moveaxis(lax.map(lambda w: outputs(v, _kernels(w)), parts), 0, 3).reshape(n, height, width, k)
+        y = jnp.moveaxis(lax.map(lambda w: outputs(v, _kernels(w)), parts), 0, 3)
     else:
-        u, size = _kernels(w), _images(n, down * across)
+        u, size = _kernels(w), _images(n, down * across, max(_ROWS, _NUMBERS // max(c, k)))
         parts = x.reshape(n // size, size, height, width, c)
-        y = lax.map(lambda x: outputs(_input_tiles(x, down, across), u), parts).reshape(n, height, width, k)
-    return y.astype(dtype)
+        y = lax.map(lambda x: outputs(_input_tiles(x, down, across), u), parts)
+    return y.reshape(n, height, width, k).astype(dtype)
 
 
 def weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -80,19 +81,23 @@ def weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
     down, across = -(-height // _TILE), -(-width // _TILE)
     x, g = _widened(x), _widened(g)
 
+    def tiles(x: jax.Array) -> jax.Array:
+        rows = lax.optimization_barrier(jnp.stack(_input_rows(x, down, across)))
+        return _input_columns(rows, across).reshape(_SIDE**2, -1, c)
+
     def products(v: jax.Array, d: jax.Array) -> jax.Array:
         return lax.dot_general(v, d, (((1,), (1,)), ((0,), (0,))))
 
     if _few(n * down * across, c, k):
-        v, d, size = _input_tiles(x, down, across), _gradient_tiles(g, down, across), math.gcd(c, _COLUMNS)
+        v, d, size = tiles(x), _gradient_tiles(g, down, across), math.gcd(c, _COLUMNS)
         parts = jnp.moveaxis(v.reshape(_SIDE**2, -1, c // size, size), 2, 0)
         dw = lax.map(lambda v: _kernel_gradient(products(v, d)), parts)
         return jnp.moveaxis(dw, 0, 2).reshape(3, 3, c, k).astype(dtype)
 
     def add(total: jax.Array, block: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        return total + products(_input_tiles(block[0], down, across), _gradient_tiles(block[1], down, across)), None
+        return total + products(tiles(block[0]), _gradient_tiles(block[1], down, across)), None
 
-    size = _images(n, down * across)
+    size = _images(n, down * across, _ROWS)
     start = dist.vary_like(jnp.zeros((_SIDE**2, c, k), x.dtype), g)
     total, _ = lax.scan(add, start, tuple(a.reshape(n // size, size, *a.shape[1:]) for a in (x, g)))
     return _kernel_gradient(total).astype(dtype)
@@ -103,21 +108,30 @@ def _few(tiles: int, c: int, k: int) -> bool:
     return 2 * tiles < max(c, k)
 
 
-def _images(n: int, tiles: int) -> int:
+def _images(n: int, tiles: int, rows: int) -> int:
     """How many images of so many tiles make a block: the largest power of two that divides n and gives few rows."""
     size = math.gcd(n, 1 << 20)
-    while size > 1 and size * tiles > _ROWS:
+    while size > 1 and size * tiles > rows:
         size //= 2
     return size
 
 
-def _input_tiles(x: jax.Array, down: int, across: int) -> jax.Array:
-    """Images [N, H, W, C] to transformed tiles B' x B, [36, N down across, C]."""
-    n, height, width, c = x.shape
+def _input_tiles(x: jax.Array, down: int, across: int) -> list[jax.Array]:
+    """Images [N, H, W, C] to transformed tiles B' x B, six rows of [6, N down across, C]."""
+    rows = lax.optimization_barrier(_input_rows(x, down, across))
+    return [_input_columns(row[None], across).reshape(_SIDE, -1, x.shape[-1]) for row in rows]
+
+
+def _input_rows(x: jax.Array, down: int, across: int) -> list[jax.Array]:
+    """B' x of images [N, H, W, C], six rows of [N, down, 4 across + 2, C]."""
+    height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, 1 + _TILE * down - height), (1, 1 + _TILE * across - width), (0, 0)))
-    rows = _mixed(_B, [x[:, i : i + _TILE * (down - 1) + 1 : _TILE] for i in range(_SIDE)])
-    tiles = _mixed(_B, [rows[..., j : j + _TILE * (across - 1) + 1 : _TILE, :] for j in range(_SIDE)], 1)
-    return tiles.reshape(_SIDE**2, n * down * across, c)
+    return _sums(_B, [x[:, i : i + _TILE * (down - 1) + 1 : _TILE] for i in range(_SIDE)])
+
+
+def _input_columns(rows: jax.Array, across: int) -> jax.Array:
+    """Rows [R, N, down, 4 across + 2, C] to the same times B, [R, 6, N, down, across, C]."""
+    return _mixed(_B, [rows[..., j : j + _TILE * (across - 1) + 1 : _TILE, :] for j in range(_SIDE)], 1)
 
 
 def _gradient_tiles(g: jax.Array, down: int, across: int) -> jax.Array:
@@ -129,18 +143,19 @@ def _gradient_tiles(g: jax.Array, down: int, across: int) -> jax.Array:
     return _mixed(_A.T, [rows[..., j, :] for j in range(_TILE)], 1).reshape(_SIDE**2, n * down * across, k)
 
 
-def _output_tiles(products: jax.Array, down: int, across: int) -> jax.Array:
-    """Products [36, N down across, K] to images A' products A, [N, 4 down, 4 across, K]."""
-    products = lax.optimization_barrier(products).reshape(_SIDE, _SIDE, -1, down, across, products.shape[-1])
-    rows = _mixed(_A, list(products))
+def _output_tiles(products: list[jax.Array], down: int, across: int) -> jax.Array:
+    """Products, six rows of [6, N down across, K], to images A' products A, [N, 4 down, 4 across, K]."""
+    k = products[0].shape[-1]
+    shaped = [product.reshape(_SIDE, -1, down, across, k) for product in lax.optimization_barrier(products)]
+    rows = _mixed(_A, shaped)
     tiles = jnp.stack(_sums(_A, [rows[:, j] for j in range(_SIDE)]), 4)  # [4, N, down, across, 4, K]
-    return jnp.moveaxis(tiles, 0, 2).reshape(-1, _TILE * down, _TILE * across, products.shape[-1])
+    return jnp.moveaxis(tiles, 0, 2).reshape(-1, _TILE * down, _TILE * across, k)
 
 
-def _kernels(w: jax.Array) -> jax.Array:
-    """Kernels [3, 3, C, K] to G w G', [36, C, K]."""
+def _kernels(w: jax.Array) -> list[jax.Array]:
+    """Kernels [3, 3, C, K] to G w G', six rows of [6, C, K]."""
     rows = _mixed(_G, list(w))
-    return _mixed(_G, [rows[:, j] for j in range(3)], 1).reshape(_SIDE**2, *w.shape[2:])
+    return [_mixed(_G, list(row)) for row in rows]
 
 
 def _kernel_gradient(total: jax.Array) -> jax.Array:
