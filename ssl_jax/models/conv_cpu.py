@@ -12,6 +12,7 @@ import math
 import jax
 from jax import lax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax import dist
 from ssl_jax.models import conv_winograd, conv_xla
@@ -24,14 +25,20 @@ def forward(x: jax.Array, w: jax.Array, **step: int) -> jax.Array:
     """`conv.conv2d`: images x [N, H, W, C] and kernel w [k, k, C, K] to [N, H', W', K]."""
     if conv_winograd.takes(x.shape, w.shape, **step):
         return conv_winograd.convolve(x, w)
-    conv = small_map_conv if _is_small(x.shape[1:3], w.shape[0]) else conv_xla.forward
-    return conv(x, w, **step)
+    if _is_small(x.shape[1:3], w.shape[0]):
+        return small_map_conv(x, w, **step)
+    if w.shape[0] == 3 and step["stride"] == 2 and w.shape[2] >= 16:
+        return blocked_conv(x, w, **step)
+    return conv_xla.forward(x, w, **step)
 
 
 def input_gradient(g: jax.Array, w: jax.Array, *, size: tuple[int, int], **step: int) -> jax.Array:
     """Gradient [N, *size, C] by the images, of that by the output g [N, H', W', K]."""
     if conv_winograd.takes((g.shape[0], *size, w.shape[2]), w.shape, **step):
         return conv_winograd.convolve(g, w[::-1, ::-1].swapaxes(2, 3))
+    halved = (2 * g.shape[1], 2 * g.shape[2]) == tuple(size) and step == {"stride": 2, "padding": 1}
+    if w.shape[0] == 3 and halved and 16 <= w.shape[2] < 32:
+        return halving_input_gradient(g, w)
     conv = small_map_conv if _is_small(size, w.shape[0]) else conv_xla.forward
     return conv_xla.input_gradient(g, w, size=size, conv=conv, **step)
 
@@ -72,6 +79,54 @@ def small_map_conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax
     return (x.reshape(n, -1) @ matrix).reshape(n, *outputs, features)
 
 
+def halving_input_gradient(g: jax.Array, w: jax.Array) -> jax.Array:
+    """Input gradient of a 3x3 convolution of stride 2 and padding 1, as one convolution for the four kinds of pixel.
+
+    Args:
+      g: gradient of the output [N, H, W, K].
+      w: kernel [3, 3, C, K].
+
+    Returns:
+      [N, 2 H, 2 W, C].
+    """
+    (n, h, width, k), c = g.shape, w.shape[2]
+    # An even row meets the kernel's second row once; an odd one its third, and its first one output further.
+    meets = np.zeros((2, 2, 3), w.dtype)  # [odd, outputs further, row of the kernel]
+    meets[0, 0, 1] = meets[1, 0, 2] = meets[1, 1, 0] = 1
+    kinds = jnp.einsum("pat,qbu,tuck->abkpqc", meets, meets, w, precision="highest")
+    y = lax.conv_general_dilated(
+        g, kinds.reshape(2, 2, k, 4 * c), (1, 1), [(0, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.moveaxis(y.reshape(n, h, width, 2, 2, c), 3, 2).reshape(n, 2 * h, 2 * width, c)
+
+
+def blocked_conv(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
+    """`conv.conv2d` as cache-sized matrix products of unfolded images with the kernel.
+
+    Args:
+      x: images [N, H, W, C].
+      w: kernel [k, k, C, K].
+      stride: of the convolution.
+      padding: of the convolution.
+
+    Returns:
+      [N, H', W', K].
+    """
+    k, _, c, features = w.shape
+    h, width = ((size + 2 * padding - k) // stride + 1 for size in x.shape[1:3])
+    taps = [(i, j) for i in range(k) for j in range(k)]
+    size = _block_size(len(x), h * width * k**2 * c * 4)
+
+    def block(x: jax.Array) -> jax.Array:
+        # Kept in memory, or XLA would make a convolution of it again, or look up each number anew.
+        columns = lax.optimization_barrier(_unfolded(_pad(x, padding), taps, stride, h, width))
+        y = jnp.matmul(columns.reshape(-1, k**2 * c), w.reshape(-1, features))
+        return y.reshape(size, h, width, features)
+
+    y = lax.map(block, x.reshape(len(x) // size, size, *x.shape[1:]))
+    return y.reshape(len(x), h, width, features)
+
+
 def blocked_weight_gradient(x: jax.Array, g: jax.Array, kernel: int, stride: int, padding: int) -> jax.Array:
     """Weight gradient of `conv.conv2d` as a sum of cache-sized matrix products.
 
@@ -100,10 +155,7 @@ def blocked_weight_gradient(x: jax.Array, g: jax.Array, kernel: int, stride: int
 
     def add_block(total, pair):
         wide, narrow = pair
-        columns = jnp.concatenate(
-            [wide[:, i : i + stride * (h - 1) + 1 : stride, j : j + stride * (w - 1) + 1 : stride] for i, j in starts],
-            axis=-1,
-        ).reshape(block * h * w, -1)
+        columns = _unfolded(wide, starts, stride, h, w).reshape(block * h * w, -1)
         rows = narrow.reshape(block * h * w, -1)
         return total + jnp.matmul(rows.T, columns, preferred_element_type=accumulator), None
 
@@ -121,6 +173,12 @@ def _block_size(n: int, bytes_per_image: int) -> int:
     while largest > 1 and largest * bytes_per_image > _BLOCK_BYTES:
         largest //= 2
     return largest
+
+
+def _unfolded(x: jax.Array, starts: list[tuple[int, int]], stride: int, h: int, w: int) -> jax.Array:
+    """Every `stride`-th pixel from each start, h by w: images [N, H, W, C] to [N, h, w, starts C]."""
+    down, across = stride * (h - 1) + 1, stride * (w - 1) + 1
+    return jnp.concatenate([x[:, i : i + down : stride, j : j + across : stride] for i, j in starts], -1)
 
 
 def _pad(x: jax.Array, padding: int) -> jax.Array:
