@@ -18,7 +18,7 @@ from ssl_jax import dist, models
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.byol import BYOL
 from ssl_jax.methods.joint.simclr import SimCLR
-from ssl_jax.models import conv, conv_cpu
+from ssl_jax.models import conv, conv_cpu, conv_winograd
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.lenet import LeNet
@@ -91,6 +91,13 @@ def with_gradients(convolution, stride, padding):
         (3, 1, (4, 3, 3, 2), 3),
         (3, 2, (4, 2, 2, 3), 2),
         (3, 2, (4, 3, 3, 3), 2),
+        (3, 2, (4, 6, 8, 16), 3),  # of 16 channels and more, stride 2, in blocks
+        (3, 2, (4, 7, 8, 16), 3),
+        (3, 2, (4, 6, 8, 32), 3),
+        (3, 1, (4, 8, 8, 32), 40),  # from here Winograd's: many images
+        (3, 1, (3, 7, 8, 40), 32),
+        (3, 1, (64, 16, 12, 32), 32),
+        (3, 1, (2, 4, 4, 32), 192),  # few tiles for so many channels
         (7, 2, (3, 6, 8, 2), 3),
         (7, 1, (6, 8, 9, 3), 2),
         (7, 2, (3, 9, 8, 2), 3),
@@ -119,26 +126,120 @@ def test_conv_agrees_with_autodiff_for_other_paddings():
 
 
 @pytest.mark.fast
-def test_conv_in_bfloat16_accumulates_in_float32():
-    x, w = (normal(*s, seed=s[0], dtype=jnp.bfloat16) for s in ((64, 8, 8, 4), (3, 3, 4, 4)))
+@pytest.mark.parametrize("channels", [4, 32])
+def test_conv_in_bfloat16_accumulates_in_float32(channels):
+    x, w = (normal(*s, seed=s[0], dtype=jnp.bfloat16) for s in ((64, 8, 8, channels), (3, 3, channels, channels)))
     ours = with_gradients(conv.conv2d, 1, 1)(x, w)
     exact = with_gradients(reference_conv, 1, 1)(*(a.astype(jnp.float32) for a in (x, w)))
     for a, b in zip(ours, exact, strict=True):
         assert a.dtype == jnp.bfloat16
         # Rounding of the gradient of the output and of the result, nothing that grows with the 4096 terms.
         assert np.abs(a.astype(jnp.float32) - b).max() <= 0.02 * np.abs(b).max()
-    g = normal(64, 8, 8, 4, seed=2, dtype=jnp.bfloat16)
+    g = normal(64, 8, 8, channels, seed=2, dtype=jnp.bfloat16)
     assert conv_cpu.blocked_weight_gradient(x, g, 3, 1, 1).dtype == jnp.float32
 
 
 @pytest.mark.fast
-def test_conv_under_vmap():
+@pytest.mark.parametrize(("stride", "channels", "out"), [(1, 2, 4), (2, 2, 4), (1, 32, 33)])
+def test_conv_under_vmap(stride, channels, out):
+    def check(ours, theirs, *args):
+        for a, b in zip(jax.jit(ours)(*args), jax.jit(theirs)(*args), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
     with jax.enable_x64(True):
-        x, w = normal(3, 2, 5, 5, 2), normal(3, 3, 3, 2, 4, seed=1)
-        ours = jax.vmap(with_gradients(conv.conv2d, 1, 1))(x, w)
-        for i in range(3):
-            for a, b in zip(ours, with_gradients(reference_conv, 1, 1)(x[i], w[i]), strict=True):
-                np.testing.assert_allclose(a[i], b, rtol=0, atol=1e-12 * np.abs(b).max())
+        x, w = normal(3, 2, 5, 6, channels), normal(3, 3, 3, channels, out, seed=1)
+        ours, theirs = (with_gradients(c, stride, 1) for c in (conv.conv2d, reference_conv))
+        check(jax.vmap(ours), jax.vmap(theirs), x, w)
+        check(jax.vmap(ours, (0, None)), jax.vmap(theirs, (0, None)), x, w[0])
+        check(jax.vmap(ours, (None, 0)), jax.vmap(theirs, (None, 0)), x[0], w)
+        twice = lambda f: jax.vmap(jax.vmap(f, (None, 0)), (0, None))  # noqa: E731
+        check(twice(ours), twice(theirs), x, w)
+
+
+def second_derivatives(convolution, stride):
+    """Derivatives of a scalar's gradient along a direction, forward over reverse, reverse over reverse and mixed."""
+
+    def run(x, w):
+        along = (jnp.cos(x), jnp.cos(w))
+        value = lambda x, w: jnp.sum(jnp.sin(convolution(x, w, stride, 1)))  # noqa: E731
+        gradient = jax.grad(value, (0, 1))
+        projected = lambda x, w: sum(map(jnp.vdot, gradient(x, w), along))  # noqa: E731
+        forward = jax.jvp(gradient, (x, w), along)[1]
+        reverse = jax.grad(projected, (0, 1))(x, w)
+        mixed = jax.grad(lambda x, w: jax.jvp(value, (x, w), along)[1], (0, 1))(x, w)
+        third = jax.jvp(jax.grad(projected, (0, 1)), (x, w), along)[1]
+        return *forward, *reverse, *mixed, *third
+
+    return run
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("stride", "shape", "out"),
+    [(1, (4, 5, 5, 2), 3), (2, (4, 6, 6, 2), 3), (1, (4, 2, 2, 3), 2), (2, (2, 6, 6, 16), 4), (1, (4, 7, 8, 32), 33)],
+)
+def test_second_derivatives_of_conv(stride, shape, out):
+    with jax.enable_x64(True):
+        x, w = normal(*shape), normal(3, 3, shape[-1], out, seed=1)
+        found, wanted = (jax.jit(second_derivatives(c, stride))(x, w) for c in (conv.conv2d, reference_conv))
+        for a, b in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
+@pytest.mark.parametrize(("channels", "size"), [(3, 5), (3, 2), (32, 8)])
+def test_second_derivatives_of_conv_over_two_devices(mapping, channels, size):
+    def mapped(convolution):
+        def replica(w, x):
+            value = lambda w: dist.mean(jnp.sum(jnp.sin(convolution(x, dist.vary_like(w, x), 1, 1))))  # noqa: E731
+            forward = jax.jvp(jax.grad(value), (w,), (jnp.cos(w),))[1]
+            return dist.mean((forward, jax.grad(lambda w: jnp.vdot(jax.grad(value)(w), jnp.cos(w)))(w)))
+
+        mesh = dist.make_mesh(jax.devices()[:2])
+        return dist.map_replicas(replica, mesh, (P(), P(dist.AXIS)), P(), mapping=mapping)
+
+    with jax.enable_x64(True):
+        x, w = normal(4, size, size, channels), normal(3, 3, channels, channels, seed=1)
+        for a, b in zip(mapped(conv.conv2d)(w, x), mapped(reference_conv)(w, x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+@pytest.mark.fast
+def test_accelerators_keep_xlas_convolution():
+    x, w = normal(4, 8, 8, 32, dtype=jnp.float32), normal(3, 3, 32, 32, dtype=jnp.float32)
+
+    def operations(convolution, platform):
+        gradient = jax.jit(jax.grad(lambda x, w: jnp.sum(convolution(x, w, 1, 1)), (0, 1)))
+        text = gradient.trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+        return [len(re.findall(rf"stablehlo\.{name}\b", text)) for name in ("convolution", "dot_general", "while")]
+
+    assert operations(conv.conv2d, "cuda") == operations(reference_conv, "cuda")
+    assert operations(conv.conv2d, "tpu") == operations(reference_conv, "tpu")
+    assert operations(conv.conv2d, "cpu")[0] == 0 < operations(conv.conv2d, "cpu")[2]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("shape", [(8, 16, 16, 64), (2, 8, 8, 256)], ids=["images", "channels"])
+def test_error_of_winograds_convolution(shape):
+    """In float32, by the largest value of what float64 gives: the bound that `conv_winograd` states."""
+    with jax.enable_x64(True):
+        x, w = jax.nn.relu(normal(*shape)), normal(3, 3, shape[-1], shape[-1], seed=1)
+        exact = with_gradients(reference_conv, 1, 1)(x, w)
+        rounded = [a.astype(jnp.float32) for a in (x, w)]
+        for a, b in zip(with_gradients(conv.conv2d, 1, 1)(*rounded), exact, strict=True):
+            assert a.dtype == jnp.float32
+            assert np.abs(a - b).max() <= 4e-6 * np.abs(b).max()
+
+
+@pytest.mark.fast
+def test_which_convolutions_are_winograds():
+    takes = functools.partial(conv_winograd.takes, stride=1, padding=1)
+    assert takes((64, 32, 32, 64), (3, 3, 64, 64)) and takes((1, 7, 7, 512), (3, 3, 512, 512))
+    assert not takes((64, 32, 32, 16), (3, 3, 16, 64)) and not takes((64, 32, 32, 64), (3, 3, 64, 16))
+    assert not takes((64, 5, 5, 64), (3, 3, 64, 64))  # tiles of 64 pixels for 25
+    assert not takes((64, 32, 32, 64), (1, 1, 64, 64)) and not takes((64, 32, 32, 64), (3, 3, 64, 64), stride=2)
+    assert not takes((64, 32, 32, 64), (3, 3, 64, 64), padding=0)
 
 
 @pytest.mark.fast
