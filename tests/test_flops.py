@@ -33,7 +33,7 @@ def lowered(name: str, **changes):
     with pytest.MonkeyPatch.context() as patch:
         # Of a loop the compiler counts one turn, whatever the number: those of convolutions have but one here.
         patch.setattr(conv_cpu, "_block_size", lambda n, size: n)
-        patch.setattr(conv_winograd, "_images", lambda n, tiles: n)
+        patch.setattr(conv_winograd, "_images", lambda n, tiles, rows: n)
         patch.setattr(conv_winograd, "_few", lambda tiles, c, k: False)
         traced = mapped_step(run).trace(*plan.arguments(run))
         return traced.lower(), traced.lower(lowering_platforms=("cuda",))
