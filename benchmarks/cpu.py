@@ -34,11 +34,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from configs import simclr
-from ssl_jax import data, dist, feed, heap, train
+from ssl_jax import data, dist
+from ssl_jax.batch import index as batch_index
+from ssl_jax.data import loader
 from ssl_jax.models import conv, conv_xla
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.vit import ViT
+from ssl_jax.recipes import get_config
+from ssl_jax.run import prepare
+from ssl_jax.runtime import malloc
+from ssl_jax.step import mapped_step
 
 
 class TorchBlock(nn.Module):
@@ -256,19 +261,19 @@ def layers(args: argparse.Namespace, rng: np.random.Generator) -> None:
 
 def simclr_step(args: argparse.Namespace, rng: np.random.Generator) -> None:
     """Prints the time of a whole step of SimCLR's `cifar10_small`."""
-    config = simclr.get_config("cifar10_small")
+    config = get_config("simclr", "cifar10_small")
     noise = data.Dataset(
         "noise",
         rng.integers(0, 256, (1024, 32, 32, 3), np.uint8),
         rng.integers(0, 10, 1024, np.int32),
         tuple("0123456789"),
     )
-    run = train.prepare(config, jax.devices(), (noise, None))
-    images, labels = feed.on_devices(run.train, run.mesh)
-    step, state = train.mapped_step(run), [run.init()]
+    run = prepare(config, jax.devices(), (noise, None))
+    resident = loader.on_devices(run.train, run.mesh)
+    step, state = mapped_step(run), [run.init()]
 
     def once():
-        state[0], metrics = step(state[0], images, labels, train.batch_index(run, 0))
+        state[0], metrics = step(state[0], resident, batch_index(run, 0))
         jax.block_until_ready(metrics)
 
     seconds = medians({"step": once}, args.rounds)["step"]
@@ -289,7 +294,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
-    heap.keep()
+    malloc.keep()
     jax.config.update("jax_num_cpu_devices", args.devices)
     for part in args.parts or PARTS:
         PARTS[part](args, np.random.default_rng(0))

@@ -192,7 +192,7 @@ def timed(run: Run, rounds: int) -> tuple[float, float]:
     for number in range(rounds + 1):
         index = batch_index(run, number)
         began = time.perf_counter()
-        ts, metrics = full(ts, *resident, index)
+        ts, metrics = full(ts, resident, index)
         jax.block_until_ready((ts, metrics))
         middle = time.perf_counter()
         jax.block_until_ready(bare(*inputs))

@@ -96,6 +96,7 @@ def with_gradients(convolution, stride, padding):
         (3, 2, (4, 6, 8, 32), 3),
         (3, 1, (4, 8, 8, 32), 40),  # from here Winograd's: many images
         (3, 1, (3, 7, 8, 40), 32),
+        (3, 1, (1, 9, 11, 32), 32),
         (3, 1, (64, 16, 12, 32), 32),
         (3, 1, (2, 4, 4, 32), 192),  # few tiles for so many channels
         (7, 2, (3, 6, 8, 2), 3),
@@ -188,20 +189,33 @@ def test_second_derivatives_of_conv(stride, shape, out):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
-@pytest.mark.parametrize(("channels", "size"), [(3, 5), (3, 2), (32, 8)])
-def test_second_derivatives_of_conv_over_two_devices(mapping, channels, size):
+@pytest.mark.parametrize(("channels", "size", "devices"), [(3, 5, 2), (3, 2, 2), (32, 8, 8)])
+def test_second_derivatives_of_conv_over_devices(mapping, channels, size, devices):
     def mapped(convolution):
         def replica(w, x):
             value = lambda w: dist.mean(jnp.sum(jnp.sin(convolution(x, dist.vary_like(w, x), 1, 1))))  # noqa: E731
             forward = jax.jvp(jax.grad(value), (w,), (jnp.cos(w),))[1]
             return dist.mean((forward, jax.grad(lambda w: jnp.vdot(jax.grad(value)(w), jnp.cos(w)))(w)))
 
-        mesh = dist.make_mesh(jax.devices()[:2])
+        mesh = dist.make_mesh(jax.devices()[:devices])
         return dist.map_replicas(replica, mesh, (P(), P(dist.AXIS)), P(), mapping=mapping)
 
     with jax.enable_x64(True):
-        x, w = normal(4, size, size, channels), normal(3, 3, channels, channels, seed=1)
+        x, w = normal(8, size, size, channels), normal(3, 3, channels, channels, seed=1)
         for a, b in zip(mapped(conv.conv2d)(w, x), mapped(reference_conv)(w, x), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("channels", [3, 32])
+def test_conv_under_checkpoint(channels):
+    def run(convolution):
+        block = jax.checkpoint(lambda x, w: jnp.sin(convolution(jnp.cos(x), w, 1, 1)))
+        return jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.sin(block(x, w))), (0, 1)))
+
+    with jax.enable_x64(True):
+        x, w = normal(2, 8, 7, channels), normal(3, 3, channels, channels, seed=1)
+        for a, b in zip(run(conv.conv2d)(x, w), run(reference_conv)(x, w), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
