@@ -2,7 +2,7 @@
 
 `config.mesh = {"data": -1, "fsdp": 4}` splits the devices into groups of four. The batch is split over all devices,
 and each group shares one copy of the parameters, the optimiser's state, EMA teachers and banks: every device keeps a
-quarter of it. The training step knows nothing of this. It speaks of the data axis alone, and XLA's partitioner gathers
+quarter of it. The training step does not see this. It speaks of the data axis alone, and XLA's partitioner gathers
 what a layer needs and scatters its gradient.
 """
 

@@ -140,7 +140,7 @@ class View:
 
 
 def evaluation(view: View, centre: float) -> View:
-    """The view that evaluation uses: a centre crop of `centre` of the short side, normalised like `view`."""
+    """The preprocessing of evaluation: a centre crop of `centre` of the short side, normalised like `view`."""
     return View(
         size=view.size,
         crop="centre",

@@ -1,4 +1,4 @@
-"""Image data: a source's name gives random access to uint8 images, their labels and what else is known of them."""
+"""Image data (the input pipeline): from the name of a source to uint8 images, their labels and further fields."""
 
 from ssl_jax.data.dataset import Card, Dataset, DoesNotFit, Request
 from ssl_jax.data.loading import card, load, splits, streams

@@ -1,4 +1,4 @@
-"""Accuracy of the method's own classifier on the test images: of the target beside the source where a run adapts."""
+"""Accuracy of the method's own classifier on the test images, of each domain where a run adapts to another."""
 
 from collections.abc import Callable
 import functools

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole backbone, or what lies behind its first stages, trained on labelled images."""
+"""Fine-tuning: the whole backbone, or the stages after the first ones, trained on labelled images."""
 
 import dataclasses
 import math

@@ -48,7 +48,7 @@ class Metric:
 
 
 class Aux(NamedTuple):
-    """What a loss gives beside its value."""
+    """What a loss returns in addition to its value."""
 
     metrics: dict[str, Any]  # name to a `Metric` or a plain number, means over this replica's rows
     features: jax.Array | None = (

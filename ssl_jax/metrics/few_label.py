@@ -1,4 +1,4 @@
-"""What a representation is worth when few images are labelled, beside the baselines anyone could use instead.
+"""Accuracy with few labelled images, compared with baselines that anyone could use instead.
 
 Pixels, their principal components and the untrained backbone are the rows that a pretrained representation
 has to beat; all are measured by the same classifier on the same labelled images.

@@ -87,7 +87,7 @@ def _model() -> ConfigDict:
     config.scan = False  # compile one block and run it in a loop, instead of all blocks one after the other
     config.fixed_patch = False  # leave the projection of patches as it starts (MoCo v3)
     config.remat = 0  # first stages (of 4) whose blocks are computed anew in the backward pass, to save memory
-    config.dtype = "float32"  # computed in; or bfloat16. Parameters and losses are float32
+    config.dtype = "float32"  # computed in; bfloat16: mixed precision, with parameters and losses in float32
     return config
 
 

@@ -1,4 +1,4 @@
-"""DANN: features from which the domain cannot be told, by a gradient that is turned round.
+"""DANN: domain adaptation by a domain classifier behind a gradient reversal layer.
 
 Ganin et al. 2016 (arXiv 1505.07818). A batch is half labelled images of the source and half images of the target. A
 classifier learns the labels of the source; a second one tells the domains apart, and the backbone is moved against it:

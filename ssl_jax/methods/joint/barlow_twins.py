@@ -1,4 +1,4 @@
-"""Barlow Twins: self-supervised learning via redundancy reduction.
+"""Barlow Twins: the cross-correlation of two views' embeddings is driven to the identity (redundancy reduction).
 
 Zbontar, Jing, Misra, LeCun, Deny 2021 (arXiv 2103.03230). Follows the authors' code (facebookresearch/barlowtwins
 main.py): both terms are sums over the entries of C, not means; the BatchNorm without parameters that stands before C

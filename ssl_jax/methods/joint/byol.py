@@ -1,4 +1,4 @@
-"""BYOL: bootstrap your own latent.
+"""BYOL: a predictor of the EMA teacher's projections of another view, without negatives (bootstrap your own latent).
 
 Grill et al. 2020 (arXiv 2006.07733). Follows the authors' code (deepmind-research byol/): views go through the
 networks one by one; projector and predictor have a bias before BatchNorm and none at the end; online and target

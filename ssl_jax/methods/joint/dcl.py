@@ -1,4 +1,4 @@
-"""DCL and DCLW: decoupled contrastive learning.
+"""DCL and DCLW: SimCLR's loss without the positive in the denominator (decoupled contrastive learning).
 
 Yeh, Hong, Hsu, Liu, Chen, LeCun 2022 (arXiv 2110.06848): SimCLR whose denominator lacks the positive, so that a pair
 that is already near still gets its full gradient, and small batches suffice. With `sigma` the positives are weighted

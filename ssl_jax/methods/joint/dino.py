@@ -1,4 +1,4 @@
-"""DINO: self-distillation with no labels.
+"""DINO: self-distillation from an EMA teacher, whose outputs are centred and sharpened, without labels.
 
 Caron et al. 2021 (arXiv 2104.14294). Follows the authors' code (facebookresearch/dino): the loss uses the old centre,
 which then moves with the mean of the teacher's raw logits; a pair of views is left out where both are the same view;

@@ -1,4 +1,4 @@
-"""MoCo: momentum contrast for unsupervised visual representation learning.
+"""MoCo: contrastive learning against a queue of keys from a momentum (EMA) encoder.
 
 He, Fan, Wu, Xie, Girshick 2020 (arXiv 1911.05722). Follows the authors' code (facebookresearch/moco,
 moco/builder.py): the key network starts as a copy of the query network and moves before it encodes, from the

@@ -1,4 +1,4 @@
-"""MoCo v2: improved baselines with momentum contrastive learning.
+"""MoCo v2: MoCo with an MLP as projector, stronger augmentation and a cosine schedule.
 
 Chen, Fan, Girshick, He 2020 (arXiv 2003.04297): MoCo with SimCLR's hidden layer in the head (without BatchNorm there),
 blur, a warmer softmax and a cosine schedule. All else is `mocov1`.

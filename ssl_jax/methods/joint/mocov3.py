@@ -1,4 +1,4 @@
-"""MoCo v3: an empirical study of training self-supervised vision transformers.
+"""MoCo v3: contrastive learning with the batch's keys from a momentum (EMA) encoder, for vision transformers.
 
 Chen, Xie, He 2021 (arXiv 2104.02057). Follows the authors' code (facebookresearch/moco-v3): the loss has the factor
 2T of the pseudocode (alg. 1); the key network has no predictor, moves before it computes keys, and its BatchNorm

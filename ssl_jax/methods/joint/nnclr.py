@@ -1,4 +1,4 @@
-"""NNCLR: nearest-neighbour contrastive learning of visual representations.
+"""NNCLR: contrastive learning whose positives are nearest neighbours in a queue.
 
 Dwibedi, Aytar, Tompson, Sermanet, Zisserman 2021 (arXiv 2104.14548). There is no code by the authors; where the paper
 leaves things open this follows solo-learn (methods/nnclr.py, losses/nnclr.py): two cross-entropies whose rows are

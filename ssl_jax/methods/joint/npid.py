@@ -1,4 +1,4 @@
-"""NPID: unsupervised feature learning via non-parametric instance discrimination.
+"""NPID: instance discrimination against a memory bank of all images.
 
 Wu, Xiong, Yu, Lin 2018 (arXiv 1805.01978). Every image is a class, and its row of a memory bank stands for the
 class's weights. Where paper and code differ this follows the authors' code (zhirongw/lemniscate.pytorch): there is no

@@ -1,4 +1,4 @@
-"""PIRL: self-supervised learning of pretext-invariant representations, with the jigsaw task.
+"""PIRL: an image and its jigsaw tiles have one embedding, contrasted with a memory bank.
 
 Misra, van der Maaten 2020 (arXiv 1912.01991). The image, and its patches in a random order, shall both find the
 image's row of a memory bank among noise. Follows the authors' VISSL (ImgPilToPatchesAndImage, ImgPatchesFromTensor,

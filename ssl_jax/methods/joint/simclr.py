@@ -1,4 +1,4 @@
-"""SimCLR: a simple framework for contrastive learning of visual representations.
+"""SimCLR: two views of an image are contrasted with the other images of the batch (NT-Xent).
 
 Chen, Kornblith, Norouzi, Hinton 2020 (arXiv 2002.05709); v2: arXiv 2006.10029. Where paper and code differ this
 follows the authors' code (google-research/simclr, tf2/): the scalar is the sum of the two directions, twice the

@@ -1,4 +1,4 @@
-"""SimSiam: exploring simple Siamese representation learning.
+"""SimSiam: a Siamese network with a predictor and a stop-gradient, without negatives and without an EMA teacher.
 
 Chen, He 2021 (arXiv 2011.10566). Follows the authors' code (facebookresearch/simsiam): views go through the networks
 one by one; no bias before BatchNorm; the projector ends in BatchNorm without scale and offset (the code's last Linear

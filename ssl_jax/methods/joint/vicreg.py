@@ -1,4 +1,4 @@
-"""VICReg: variance-invariance-covariance regularization.
+"""VICReg: variance, invariance and covariance of two views' embeddings (regularisation instead of negatives).
 
 Bardes, Ponce, LeCun 2021 (arXiv 2105.04906). Follows the authors' code (facebookresearch/vicreg main_vicreg.py) where
 the paper differs: the variance terms of the two branches are averaged (eq. 6 adds them, as solo-learn does; that is

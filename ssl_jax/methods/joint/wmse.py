@@ -1,4 +1,4 @@
-"""W-MSE: whitening for self-supervised representation learning.
+"""W-MSE: two views' embeddings are whitened and brought together.
 
 Ermolov, Siarohin, Sangineto, Sebe 2021 (arXiv 2007.06346). Follows the authors' code (htdt/self-supervised,
 methods/w_mse.py and whitening.py): the global batch is cut at random into sub-batches, which all views share; each

@@ -1,4 +1,4 @@
-"""MAE: masked autoencoders are scalable vision learners.
+"""MAE: a masked autoencoder, which reconstructs the patches that its encoder does not see.
 
 He, Chen, Xie, Li, Dollar, Girshick 2021 (arXiv 2111.06377). Three quarters of an image's patches are taken away; a
 vision transformer encodes the rest, and a small one rebuilds what is missing. Follows the authors' code

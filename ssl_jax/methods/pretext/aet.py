@@ -1,4 +1,4 @@
-"""AET: auto-encoding transformations rather than data.
+"""AET: the transformation between two images is predicted from their features (auto-encoding transformations).
 
 Zhang, Qi, Wang, Luo 2019 (arXiv 1901.04596). From an image and its transformed copy, which transformation was it?
 Follows the authors' code (maple-research-lab/AET): parameters are normalised, what lies outside the image is mid-grey,

@@ -1,4 +1,4 @@
-"""Colorization: colorful image colorization as a task for features.
+"""Colorization: the colours of a grey image are predicted.
 
 Zhang, Isola, Efros 2016 (arXiv 1603.08511). From the lightness L of an image its colours are predicted, as a
 distribution over 313 bins of the ab plane. Follows the authors' code (richzhang/colorization, caffe branch):

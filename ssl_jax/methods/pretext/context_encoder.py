@@ -1,4 +1,4 @@
-"""Context encoder: feature learning by inpainting.
+"""Context encoder: what is missing of an image is painted in (inpainting).
 
 Pathak, Krahenbuhl, Donahue, Darrell, Efros 2016 (arXiv 1604.07379). A region of the image is filled with a constant
 colour and predicted from what is around, with a squared error and against a discriminator. Follows the authors' code
@@ -174,11 +174,11 @@ class ContextEncoder(Method):
         return [Picture("A hidden region is inpainted.", ("input", "inpainted", "truth"), shown)]
 
     def best(self, info: Info) -> float:
-        """A perfect prediction, before which the discriminator knows nothing."""
+        """A perfect prediction, on which the discriminator is at chance."""
         return (2 + self.adversarial) * math.log(2)
 
     def chance(self, info: Info) -> float:
-        """The discriminator knows nothing, and the mean colour is predicted: pixels in [-1, 1] vary by about 1/4."""
+        """The discriminator is at chance, and the mean colour is predicted: pixels in [-1, 1] vary by about 1/4."""
         centre = centre_weights(self.view.size, self.overlap, self.overlap_weight)
         weight = centre.mean() if self.region == "centre" else 1.0
         return self.best(info) + (1 - self.adversarial) * float(weight) / 4

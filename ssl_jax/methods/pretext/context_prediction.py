@@ -1,4 +1,4 @@
-"""Context prediction: unsupervised visual representation learning by context prediction.
+"""Context prediction: where one patch of an image lies relative to another.
 
 Doersch, Gupta, Efros 2015 (arXiv 1505.05192). Of two neighbouring patches of an image: where does the second lie, seen
 from the first? Follows the authors' train.py (cdoersch/deepcontext): gaps and jitter between patches, so that no edge

@@ -1,4 +1,4 @@
-"""Learning to count: representation learning by learning to count.
+"""Learning to count: the features of an image's four tiles add up to those of the whole.
 
 Noroozi, Pirsiavash, Favaro 2017 (arXiv 1708.06734). Whatever is counted in an image is counted in its four tiles
 together, and is in general not what is counted in another image. No code by the authors is known; details are the

@@ -1,4 +1,4 @@
-"""Denoising autoencoder: extracting and composing robust features.
+"""Denoising autoencoder: an image is reconstructed from a corrupted one.
 
 Vincent, Larochelle, Bengio, Manzagol 2008; 2010 (JMLR 11). What is encoded is a corrupted image, what is to be decoded
 the clean one. All else is `autoencoder`. Noise is that of sec. 3.3 of the latter, on normalised values: masking sets

@@ -1,4 +1,4 @@
-"""Exemplar-CNN: discriminative unsupervised feature learning with exemplar networks.
+"""Exemplar-CNN: every image is a class of its own, and its augmentations are the members.
 
 Dosovitskiy, Springenberg, Riedmiller, Brox 2014 (arXiv 1406.6909). Every image is a surrogate class of its own, whose
 members are transformed copies of it. Transformations are those of the authors' code (make_data/, in the

@@ -1,4 +1,4 @@
-"""Jigsaw: unsupervised learning of visual representations by solving jigsaw puzzles.
+"""Jigsaw: the permutation of an image's shuffled tiles is predicted.
 
 Noroozi, Favaro 2016 (arXiv 1603.09246). Nine tiles of an image in a shuffled order: which of P permutations is it?
 Follows the authors' code (MehdiNoroozi/JigsawPuzzleSolver) against the shortcuts: a tile lies anywhere in its cell, so

@@ -1,4 +1,4 @@
-"""RotNet: unsupervised representation learning by predicting image rotations.
+"""RotNet: which of four rotations an image was given is predicted.
 
 Gidaris, Singh, Komodakis 2018 (arXiv 1803.07728). As in the authors' code (gidariss/FeatureLearningRotNet), every
 image is seen in all four rotations in the same batch. Rotations move whole pixels, since interpolation would give

@@ -1,4 +1,4 @@
-"""Split-brain autoencoder: unsupervised learning by cross-channel prediction.
+"""Split-brain autoencoder: either part of the channels predicts the other (cross-channel prediction).
 
 Zhang, Isola, Efros 2017 (arXiv 1611.09842). A backbone is split into two halves of half the width: one sees the
 lightness L of an image and predicts its colours ab, the other sees ab and predicts L; they never exchange anything,

@@ -1,4 +1,4 @@
-"""S4L: self-supervised semi-supervised learning.
+"""S4L: cross-entropy on the few images that have labels, and a self-supervised loss on all.
 
 Zhai, Oliver, Kolesnikov, Beyer 2019 (arXiv 1905.03670). The cross-entropy on the labels that are known, plus w times a
 self-supervised loss on all images, on one backbone (eq. 1). A batch is half labelled and half unlabelled images.
