@@ -167,7 +167,14 @@ def _parts(x: np.ndarray) -> list[np.ndarray]:
 
 
 def held_out_part(labels: np.ndarray, seed: int) -> np.ndarray:
-    """The hold-out that chooses a learning rate: a [N] mask of a tenth of each class, at least one image, but never a class's only one.
+    """The hold-out that chooses a learning rate: a tenth of each class, at least one image, but never its only one.
+
+    Args:
+      labels: [N].
+      seed: of the draw.
+
+    Returns:
+      bool [N].
 
     Raises:
       UserError: if no class has two images.
