@@ -99,7 +99,10 @@ def _hue_value_chroma(channels: list[jax.Array]) -> tuple[jax.Array, jax.Array, 
     value = jnp.maximum(jnp.maximum(r, g), b)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    sector = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, (b - r) / safe + 2.0, (r - g) / safe + 4.0))
+    # Not `value == r`: a compiler that computes r twice, once with a product and its sum rounded as one, would find no
+    # channel that has the value. Here a wrong last bit picks a neighbour, which has the same hue there.
+    red, green = (r >= g) & (r >= b), g >= b
+    sector = jnp.where(red, (g - b) / safe, jnp.where(green, (b - r) / safe + 2.0, (r - g) / safe + 4.0))
     return jnp.where(chroma > 0, sector, 0.0) / 6.0, value, chroma
 
 

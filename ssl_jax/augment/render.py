@@ -147,6 +147,9 @@ def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
         """All ops of the slots but contrast, of the channels one by one."""
         for slot, wanted in slots:
             turn = {name: wanted & (order[slot] == number) for number, name in enumerate(names)}
+            if view.additive_brightness and "brightness" in turn:
+                # Nothing where it is another's turn; so hue and saturation see the same values, computed once.
+                channels = _shifted(view, channels, jnp.where(turn["brightness"], given["brightness"], 0.0))
             blended = _blended(view, channels, given, turn)
             if "hue" in turn:
                 turned = ops.hue(channels, given["hue"], pillow=view.pillow)
@@ -167,6 +170,12 @@ def _jitter(view: View, draw: Draws, image: jax.Array) -> jax.Array:
     return jnp.stack(pixelwise(ops.planes(image), [(slot, slot > place) for slot in range(1, count)]), -1)
 
 
+def _shifted(view: View, channels: list[jax.Array], by: jax.Array) -> list[jax.Array]:
+    """An image as its channels [H, W] made brighter by an addend."""
+    channels = [jnp.clip(x + by, 0.0, 1.0) for x in channels]
+    return [ops.nearest_level(x) for x in channels] if view.pillow else channels
+
+
 def _blended(
     view: View, channels: list[jax.Array], given: dict[str, jax.Array], turn: dict[str, jax.Array]
 ) -> list[jax.Array]:
@@ -174,9 +183,6 @@ def _blended(
 
     Both are a blend, and so one op with a reference to pick; of two ops to pick from both would be computed.
     """
-    if view.additive_brightness and "brightness" in turn:
-        shifted = [jnp.clip(x + jnp.where(turn["brightness"], given["brightness"], 0.0), 0.0, 1.0) for x in channels]
-        channels = [ops.nearest_level(x) for x in shifted] if view.pillow else shifted
     factor, reference = jnp.ones(()), jnp.zeros(())
     if not view.additive_brightness and "brightness" in turn:
         factor = jnp.where(turn["brightness"], given["brightness"], factor)
