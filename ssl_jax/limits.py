@@ -30,7 +30,7 @@ _MAY_BE_ZERO = frozenset(
     )
 )
 _DEVICES = frozenset(("mesh.data", "mesh.fsdp"))  # -1: all that are left
-_MAY_BE_NEGATIVE = _DEVICES | {"method.mean"}  # of the numbers that aet predicts
+_MAY_BE_NEGATIVE = _DEVICES | {"method.mean", "data.range"}  # the former of the numbers that aet predicts
 _AT_LEAST_ONE = re.compile(
     r"batch_size|epochs|accumulate|model\.(width|patch|bn_groups)|eval\.\w+(_k|_epochs|_batch)|eval\.draws"
     r"|run\.(steps_per_call|log_steps|eval_images|keep|stop_epoch)|data\.(size|per_class)"

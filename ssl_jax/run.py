@@ -86,6 +86,7 @@ def prepare(
         devices_mesh = mesh.make(config.mesh, devices)
         method = build.method(config.method, models.from_config(config.model))
     train, test = splits or train_test.load(config.data)
+    train, test = _as_views_see(train, method), None if test is None else _as_views_see(test, method)
     _check_same(train)
     with limits.explained(config):
         method.check(*train.image_shape)
@@ -95,6 +96,14 @@ def prepare(
                 "config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use shard_map."
             )
         return _built(config, method, devices_mesh, train, test)
+
+
+def _as_views_see(d: data.Dataset, method: Method) -> data.Dataset:
+    """Grey images as colour ones where the views normalise three channels, as streamed images always are."""
+    wanted = max((len(view.mean) for view in method.views().values()), default=1)
+    if d.streamed or d.image_shape[-1] != 1 or wanted != 3 or "colour" in method.needs:
+        return d
+    return dataclasses.replace(d, images=np.repeat(d.images, 3, axis=-1))
 
 
 def _built(config: Any, method: Method, devices_mesh: Mesh, train: data.Dataset, test: data.Dataset | None) -> Run:

@@ -5,13 +5,16 @@ import logging
 import os
 import tarfile
 
+import jax
 import numpy as np
 from PIL import Image
 import pytest
 from test_data import cache, pack, png, shade, write  # noqa: F401
+import tiny
 
 from ssl_jax import data
 from ssl_jax.data import decode
+from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("cache")]
@@ -161,3 +164,79 @@ def test_a_strip_is_cut_before_it_is_resized(shape, monkeypatch):
 def test_an_empty_place_is_still_an_error(tmp_path):
     with pytest.raises(UserError, match="no images in"):
         data.load(f"folder:{write(tmp_path / 'none', {'a/x.txt': b'-'})}", "train")
+
+
+def deep(kind: str, low: float, high: float) -> bytes:
+    """A ramp of pixels of more than eight bits."""
+    values = np.linspace(low, high, 1024).reshape(32, 32)
+    image = Image.fromarray(values.astype({"16": np.uint16, "32": np.int32, "float": np.float32}[kind]))
+    out = io.BytesIO()
+    image.save(out, "PNG" if kind == "16" else "TIFF")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "levels", "told"),
+    [
+        ("16", 0, 4095, 256, "pixels from 0 to 4095 become 0 to 255"),
+        ("16", 0, 10000, 150, "pixels from 0 to 16383"),
+        ("16", 0, 60000, 230, ""),
+        ("32", -2000, 3000, 250, "pixels from -2000 to 3000"),
+        ("float", 0.0, 1.0, 256, "pixels from 0 to 1"),
+        ("float", -7.0, 93.0, 250, "pixels from -6.9 to 92.9"),
+    ],
+)
+def test_the_range_of_deep_pixels_is_kept(tmp_path, caplog, kind, low, high, levels, told, stream):
+    where = write(
+        tmp_path / "images", {f"a/{n}.{'png' if kind == '16' else 'tif'}": deep(kind, low, high) for n in "01"}
+    )
+    with caplog.at_level(logging.WARNING, "ssl_jax"):
+        train = data.load(f"folder:{where}", "train", size=32, stream=stream)
+    images = train.images.pictures(32) if stream else train.images
+    assert len(np.unique(images)) >= levels and (np.diff(images[0, :, 0, 0].astype(int)) >= 0).all()
+    assert told in caplog.text and bool(told) == bool(caplog.text)
+    chosen = data.load(f"folder:{where}", "train", size=32, stream=stream, range=(low, (low + high) / 2))
+    images = chosen.images.pictures(32) if stream else chosen.images
+    assert (images[:, 16:] == 255).mean() > 0.9
+    assert chosen.content != train.content
+
+
+def test_the_test_images_have_the_range_of_the_training_images(tmp_path):
+    layout = {"train/a/0.png": deep("16", 0, 4095), "test/a/0.png": deep("16", 0, 900)}
+    where = write(tmp_path / "images", layout)
+    assert data.load(f"folder:{where}", "test").images.max() == 56
+
+
+def test_a_range_is_two_numbers_in_order(tmp_path):
+    where = write(tmp_path / "images", {"a/0.png": png(0)})
+    with pytest.raises(UserError, match=r"data.range is \(5, 2\): give the two ends"):
+        data.load(f"folder:{where}", "train", range=(5, 2))
+
+
+def test_why_no_image_can_be_read_is_said(tmp_path):
+    where = write(tmp_path / "images", {"a/0.png": b"x", "a/1.png": b"y"})
+    with pytest.raises(UserError, match=r"None of the 2 images .* can be read \(a/0.png: cannot identify"):
+        data.load(f"folder:{where}", "train")
+
+
+def test_pages_and_frames_are_said(tmp_path, caplog):
+    out = io.BytesIO()
+    frames = [Image.new("L", (8, 8), value) for value in (10, 20)]
+    frames[0].save(out, "TIFF", save_all=True, append_images=frames[1:])
+    where = write(tmp_path / "images", {"a/0.tif": out.getvalue()})
+    assert warnings(caplog, where) == [f"{where}: some images have several frames or pages, of which the first is used"]
+    assert shade(data.load(f"folder:{where}", "train")) == [10]
+
+
+def test_grey_images_are_what_the_views_want(tmp_path):
+    """A preset of colour takes them, in memory as from a stream; one that predicts colours does not."""
+    where = write(tmp_path / "grey", {f"{n % 2}/{n}.png": png(n, "L") for n in range(20)})
+    changes = {"data.source": f"folder:{where}", "data.size": 32, "method.view.mean": (0.5,) * 3}
+    changes["method.view.std"] = (0.2,) * 3
+    resident = prepare(tiny.config("rotation", **changes), jax.devices()[:1])
+    streamed = data.load(f"folder:{where}", "train", size=32, stream=True)
+    assert resident.train.image_shape == streamed.image_shape == (32, 32, 3)
+    np.testing.assert_array_equal(resident.train.images, streamed.images.pictures(32))
+    with pytest.raises(UserError, match="predicts colours"):
+        prepare(tiny.config("split_brain", **{"data.source": f"folder:{where}", "data.size": 32}), jax.devices()[:1])

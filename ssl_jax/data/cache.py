@@ -33,7 +33,8 @@ def cached(identity: object, request: Request, where: str, make: Callable[[], tu
     Raises:
       UserError: the stored images exceed `max_gib`, or what `make` raises.
     """
-    file = _cache_file([CACHE_VERSION, identity, request.split, request.size, request.per_class], request.cache)
+    key = [CACHE_VERSION, identity, request.split, request.size, request.per_class]
+    file = _cache_file([*key, *(request.span or ())], request.cache)
     stored = _read_cache(file, request.max_gib, where)
     if stored is None:
         stored = make()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from ssl_jax.data.decode import eight_bits, fit
+from ssl_jax.data.decode import Span, eight_bits, fit
 
 try:  # the same filters as Pillow's in SIMD, three to five times as fast; its wheels are for x86-64
     import cykooz_resizer as simd
@@ -32,7 +32,9 @@ class Crop(NamedTuple):
     antialias: bool = True  # where the crop shrinks
 
 
-def cut(data: bytes, place: Callable[[int, int], list[Crop]], size: int | None = None) -> list[np.ndarray]:
+def cut(
+    data: bytes, place: Callable[[int, int], list[Crop]], size: int | None = None, span: Span | None = None
+) -> list[np.ndarray]:
     """Decodes an image once and cuts crops out of it.
 
     They are what `geometry.resized_crop` makes of the decoded image in floating point, up to rounding (below 1/255 on
@@ -42,6 +44,7 @@ def cut(data: bytes, place: Callable[[int, int], list[Crop]], size: int | None =
       data: bytes of the file.
       place: gives the crops of an image of that height and width, upright as its EXIF orientation says.
       size: first resize the short side to so many pixels and crop the centre, as `decode.decode` does.
+      span: as for `decode.eight_bits`.
 
     Returns:
       uint8 `[side, side, 3]` a crop; grey images get three equal channels, transparency is dropped.
@@ -61,7 +64,7 @@ def cut(data: bytes, place: Callable[[int, int], list[Crop]], size: int | None =
         if reduced:
             # Rounded down, so that Pillow takes exactly this scale.
             reduced = opened.draft(None, (opened.width // scale, opened.height // scale)) is not None
-        image = eight_bits(opened if orientation == 1 else ImageOps.exif_transpose(opened))
+        image = eight_bits(opened if orientation == 1 else ImageOps.exif_transpose(opened), span)
         image = image if image.mode == "RGB" else image.convert("RGB")
         image.load()
     if size:

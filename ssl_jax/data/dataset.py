@@ -127,6 +127,7 @@ class Request:
       per_class: so many images of each class, the first ones; None: all.
       max_gib: the largest array of images to make, in GiB.
       cache: folder for downloads and decoded images; None: the usual one.
+      span: the values that become 0 and 255, of images whose pixels are no bytes; None: as the images say.
     """
 
     split: str
@@ -134,8 +135,11 @@ class Request:
     per_class: int | None = None
     max_gib: float = 8.0
     cache: str | None = None
+    span: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
+        if self.span is not None and not (len(self.span) == 2 and self.span[0] < self.span[1]):
+            raise UserError(f"data.range is {self.span}: give the two ends of a range, as (LOW,HIGH).")
         if self.split not in ("train", "test"):
             raise UserError(f"There is no split '{self.split}': ask for 'train' or 'test'.")
         for field in ("size", "per_class"):

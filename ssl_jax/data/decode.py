@@ -1,6 +1,6 @@
 """Decodes image files to uint8 arrays."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 import io
 import itertools
@@ -16,42 +16,54 @@ from ssl_jax.data.dataset import DoesNotFit, Request, check_memory
 from ssl_jax.data.files import Reader, retry
 from ssl_jax.runtime.errors import UserError
 
-GREY_16 = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+Span = tuple[float, float]
+
+DEEP = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than eight bits a pixel
+_WHOLE = (0.0, 65535.0)
+_FEW, _MANY = 16, 64  # images that are looked at for deep pixels, and if there are any, for their range
 _STRIP = 8  # of a longer strip only the middle is resized: the rest costs time and memory, and is cropped
 PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
 
 
-def decode(data: bytes, size: int | None = None) -> np.ndarray:
+def decode(data: bytes, size: int | None = None, span: Span | None = None) -> np.ndarray:
     """Decodes one image file, upright as its EXIF orientation says.
 
     Args:
       data: the bytes of the file.
       size: side in pixels of the result; None keeps the image's own size.
+      span: as for `eight_bits`.
 
     Returns:
-      uint8 `[H, W, 1]` for a grey image, else `[H, W, 3]`. Transparency is dropped; 16 bits become 8.
+      uint8 `[H, W, 1]` for a grey image, else `[H, W, 3]`. Transparency is dropped, and so are all frames or pages but
+      the first.
 
     Raises:
       Exception: whatever Pillow meets in a damaged file.
     """
     with Image.open(io.BytesIO(data)) as opened:
-        image = eight_bits(ImageOps.exif_transpose(opened))
+        image = eight_bits(ImageOps.exif_transpose(opened), span)
     pixels = np.asarray(fit(image, size) if size else image)
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def eight_bits(image: Image.Image) -> Image.Image:
-    """Brings an image to mode "L" or "RGB": transparency is dropped, 16 bits become 8.
+def eight_bits(image: Image.Image, span: Span | None = None) -> Image.Image:
+    """Brings an image to mode "L" or "RGB": transparency is dropped, deeper pixels become bytes.
+
+    Args:
+      image: of any mode.
+      span: what becomes 0 and what 255 of pixels that are no bytes; None: those of 16 bits without sign.
 
     Raises:
-      ValueError: it has floating-point pixels.
+      ValueError: it has floating-point pixels, and no span.
     """
     if image.mode in ("L", "RGB"):
         return image
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no known range")
-    if image.mode in GREY_16:
-        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) / 257 + 0.5).astype(np.uint8))
+    if image.mode == "F" and span is None:
+        raise ValueError("floating-point pixels have no known range: set data.range")
+    if image.mode in DEEP:
+        low, high = span or _WHOLE
+        values = np.nan_to_num(np.asarray(image, np.float64), nan=low)
+        return Image.fromarray((np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8))
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 
@@ -68,6 +80,48 @@ def fit(image: Image.Image, size: int, filter: Image.Resampling = Image.Resampli
     left, top = round((width - size) / 2), round((height - size) / 2)
     resized = image.resize((width, height), filter)
     return resized.crop((left, top, left + size, top + size))
+
+
+def span_of(read: Sequence[Reader]) -> tuple[Span | None, bool]:
+    """Finds out what the deep pixels of a data set span, from some of its images.
+
+    Args:
+      read: give the bytes of the images, in order.
+
+    Returns:
+      the span, which is None where `eight_bits` needs none; and whether an image has several frames or pages. Whole
+      numbers from 0 on span 8, 10, 12, 14 or 16 bits; others all but a thousandth of the values at either end.
+
+    Raises:
+      UserError: what reading them raises.
+    """
+    found: list[np.ndarray] = []
+    paged = whole = False
+    for count in (_FEW, _MANY):
+        for row in np.unique(np.linspace(0, len(read) - 1, min(count, len(read))).astype(int)):
+            try:
+                with Image.open(io.BytesIO(read[row]())) as image:
+                    paged = paged or getattr(image, "n_frames", 1) > 1
+                    if image.mode in DEEP:
+                        whole = image.mode != "F"
+                        found.append(np.asarray(image).ravel()[:: max(1, image.width * image.height // 100_000)])
+            except UserError:
+                raise
+            except Exception:  # damaged, which decoding says
+                continue
+        if not found:
+            return None, paged
+    values = np.concatenate(found)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None, paged
+    if whole and values.min() >= 0:
+        high = float(next((2**bits - 1 for bits in (8, 10, 12, 14) if values.max() < 2**bits), 65535))
+        return (None if high == _WHOLE[1] else (0.0, high)), paged
+    if not whole and values.min() >= 0 and values.max() <= 1:
+        return (0.0, 1.0), paged
+    low, high = (float(f"{v:.3g}") for v in np.percentile(values, (0.1, 99.9)))
+    return (low, high if high > low else low + 1), paged
 
 
 def decode_all(
@@ -88,17 +142,18 @@ def decode_all(
     Raises:
       UserError: several sizes without `size`, too much memory, or nothing that can be read.
     """
-    images, first = np.zeros((0, 0, 0, 0), np.uint8), ""
+    images, first, reason = np.zeros((0, 0, 0, 0), np.uint8), "", ""
     good, skipped = np.zeros(count, bool), {}
     for row, name, pixels in tqdm.tqdm(
-        _decoded(items, request.size),
+        _decoded(items, request),
         total=count,
         desc=f"decoding {where}",
         unit="img",
         disable=count < PROGRESS_FROM or not sys.stderr.isatty(),
     ):
-        if pixels is None:
+        if isinstance(pixels, Exception):
             skipped[row] = name
+            reason = reason or f"{name}: {' '.join(str(pixels).split())[:150]}"
             continue
         if not first:
             check_memory((count, *pixels.shape), request.max_gib, where)
@@ -113,24 +168,24 @@ def decode_all(
             images = np.repeat(images, 3, axis=3)
         images[row], good[row] = pixels, True
     if not first:
-        raise UserError(f"None of the {count} images in {where} can be read.")
+        raise UserError(f"None of the {count} images in {where} can be read ({reason}).")
     rows = np.flatnonzero(good)
     return images if good.all() else images[rows], rows, [skipped[row] for row in sorted(skipped)]
 
 
 def _decoded(
-    items: Iterable[tuple[int, str, Reader]], size: int | None
-) -> Iterator[tuple[int, str, np.ndarray | None]]:
+    items: Iterable[tuple[int, str, Reader]], request: Request
+) -> Iterator[tuple[int, str, np.ndarray | Exception]]:
     """Decodes in threads (Pillow releases the interpreter), a bounded number of images ahead."""
 
-    def one(item: tuple[int, str, Reader]) -> tuple[int, str, np.ndarray | None]:
+    def one(item: tuple[int, str, Reader]) -> tuple[int, str, np.ndarray | Exception]:
         row, name, read = item
         try:
-            return row, name, decode(retry(read, name), size)
+            return row, name, decode(retry(read, name), request.size, request.span)
         except (MemoryError, UserError):
             raise
-        except Exception:  # Pillow's readers raise anything at all on damaged files
-            return row, name, None
+        except Exception as error:  # Pillow's readers raise anything at all on damaged files
+            return row, name, error
 
     workers = joblib.cpu_count()
     items = iter(items)

@@ -97,7 +97,23 @@ def _streamed(parts: Sequence[Dataset]) -> Images:
     starts = np.cumsum([0, *(len(part.files) for part in images)])
     rows = np.concatenate([part.rows + start for part, start in zip(images, starts, strict=False)])
     content = hashlib.sha256(repr([part.content for part in images]).encode()).hexdigest()
-    return Images(JoinedFiles(tuple(part.files for part in images), starts), rows, images[0].size, content)
+    return Images(
+        JoinedFiles(tuple(part.files for part in images), starts), rows, images[0].size, content, _span(images)
+    )
+
+
+def _span(parts: Sequence[Images]) -> tuple[float, float] | None:
+    """What the deep pixels of all parts span.
+
+    Raises:
+      UserError: it is not the same.
+    """
+    spans = {part.span for part in parts}
+    if len(spans) > 1:
+        raise UserError(
+            f"The sources have pixels of several ranges ({spans}): set --config.data.range for all of them."
+        )
+    return spans.pop()
 
 
 def _card(found: Dataset, parts: Sequence[Dataset], names: tuple[str, ...]) -> Card:

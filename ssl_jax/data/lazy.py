@@ -97,6 +97,7 @@ class Images:
       rows: int `[N]`, those that are meant, in order.
       size: side of the square that each is first brought to, as `data.load` explains; None: its own size.
       content: changes with the files and their order.
+      span: as for `decode.eight_bits`.
       skipped: rows of `files` that this process has reported as unreadable.
     """
 
@@ -104,6 +105,7 @@ class Images:
     rows: np.ndarray
     size: int | None = None
     content: str = ""
+    span: tuple[float, float] | None = None
     skipped: set[int] = dataclasses.field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class Images:
             file = int(self.rows[seen])
             try:
                 data = retry(functools.partial(self.files.read, file), self.files.name(file))
-                return cut(data, place, self.size), seen
+                return cut(data, place, self.size, self.span), seen
             except (MemoryError, UserError):
                 raise
             except Exception:  # Pillow's readers raise anything at all on damaged files; `prefetch` counts and names

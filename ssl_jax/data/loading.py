@@ -28,6 +28,7 @@ def load(
     max_gib: float = 8.0,
     cache: str | None = None,
     stream: bool = False,
+    range: tuple[float, float] | None = None,
 ) -> Dataset:
     """Loads one split of a source into memory, or lists it so that its images can be streamed.
 
@@ -43,12 +44,14 @@ def load(
       max_gib: the largest array of images to make, in GiB.
       cache: folder for downloads and decoded images; None is $SSL_JAX_CACHE or ~/.cache/ssl_jax.
       stream: leave the images where they are; they may then differ in size.
+      range: the values that become 0 and 255, of images of more than eight bits a pixel; None: as the images say.
 
     Raises:
       UserError: the source is unknown, absent, empty or too large, lacks the split, or cannot be streamed.
     """
     module, where = find(source)
-    request = Request(split, size, per_class if split == "train" else None, max_gib, cache)
+    span = None if range is None else cast(tuple[float, float], tuple(range))
+    request = Request(split, size, per_class if split == "train" else None, max_gib, cache, span)
     if not stream:
         return module.load(where, path, request)
     if not streams(source):

@@ -76,7 +76,7 @@ def _load(config: Any, streamed: bool) -> Pair:
 
 
 def _one(source: str, c: Any, streamed: bool) -> Pair:
-    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed}
+    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed, "range": c.get("range")}
     train = loading.load(source, "train", per_class=c.per_class, **options)
     if "test" not in loading.splits(source, c.path):
         return train, None

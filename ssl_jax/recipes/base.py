@@ -36,6 +36,7 @@ def fields() -> ConfigDict:
     config.data.target = config_dict.placeholder(str)  # source of the domain to adapt to, trained on without its labels
     config.data.path = config_dict.placeholder(str)  # where the files of a source lie that does not say so itself
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
+    config.data.range = config_dict.placeholder(tuple)  # of deeper pixels than bytes, to 0 and 255; None: as images say
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
     config.data.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes

@@ -1,22 +1,26 @@
 """Source "folder": images below a folder or an address, or in tar archives."""
 
 import dataclasses
+import functools
 import hashlib
+import logging
 import os
 import pathlib
 
 import numpy as np
 
 from ssl_jax.data import places, record
-from ssl_jax.data.cache import cached
+from ssl_jax.data.cache import cached, remembered
 from ssl_jax.data.dataset import Card, Dataset, Request
-from ssl_jax.data.decode import decode_all
-from ssl_jax.data.files import Entry, Folder, is_address
+from ssl_jax.data.decode import decode_all, span_of
+from ssl_jax.data.files import Entry, Folder, Reader, is_address, retry
 from ssl_jax.data.labels import by_split, report, select, split_folders
 from ssl_jax.data.lazy import Files, FolderFiles, Images, TarFiles
 from ssl_jax.data.places import opened
 from ssl_jax.data.tars import Archive, Shards
 from ssl_jax.runtime.errors import UserError
+
+log = logging.getLogger("ssl_jax")
 
 CARD = Card(origin="the user's own images")
 
@@ -57,6 +61,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     place = _place(where, path)
     with opened(place, request.cache) as files:
         _report(files, request, place)
+        request = _with_span(files, request, place)
 
         def make() -> tuple[Dataset, list[str]]:
             entries, classes = select(files.entries, request, place)
@@ -69,7 +74,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         folders = sorted(set(split_folders(files.entries)) - {"train/", "val/", "test/"})
         identity = [files.identity(), folders] if folders else files.identity()
         found = cached(identity, request, place, make)
-        content = _content(select(files.entries, request, place)[0])
+        content = _content(select(files.entries, request, place)[0], request)
     height, width, channels = found.image_shape
     card = dataclasses.replace(
         CARD, side=height if height == width else None, channels=channels, classes=len(found.classes)
@@ -89,16 +94,18 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
       UserError: as for `load`, or the archive is compressed.
     """
     place = _place(where, path)
-    entries, classes = _entries(place, request)
+    entries, classes, request = _entries(place, request)
     labels = np.array([entry.label for entry in entries], np.int32)
     content = hashlib.sha256(repr([dataclasses.astuple(entry) for entry in entries]).encode()).hexdigest()
-    images = Images(_files(place, entries), np.arange(len(entries)), request.size, content)
+    images = Images(_files(place, entries), np.arange(len(entries)), request.size, content, request.span)
     card = dataclasses.replace(CARD, side=request.size, channels=3, classes=len(classes))
-    return Dataset(f"folder:{place}", images, labels, classes, card=card, content=_content(entries))
+    return Dataset(f"folder:{place}", images, labels, classes, card=card, content=_content(entries, request))
 
 
-def _content(entries: list[Entry]) -> str:
-    return record.of_names([(entry.name, entry.bytes, entry.label) for entry in entries])
+def _content(entries: list[Entry], request: Request) -> str:
+    """A digest of the images' names and sizes; a range that was chosen for them changes what they are."""
+    names = record.of_names([(entry.name, entry.bytes, entry.label) for entry in entries])
+    return f"{names} {request.span}" if request.span else names
 
 
 def _place(where: str, path: str | None) -> str:
@@ -107,14 +114,47 @@ def _place(where: str, path: str | None) -> str:
     return place
 
 
-def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...]]:
-    """Returns the entries of a split, which say where they lie, and the names of the classes."""
+def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...], Request]:
+    """Returns the entries of a split, which say where they lie, the names of the classes, and the whole request."""
     with opened(place, request.cache) as files:
         if isinstance(files, Archive) and files.file.suffix != ".tar":
             raise UserError(f"{files.file} is compressed, so that images cannot be read in any order: gunzip it.")
         found = Shards([files.file], files.file.parent, request.cache) if isinstance(files, Archive) else files
         _report(found, request, place)
-        return select(found.entries, request, place)
+        return *select(found.entries, request, place), _with_span(found, request, place)
+
+
+def _with_span(files: places.Files, request: Request, place: str) -> Request:
+    """The request with what the deep pixels of the training images span, if there are any and it does not say so."""
+    found = by_split(files.entries, place)
+    entries = [entry for _, entry in found.get("train") or next(iter(found.values()))]
+    readers: list[Reader] = [functools.partial(_bytes, files, entry) for entry in entries]
+
+    def make() -> dict[str, np.ndarray]:
+        span, paged = span_of(readers)
+        return {"span": np.array(span or (), np.float64), "paged": np.array(paged)}
+
+    # An archive may have to be unpacked up to the last of them.
+    stored = remembered(["span", *files.identity()], request.cache, make) if isinstance(files, Archive) else make()
+    if request.split == "train" and stored["paged"]:
+        log.warning("%s: some images have several frames or pages, of which the first is used", place)
+    if request.span is not None or not len(stored["span"]):
+        return request
+    low, high = stored["span"].tolist()
+    if request.split == "train":
+        log.warning(
+            "%s: pixels from %g to %g become 0 to 255; --config.data.range=(LOW,HIGH) chooses others, and (0,65535) is "
+            "what earlier versions took",
+            place,
+            low,
+            high,
+        )
+    return dataclasses.replace(request, span=(low, high))
+
+
+def _bytes(files: places.Files, entry: Entry) -> bytes:
+    ((_, name, read),) = files.read([entry])
+    return retry(read, name)
 
 
 def _report(files: places.Files, request: Request, place: str) -> None:
