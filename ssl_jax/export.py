@@ -5,7 +5,9 @@
 
 Formats: npz and safetensors (our names), torchvision and timm (state dicts under their names, in safetensors), onnx. A
 model card lies beside each. What is imported are ResNets and vision transformers of torchvision and timm, and the
-checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg and MAE; ssl_jax.load_backbone and --backbone take the result.
+checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg, MAE, solo-learn, lightly, mmselfsup, byol-pytorch and Hugging
+Face; --prefix names the network where a file holds several. ssl_jax.load_backbone and --backbone take the result. A file
+is written once it has been loaded back and has given the same features.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import sys
 from typing import Any
 
 from etils import epath
+import numpy as np
 
 from ssl_jax import command_line, weights
 from ssl_jax.runtime import files, modules
@@ -69,7 +72,7 @@ def export(workdir: str, layout: str = "safetensors", out: str | None = None) ->
     if layout == "onnx":
         _write(path, onnx_graph.model(backbone).SerializeToString())
     else:
-        weights.save(path, backbone, layout if named else "ours")
+        _save(path, backbone, layout if named else "ours")
     _write(card_of(path), described.encode())
     return path
 
@@ -84,7 +87,7 @@ def bring_in(
       arch: name of the architecture, as in `config.model.name`.
       out: path of the file to write, .npz or .safetensors.
       view: fields of the `View` of images that are not what is usual.
-      **network: `heads` and `linear_stem`, as for `torch_import.backbone`.
+      **network: `heads`, `linear_stem` and `prefix`, as for `torch_import.backbone`.
 
     Returns:
       the path of the file, and the keys that were left behind.
@@ -94,9 +97,30 @@ def bring_in(
     """
     backbone, dropped = torch_import.backbone(pathlib.Path(path), arch, view or {}, **network)
     target = pathlib.Path(out)
-    weights.save(target, backbone)
+    _save(target, backbone)
     _write(card_of(target), card.text(backbone, {}, target.name, target.suffix[1:]).encode())
     return target, dropped
+
+
+def _save(path: pathlib.Path, backbone: weights.Backbone, names: str = "ours") -> None:
+    """Writes a backbone, once what was written has been loaded back and gives the same features of some noise.
+
+    Raises:
+      UserError: it does not, or cannot be written; a file that was there stays.
+    """
+    tried = path.with_name(f"{path.stem}.new{path.suffix}")
+    images = np.random.default_rng(0).integers(0, 256, (2, *(backbone.view.size,) * 2, backbone.takes), np.uint8)
+    try:
+        weights.save(tried, backbone, names)
+        wanted, found = backbone(images), weights.load(tried)(images)
+        if not (np.isfinite(wanted).all() and np.allclose(found, wanted, rtol=1e-2, atol=1e-2 * np.abs(wanted).max())):
+            raise UserError(
+                f"{path} is not written, since what can be stored of this backbone gives other features than it "
+                "does, or they are no numbers: choose another --format, or another checkpoint."
+            )
+        tried.replace(path)
+    finally:
+        tried.unlink(missing_ok=True)
 
 
 def card_of(path: pathlib.Path) -> pathlib.Path:
@@ -129,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     there.add_argument("--arch", help="resnet18 ... resnet200, vit_tiny ... vit_large")
     there.add_argument("--heads", type=int, default=0, help="of a transformer, if not the size's own")
     there.add_argument("--linear-stem", action="store_true", help="a 3x3 stem without ReLU (lightly's CIFAR nets)")
+    there.add_argument("--prefix", help="of the network's names, where the checkpoint holds several")
     for name, (kind, words) in _VIEW.items():
         there.add_argument(f"--{name}", type=kind, help=words)
     return parser
@@ -149,7 +174,7 @@ def _import(args: argparse.Namespace) -> pathlib.Path:
     if not args.arch or not args.out:
         raise UserError("--import needs --arch=NAME and --out=FILE.npz as well.")
     view = {name: getattr(args, name) for name in _VIEW if getattr(args, name) is not None}
-    network = {"heads": args.heads, "linear_stem": args.linear_stem}
+    network = {"heads": args.heads, "linear_stem": args.linear_stem, "prefix": args.prefix}
     path, dropped = bring_in(args.checkpoint, args.arch, args.out, view, **network)
     if dropped:
         more = ", ..." if len(dropped) > 8 else ""

@@ -41,6 +41,8 @@ _SHARES = re.compile(r"method\.(\w+\.)*(tau|m|momentum|centre_momentum|label_fra
 _BELOW_ONE = re.compile(r"optim\.\w+\.(momentum|b1|b2)|method\.(\w+\.)*(mask_ratio|drop_path|dropout)")
 _AT_LEAST_TWO = re.compile(r"method\.(\w+\.)*(prototypes|permutations|ways)")  # one answer is always right
 _SEEDS = 2**32
+_LARGEST = 1e9  # beyond it the arithmetic of shapes and steps overflows
+_OF_WORDS = frozenset(("order", "classes", "tasks", "lead"))  # lists that may hold words
 
 
 def check(config: Any) -> None:
@@ -64,6 +66,7 @@ def _wanted(path: str, value: float) -> str:
     """What a number must be, if it is not."""
     rules = (
         (not math.isfinite(value), "a finite number"),
+        (abs(value) > _LARGEST and path != "seed", f"at most {_LARGEST:g}"),
         (value < 0 and path not in _MAY_BE_NEGATIVE, "at least 0"),
         (path in _DEVICES and (value < -1 or value == 0), "at least 1, or -1 for all devices that are left"),
         (path == "seed" and value >= _SEEDS, f"below {_SEEDS}"),
@@ -78,12 +81,18 @@ def _wanted(path: str, value: float) -> str:
 
 
 def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Path and value of every number; of those in a list, under the list's path."""
+    """Path and value of every number; of those in a list, under the list's path.
+
+    Raises:
+      UserError: a word among the numbers of a method.
+    """
     if isinstance(value, dict):
         for name, part in value.items():
             yield from _numbers(part, f"{path}.{name}" if path else name)
     elif isinstance(value, list | tuple):
         for part in value:
+            if isinstance(part, str) and path.rpartition(".")[2] not in _OF_WORDS and path.startswith("method."):
+                raise UserError(f"config.{path} has '{part}': it must be numbers alone.")
             yield from _numbers(part, path)
     elif isinstance(value, numbers.Real) and not isinstance(value, bool):
         yield path, float(value)
@@ -171,7 +180,9 @@ def explained(config: Any) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if "." in config.method.name or "." in config.model.name:
+        if any(
+            "." in name and name.replace(".", "").isidentifier() for name in (config.method.name, config.model.name)
+        ):
             raise
         reason = " ".join(str(error).split())[:200]
         raise UserError(

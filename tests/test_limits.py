@@ -63,6 +63,9 @@ def test_every_preset_is_within_the_limits():
         ("mocov2", {"method.queue_size": 0}, "queue_size is 0: it must be at least 1"),
         ("dino", {"method.student_temp": 0.0}, "student_temp is 0: it must be above 0"),
         ("byol", {"method.tau": 1.5}, "tau is 1.5: it must be from 0 to 1"),
+        ("simclr", {"optim.default.frozen_epochs": 1e30}, r"frozen_epochs is 1e\+30: it must be at most 1e\+09"),
+        ("simclr", {"model.name": "../x"}, "config.model"),
+        ("simclr", {"method.view1.mean": ("a",)}, "view1.mean has 'a': it must be numbers alone"),
         ("mae", {"method.mask_ratio": 1.0}, "mask_ratio is 1: it must be below 1"),
     ],
 )

@@ -106,7 +106,7 @@ class BarlowTwins(Method):
             # Of a component with itself in the other view; 1 is best.
             "correlation": Metric(jnp.diagonal(c).mean(), kind="value"),
             # With others, root mean square.
-            "redundancy": Metric(jnp.sqrt(squares / max(self.out * (self.out - 1), 1)), kind="value"),
+            "redundancy": Metric(jnp.sqrt(squares / float(max(self.out * (self.out - 1), 1))), kind="value"),
             "projection_std": Metric(losses.spread(z1, dist.AXIS), kind="std"),
         }
         return self.scale * loss, metrics
