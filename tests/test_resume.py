@@ -12,7 +12,7 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import data, dist, evaluate, loop, mesh, train
+from ssl_jax import data, dist, evaluate, loop, mesh, run, train
 from ssl_jax.data import record
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir import config as stored_config
@@ -252,3 +252,24 @@ def test_a_run_that_is_not_finished_keeps_its_epochs(copy):
     with pytest.raises(UserError, match="a run of 2 epochs that is not finished"):
         train.train(config(epochs=3), "stopped")
     assert stored_config.load("stopped").epochs == 2
+
+
+@pytest.mark.fast
+def test_processes_compare_images_labels_and_fields(monkeypatch):
+    seen = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(run.processes, "all_have", lambda value: seen.append(value) or True)
+    images, labels = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4, dtype=np.int32)
+    one = data.Dataset("a", images, labels, ("a", "b", "c", "d"), {"mask": images[..., 0]})
+    others = (
+        dataclasses.replace(one, images=images + 1),
+        dataclasses.replace(one, labels=labels[::-1].copy()),
+        dataclasses.replace(one, fields={"mask": images[..., 0] + 1}),
+        dataclasses.replace(one, fields={}),
+    )
+    for d in (one, one, *others):
+        run._check_same(d)
+    assert seen[0] == seen[1] and len(set(seen)) == 1 + len(others)
+    monkeypatch.setattr(run.processes, "all_have", lambda value: False)
+    with pytest.raises(UserError, match="do not see the same training images of a"):
+        run._check_same(one)
