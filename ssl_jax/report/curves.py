@@ -68,9 +68,8 @@ def over_time(runs: list[Files], wanted: str, reference: float | None = None) ->
         raise Empty(_absent(runs, wanted))
     methods = {run.config.method.name for run in runs}
     if wanted == "loss" and len(methods) > 1:  # losses of several methods have nothing in common but the name
-        return page.charts(
-            [_chart([run], name, None, run.name) for run in runs for name in names if name in run.logged]
-        )
+        own = [(g, name) for g in groups(runs) for name in names if any(name in run.logged for run in g.runs)]
+        return page.charts([_chart(group.runs, name, None, group.name) for group, name in own])
     shown = [name for name in names if name not in _IF_ANY or any(any(run.series(name)[1]) for run in runs)]
     size = _WIDE if len(shown) == 1 else _USUAL
     charts = page.charts([_chart(runs, name, reference if name == "loss" else None, size=size) for name in shown])
@@ -165,7 +164,9 @@ def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any
                 continue
             look: dict[str, Any] = {"color": COLOURS[-1], "linestyle": _BASELINES.get(of, "--"), "linewidth": 1.2}
             if main:
+                again = number >= len(COLOURS) - 1  # a colour for the second time
                 look = {"color": COLOURS[number % (len(COLOURS) - 1)], "linewidth": 2.4}
+                look |= {"linestyle": (0, (4, 1.5))} if again else {}
             name = members.name if main and several else of
             lines.append((name, look, {count: _mean(results) for count, results in points.items()}))
     same = {name: points for name, _, points in lines}

@@ -135,7 +135,7 @@ def _heat(share: np.ndarray, classes: tuple[str, ...]) -> str:
         axes.set_yticks(range(count), classes, fontsize=9)
         for i, j in np.ndindex(count, count):
             if percent := round(100 * float(share[i, j])):
-                axes.text(j, i, str(percent), ha="center", va="center", fontsize=8)
+                axes.text(j, i, str(percent), ha="center", va="center", fontsize=8, color=page.INK)
     return f'<div style="max-width:40rem">{page.chart(figure, "Predictions for each class, %")}</div>'
 
 

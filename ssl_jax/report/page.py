@@ -23,12 +23,12 @@ logger = logging.getLogger("ssl_jax")
 # The Okabe-Ito colours, which colour-blind readers can tell apart, without those that vanish on white or on black.
 COLOURS = ("#2f8fd0", "#e08a00", "#1fa37c", "#d4583a", "#c06ba0", "#8a8a8a")
 # Text and axes are drawn in a colour that nothing else has, and then take that of the page.
-_INK = "#010203"
+INK = "#010203"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ssl_jax",
     "font.size": 11,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
     "savefig.transparent": True,
 }
 _LARGEST = 112  # side of a small picture that is kept, pixels
@@ -142,7 +142,7 @@ def legend(axes: Any) -> None:
     count = len(axes.get_legend_handles_labels()[1])
     if count:
         place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(count, 4), "borderaxespad": 0.2}
-        axes.legend(fontsize=9, frameon=False, labelcolor=_INK, **place)
+        axes.legend(fontsize=9, frameon=False, labelcolor=INK, **place)
 
 
 def key(entries: Sequence[tuple[str, str]]) -> str:
@@ -186,7 +186,7 @@ def svg(figure: Figure) -> str:
     text = text[text.index("<svg") :]
     # Many drawings share one page: the numbers that matplotlib gives to groups would be there again and again.
     text = re.sub(r' id="[a-zA-Z0-9]+_\d+"', "", text)
-    return text.replace(_INK, "currentColor")
+    return text.replace(INK, "currentColor")
 
 
 def pictures(columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int = 0) -> str:

@@ -41,7 +41,8 @@ def results(runs: list[Files]) -> str:
     for group in groups:
         parts.append(f"<h3>{page.html.escape(words.group(group))}</h3>")
         parts.append(_group_table([(run.name, [r for r in found if group_of(r) == group]) for run, found in parsed]))
-    return "".join(parts)
+    text = "".join(parts)
+    return text if len(runs) == 1 else page.folded(f"Every number of {len(runs)} runs", text)
 
 
 def _group_table(found: list[tuple[str, list[Result]]]) -> str:

@@ -19,7 +19,10 @@ _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 
 def speak_plainly() -> None:
     """Sets up logging for a command line: our own messages as they are, libraries only when something is wrong."""
-    logging.basicConfig(format="%(message)s", force=True)  # absl has set up its own
+    logging.basicConfig(format="%(message)s")
+    for handler in logging.root.handlers:  # a library may have set up its own before
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
     platforms.without_absent_tpu()
     absl = logging.getLogger("absl")
     absl.setLevel(logging.ERROR)
