@@ -3,7 +3,8 @@
 Plans every method's `imagenet` preset (or those named) with `python -m ssl_jax.plan`: at the authors' batch if it fits,
 else with the first two and then all stages of the backbone rematerialised, else at the largest power of two below that
 fits. Each try is appended to docs/slices.jsonl, and tried no second time; the table is docs/slices.md. A compilation
-takes one to five minutes. Needs pip install -e .[plan].
+takes one to five minutes. With --table nothing is compiled: the table is written from the tries, and what a chip holds
+of large models from their shapes. Needs pip install -e .[plan].
 """
 
 import argparse
@@ -14,12 +15,17 @@ import sys
 import tempfile
 from typing import Any
 
+import jax
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from ssl_jax import dist
 from ssl_jax.methods import build
 from ssl_jax.plan import words
-from ssl_jax.plan.chips import find_devices
+from ssl_jax.plan.chips import CHIPS, GIB, find_devices
+from ssl_jax.plan.plan import held, stand_in
 from ssl_jax.recipes import get_config
+from ssl_jax.run import prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRIES, TABLE = ROOT / "docs" / "slices.jsonl", ROOT / "docs" / "slices.md"
@@ -42,6 +48,26 @@ the 62.9 MB between them are the gradients of the embeddings gathered, since the
 reduce-scatter. Gradients of weights and BatchNorm's sums do not grow. The links need 1.0 and 1.6 ms of a step at their
 peak rate, main memory 139 on `v5e:4x4`.
 
+"""
+
+# Networks of a size that needs its parameters spread, under DINO's heads with 65,536 outputs.
+LARGE: dict[str, dict[str, Any]] = {
+    "DINO, ViT-S/16": {"name": "vit_small"},
+    "DINO, ViT-L/16": {"name": "vit_large"},
+    "DINO, ViT-g/14 as in DINOv2": {"name": "vit_giant", "patch": 14, "layer_scale": 1e-5},
+}
+LARGE_SLICE, LARGE_FSDP = "v5e:4x4", 16
+LARGE_HEAD = """
+## What a chip holds of a large model
+
+`python benchmarks/slices.py --table` adds up parameters, optimiser (AdamW) and the EMA teacher, networks and heads, as
+they lie on one chip of `{slice}` with {memory:.0f} GiB of memory between two steps, with `config.mesh.fsdp={fsdp}` and
+without. Leaves under 4 MiB stay whole. Activations come on top: a plan that is compiled has them
+(`python -m ssl_jax.plan --config=dino:imagenet --config.model.name=vit_large --config.model.remat=4
+--config.mesh.fsdp={fsdp} --topology={slice}`).
+
+| model | parameters, 10^6 | GiB a chip without fsdp | with fsdp={fsdp} |
+|---|---|---|---|
 """
 
 
@@ -96,7 +122,23 @@ def write_table() -> None:
     names = [", ".join([row["method"], *(f"{k}={v}" for k, v in row["changes"].items())]) for row in shown]
     lines = words.table(shown).splitlines()
     cells = ["| config", "|---", *(f"| {name}" for name in names)]
-    TABLE.write_text(HEAD + "\n".join(f"{cell} {line}" for cell, line in zip(cells, lines, strict=True)) + "\n")
+    table = "\n".join(f"{cell} {line}" for cell, line in zip(cells, lines, strict=True))
+    TABLE.write_text(HEAD + table + "\n" + large_models())
+
+
+def large_models() -> str:
+    """What a chip holds of large models between two steps, from their shapes alone."""
+    devices = find_devices(LARGE_SLICE)
+    memory = CHIPS[devices[0].device_kind].memory / GIB
+    text = LARGE_HEAD.format(slice=LARGE_SLICE, fsdp=LARGE_FSDP, memory=memory)
+    for name, model in LARGE.items():
+        config = get_config("dino", "imagenet")
+        config.model.update(model)
+        config.mesh.fsdp = LARGE_FSDP
+        run = prepare(config, devices, stand_in(config, None))
+        count = sum(x.size for x in jax.tree.leaves(run.shapes.params)) / 1e6
+        text += f"| {name} | {count:.0f} | {held(run) / GIB:.2f} | {held(run, dist.FSDP) / GIB:.2f} |\n"
+    return text
 
 
 def main() -> None:
@@ -104,7 +146,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
     parser.add_argument("--topology", default="v5e:4x4", help="slice")
+    parser.add_argument("--table", action="store_true", help="compile nothing")
     args = parser.parse_args()
+    if args.table:
+        write_table()
+        return
     chips = len(find_devices(args.topology))
     for method in args.methods or build.names():
         best(method, args.topology, chips)

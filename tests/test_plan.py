@@ -116,11 +116,11 @@ def test_what_a_chip_holds_with_fsdp_and_without(monkeypatch):
     """Of the same model; without fsdp all of it."""
     monkeypatch.setattr("ssl_jax.mesh.LEAST_BYTES", 0)
     config = tiny.config("simclr")
-    whole = plan._held(prepare(config), "fsdp")
+    whole = plan.held(prepare(config), "fsdp")
     config.mesh.fsdp = 4
     run = prepare(config)
-    assert plan._held(run) == whole
-    assert whole / 4 < plan._held(run, "fsdp") < 0.4 * whole
+    assert plan.held(run) == whole
+    assert whole / 4 < plan.held(run, "fsdp") < 0.4 * whole
     row = {**words.summarise(EXAMPLE, 0.5)}
     assert "1.00 GiB of parameters, state and optimiser (4.00 GiB without fsdp)" in words.describe([row])
 

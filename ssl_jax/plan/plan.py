@@ -82,8 +82,8 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
         views=config.batch_size * len(run.method.views()),
         fits=compiled is not None and needed <= limit,
         memory=needed,
-        held=_held(run, dist.FSDP),
-        held_whole=_held(run),
+        held=held(run, dist.FSDP),
+        held_whole=held(run),
         flops=(analysis.get("flops", math.nan) + hlo.loop_flops(text)) * counted,
         bytes=analysis.get("bytes accessed", math.nan) * counted,
         main_memory=_main_memory(text, analysis) * counted,
@@ -93,7 +93,7 @@ def plan(config: Any, topology: str, images: int | None = None) -> Plan:
     )
 
 
-def _held(run: Run, *axes: str) -> float:
+def held(run: Run, *axes: str) -> float:
     """Bytes of parameters, state and optimiser on a chip, split over the data axis and `axes` of the mesh."""
     split = (dist.AXIS, *axes)
 
