@@ -460,6 +460,25 @@ def test_local_and_test_scripts_pass_their_arguments_on(machine, tmp_path):
     assert machine.calls[-1] == "python -m pytest -n 2 --dist loadscope -m fast"
 
 
+def test_a_sweep_trains_and_evaluates_each_and_draws_all(machine, tmp_path):
+    root = checkout(machine, tmp_path / "checkout")
+    sweep = ("bash", "launch/sweep.sh", "digits", "simclr byol", "0 1", "--config.epochs=2")
+    result = machine.call(*sweep, cwd=root)
+    assert result.returncode == 0, result.stderr
+    calls = [call.removeprefix("python -m ssl_jax ") for call in machine.calls]
+    assert calls[2] == "train simclr:digits runs/sweep/simclr-1 --config.seed=1 --config.epochs=2"
+    assert calls[3] == "evaluate runs/sweep/simclr-1 --evals=knn,linear,few_label"
+    assert [call.split()[0] for call in calls] == ["train", "evaluate"] * 4 + ["report"]
+    assert calls[-1].split()[1:] == [f"runs/sweep/{name}" for name in ("simclr-0", "simclr-1", "byol-0", "byol-1")]
+    machine.call(*sweep, cwd=root, SLURM_ARRAY_TASK_ID="2", SLURM_SUBMIT_DIR=str(root))
+    assert [call.split()[3:6] for call in machine.calls[9:]] == [
+        ["train", "byol:digits", "runs/sweep/byol-0"],
+        ["evaluate", "runs/sweep/byol-0", "--evals=knn,linear,few_label"],
+    ]
+    result = machine.call("bash", "launch/sweep.sh", "digits", cwd=root)
+    assert result.returncode == 2 and "launch/sweep.sh PRESET" in result.stderr
+
+
 def runs(machine: Machine, name: str, version: str) -> None:
     """A Python on PATH that tells its version and makes virtual environments of itself."""
     machine.stand_in(

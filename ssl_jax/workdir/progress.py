@@ -9,6 +9,7 @@ from typing import Any
 from tqdm import tqdm
 
 _LEFT = 5  # updates after which the time left is told
+_SMOOTHING = 0.05  # weight of the newest update in the pace
 
 
 class Progress:
@@ -26,7 +27,8 @@ class Progress:
         self._shown, self._terminal = shown, shown and sys.stderr.isatty()
         self._values: dict[str, str] = {}
         self._pace = ""
-        self._began: tuple[float, int] | None = None  # when the first update was done, and its number
+        self._last: tuple[float, int] | None = None  # when the last update was done, and its number
+        self._measured, self._seconds = 0, 0.0  # updates since the first, and the pace: seconds an update
         self._bar = tqdm(total=total, initial=start, disable=not self._terminal, dynamic_ncols=True)
         self._compiled = threading.Event()
         if self._terminal and start < total:
@@ -47,7 +49,7 @@ class Progress:
         """Moves the bar to `step` updates done."""
         self._values["loss"] = f"{loss:.4f}"
         self._compiled.set()
-        self._began = self._began or (time.monotonic(), step)
+        self._measure(step)
         if self._terminal:
             self._bar.n = step
             epoch = -(-step // self._per_epoch)
@@ -55,22 +57,29 @@ class Progress:
             place = f"epoch {epoch}/{epochs}, step {step}/{self._total}"
             self._draw(place, "  ".join(filter(None, [self._left(step), self._told(), self._pace])))
 
+    def _measure(self, step: int) -> None:
+        """Takes an update into the pace; what came before the first, as compilation, is no part of it."""
+        now = time.monotonic()
+        if self._last is not None and step > self._last[1]:
+            count = step - self._last[1]
+            self._measured += count
+            weight = max(count / self._measured, 1 - (1 - _SMOOTHING) ** count)
+            self._seconds += weight * ((now - self._last[0]) / count - self._seconds)
+        self._last = now, step
+
     def _left(self, step: int) -> str:
-        """The time left at the mean pace since the first update, which compilation came before."""
-        assert self._began is not None
-        began, first = self._began
-        if step - first < _LEFT:
+        """The time left at the present pace."""
+        if self._measured < _LEFT:
             return ""
-        seconds = (time.monotonic() - began) / (step - first) * (self._total - step)
-        return f"{datetime.timedelta(seconds=round(seconds))} left"
+        return f"{datetime.timedelta(seconds=round(self._seconds * (self._total - step)))} left"
 
     def _told(self) -> str:
         return "  ".join(f"{name} {value}" for name, value in self._values.items())
 
     def skip_time(self, seconds: float) -> None:
         """Leaves the time of an evaluation or a checkpoint out of the pace."""
-        if self._began is not None:
-            self._began = (self._began[0] + seconds, self._began[1])
+        if self._last is not None:
+            self._last = self._last[0] + seconds, self._last[1]
 
     def write(self, step: int, values: dict[str, Any], show: dict[str, str]) -> None:
         """Shows what was logged after `step` updates.
@@ -90,7 +99,7 @@ class Progress:
             self._pace = f"{values['images_per_second']:.0f} img/s{wait}"
         if self._shown and not self._terminal:
             told = [f"step {step}/{self._total}", f"epoch {step / self._per_epoch:.2f}", self._told(), self._pace]
-            told.append(self._left(step) if self._began else "")
+            told.append(self._left(step))
             print("  ".join(filter(None, told)), file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
