@@ -11,6 +11,7 @@ small tmpfs where that may be mounted (as root), otherwise an error in place of 
 
 import argparse
 import errno
+import json
 import os
 import pathlib
 import random
@@ -26,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from ssl_jax import evaluate, main, train
+from ssl_jax import evaluate, loop, main
 from ssl_jax.monitor import Monitor
 from ssl_jax.run import prepare
 from ssl_jax.runtime import processes
@@ -34,7 +35,7 @@ from ssl_jax.workdir import checkpoint
 from ssl_jax.workdir.log import speak_plainly
 
 CONFIG = (
-    "--config=configs/simclr.py:digits",
+    "--config=simclr:digits",
     "--config.epochs=4",
     "--config.batch_size=128",
     "--config.model.width=4",
@@ -55,7 +56,7 @@ def _stop_self() -> None:
 
 def at_update(update: int) -> None:
     """SIGTERM while an update is being computed."""
-    right = train.mapped_step
+    right = loop.mapped_step
 
     def mapped_step(run):
         step = right(run)
@@ -68,7 +69,7 @@ def at_update(update: int) -> None:
 
         return disturbed
 
-    train.mapped_step = mapped_step
+    loop.mapped_step = mapped_step
 
 
 def at_checkpoint(update: int) -> None:
@@ -87,11 +88,11 @@ def at_evaluation(update: int) -> None:
     """SIGTERM after the first block of an evaluation."""
     right = Monitor.__call__
 
-    def watch(self, ts, done, log):
+    def watch(self, ts, done, *what):
         if done == update:
             extract = self._extract
             self._extract = lambda *arguments: (_stop_self(), extract(*arguments))[1]
-        return right(self, ts, done, log)
+        return right(self, ts, done, *what)
 
     Monitor.__call__ = watch
 
@@ -108,7 +109,25 @@ def full_disk(update: int) -> None:
     checkpoint.Checkpoints.save = save
 
 
-INSIDE = {"update": at_update, "checkpoint": at_checkpoint, "evaluation": at_evaluation, "disk": full_disk}
+def read_only(update: int) -> None:
+    """The write of a checkpoint fails as on a file system that has become read-only."""
+    right = checkpoint.Checkpoints.save
+
+    def save(self, step, *what):
+        if step == update:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        right(self, step, *what)
+
+    checkpoint.Checkpoints.save = save
+
+
+INSIDE = {
+    "update": at_update,
+    "checkpoint": at_checkpoint,
+    "evaluation": at_evaluation,
+    "disk": full_disk,
+    "read-only": read_only,
+}
 
 
 # --- around it
@@ -180,6 +199,87 @@ def killed(workdir: pathlib.Path, random: random.Random) -> int:
     return finish(workdir, told + end(process)[1])
 
 
+def between(change):
+    """A fault: something happens to the workdir between a stop and the next start, which loses nothing."""
+
+    def inject(workdir: pathlib.Path, random: random.Random) -> int:
+        _, told = end(start(workdir, "update", random.randrange(SAVE + 1, UPDATES)))
+        change(workdir)
+        return finish(workdir, told)
+
+    return inject
+
+
+def _without_config(workdir: pathlib.Path) -> None:
+    (workdir / "config.json").unlink()
+
+
+def _with_cut_config(workdir: pathlib.Path) -> None:
+    os.truncate(workdir / "config.json", 100)
+
+
+def _without_record(workdir: pathlib.Path) -> None:
+    (workdir / "images.json").unlink()
+
+
+def _with_odd_log(workdir: pathlib.Path) -> None:
+    with (workdir / "metrics.jsonl").open("ab") as file:
+        file.write(b'null\n{"a": 1}\n\xff\xfe\n{"step": 4')
+
+
+def _from_the_future(workdir: pathlib.Path) -> None:
+    for path in workdir.rglob("*"):
+        os.utime(path, (time.time() + 86400,) * 2)
+
+
+def _with_lock_of_another_machine(workdir: pathlib.Path) -> None:
+    held = {"host": "far", "pid": 1, "since": "then", "born": "1", "place": "elsewhere", "token": "x"}
+    (workdir / "train.lock").write_text(json.dumps(held))
+    os.utime(workdir / "train.lock", (time.time() - 3600,) * 2)
+
+
+def _with_half_a_lock(workdir: pathlib.Path) -> None:
+    (workdir / "train.lock").write_text('{"pid"')
+
+
+def _with_damaged_results(workdir: pathlib.Path) -> None:
+    (workdir / "results.json").write_text("{")
+    assert evaluate.main([f"--workdir={workdir}", "--evals=health"]) == 0
+
+
+def second(workdir: pathlib.Path, random: random.Random) -> int:
+    """A fault: the command is given again while the run goes on, which must not notice."""
+    process, told = start(workdir), ""
+    for line in process.stderr:
+        told += line
+        if reached(line) >= 1:
+            break
+    process.send_signal(signal.SIGSTOP)  # so that it has not ended before the second start looks
+    status, said = end(start(workdir))
+    process.send_signal(signal.SIGCONT)
+    assert status == 2 and f"process {process.pid} on" in said, (status, said)
+    status, rest = end(process)
+    assert status == 0, told + rest
+    return 0
+
+
+def refused(workdir: pathlib.Path, random: random.Random) -> int:
+    """A fault: the workdir becomes read-only at a checkpoint, and can be written again for the next start."""
+    status, told = end(start(workdir, "read-only", random.randrange(2 * SAVE, UPDATES, SAVE)))
+    assert status == 2 and "cannot be written any more" in told and "Traceback" not in told, (status, told)
+    return finish(workdir, told)
+
+
+def emptied(workdir: pathlib.Path, random: random.Random) -> int:
+    """A fault: all files of the newest checkpoint lose their content, after a stop."""
+    _, told = end(start(workdir, "update", random.randrange(SAVE + 1, UPDATES)))
+    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+    for path in newest.rglob("*"):
+        if path.is_file():
+            os.truncate(path, 0)
+    return finish(workdir, told)
+
+
 def truncated(workdir: pathlib.Path, random: random.Random) -> int:
     """A fault: the largest file of the newest checkpoint loses its end, after a stop."""
     _, told = end(start(workdir, "update", random.randrange(SAVE + 1, UPDATES)))
@@ -245,7 +345,18 @@ FAULTS = {
     "SIGTERM during an evaluation": signalled("evaluation", list(range(0, UPDATES + 1, EVALUATE))),
     "kill -9 at a random time": killed,
     "newest checkpoint truncated": truncated,
+    "newest checkpoint emptied": emptied,
     "disk full": filled,
+    "workdir read-only": refused,
+    "second start beside the first": second,
+    "config.json lost": between(_without_config),
+    "config.json cut": between(_with_cut_config),
+    "images.json lost": between(_without_record),
+    "odd lines in metrics.jsonl": between(_with_odd_log),
+    "damaged results.json": between(_with_damaged_results),
+    "files from the future (clock set back)": between(_from_the_future),
+    "lock of a machine that is gone": between(_with_lock_of_another_machine),
+    "lock cut short": between(_with_half_a_lock),
 }
 
 
@@ -260,7 +371,7 @@ def measure(times: int, workdir: pathlib.Path) -> str:
     for name, inject in FAULTS.items():
         lost, equal = [], 0
         for number in range(times):
-            folder = workdir / f"{name.replace(' ', '_')}_{number}"
+            folder = workdir / re.sub(r"\W+", "_", f"{name} {number}")
             lost.append(inject(folder, random.Random(number)))
             found = weights(folder)
             same = all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
