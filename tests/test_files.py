@@ -7,6 +7,8 @@ import pathlib
 import resource
 import signal
 
+import matplotlib
+from matplotlib.figure import Figure
 import numpy as np
 import pytest
 
@@ -143,3 +145,10 @@ def test_features_that_are_all_the_same_have_no_map(value, monkeypatch):
     sample = type("Sample", (), {"queries": np.full((40, 8), value, np.float32)})
     with pytest.raises(page.Empty, match="nothing to map"):
         neighbours.maps(sample)
+
+
+def test_a_class_name_may_hold_dollars():
+    with matplotlib.rc_context(page._SETTINGS):
+        figure = Figure()
+        figure.add_axes((0, 0, 1, 1)).set_title("$x_{$ \\frac")
+        assert "$x_{$" in page.svg(figure)

@@ -14,6 +14,7 @@ import tiny
 
 from ssl_jax import data
 from ssl_jax.data import decode
+from ssl_jax.evals import context
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 
@@ -240,3 +241,9 @@ def test_grey_images_are_what_the_views_want(tmp_path):
     np.testing.assert_array_equal(resident.train.images, streamed.images.pictures(32))
     with pytest.raises(UserError, match="predicts colours"):
         prepare(tiny.config("split_brain", **{"data.source": f"folder:{where}", "data.size": 32}), jax.devices()[:1])
+
+
+def test_other_data_are_evaluated_whatever_the_runs_own_wanted():
+    run = prepare(tiny.config("rotation"), jax.devices()[:1])
+    run.config.data.stream, run.config.data.range = "always", (0.0, 4.0)
+    assert len(context.load_images(run, "digits")[0]) == len(run.train)

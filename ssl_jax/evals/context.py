@@ -130,10 +130,10 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
     found, test = run.train, run.test
     if source is not None:
         config = run.config.copy_and_resolve_references()
-        # A mask belongs to the whole image, in its own size.
-        size = None if loading.card(source).mask_classes else run.eval_side
+        size = None if loading.card(source).mask_classes else run.eval_side  # a mask is of the whole image
         with config.ignore_type(), config.unlocked():
-            config.data.update({"source": source, "path": path, "size": size, "per_class": None, "target": None})
+            others = {"per_class": None, "target": None, "range": None, "stream": "auto"}
+            config.data.update({"source": source, "path": path, "size": size, **others})
         found, test = train_test.load(config.data)
     if test is None:
         test = found[:0]

@@ -26,6 +26,7 @@ COLOURS = ("#2f8fd0", "#e08a00", "#1fa37c", "#d4583a", "#c06ba0", "#8a8a8a")
 INK = "#010203"
 _SETTINGS: Any = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names of classes may hold dollars
     "svg.hashsalt": "ssl_jax",
     "font.size": 11,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
