@@ -12,9 +12,11 @@ import pytest
 
 from ssl_jax import dist, losses
 from ssl_jax.methods.adapt.dann import reversal_weight
-from ssl_jax.methods.meta.maml import adapted
+from ssl_jax.methods.meta.maml import MAML, adapted
 from ssl_jax.methods.meta.protonet import prototype_logits
 from ssl_jax.methods.metric.triplet import MINING, triplet_loss
+from ssl_jax.models.convnet import ConvNet
+from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -199,3 +201,26 @@ def test_the_inner_gradient_is_the_device_s_own(devices, mapping):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), found, wanted)
         if mapping == "shard_map":
             assert abs(float(over(devices, lambda tree: tree)[0]) - float(wanted[0])) > 1e-3
+
+
+def test_maml_takes_more_steps_when_it_is_measured():
+    """The outer loss after `test_steps`, of running statistics: as many steps of the inner loop by hand."""
+    method = MAML(ConvNet(2, norm="none"), ways=2, shots=1, queries=3, test_steps=2)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 4, 8, 8, 1)), jnp.float32)
+    params, state = method.init(jax.random.key(0), {"view": x[0, 0]}, None)
+    batch = {"view": x, "label": jnp.zeros((1, 2, 4), int)}
+    options = {"rng": jax.random.key(0), "step": 0, "info": None}
+    measured, _ = method.loss(params, state, batch, **options, train=False)
+    support, queries = x[0, :, :1].reshape(2, 8, 8, 1), x[0, :, 1:].reshape(6, 8, 8, 1)
+
+    def loss(params, images, labels):
+        h = method.backbone.apply({"params": params["backbone"]}, images, train=False)
+        head = params["head"]["linear"]
+        return losses.cross_entropy(h @ head["kernel"] + head["bias"], labels)
+
+    for _ in range(2):
+        grads = jax.grad(loss)(params, support, jnp.arange(2))
+        params = jax.tree.map(lambda p, g: p - method.inner_rate * g, params, grads)
+    assert measured == pytest.approx(float(loss(params, queries, jnp.repeat(jnp.arange(2), 3))), rel=1e-5)
+    with pytest.raises(UserError, match="inner_steps is 1 and test_steps 0"):
+        MAML(ConvNet(2), test_steps=0).check(224, 224, 3)
