@@ -17,7 +17,8 @@ RECIPES = {
 
 UNPUBLISHED = {
     "digits_inverted": Recipe(epochs=40, batch_size=128),
-    # 1,500 updates: two minutes on two CPU cores. Source only is the same with config.method.weight = 0.
+    # 1,500 updates, two minutes on two CPU cores: .621 of the target, and .549 source only, which is the same with
+    # config.method.weight = 0.
     "mnist_to_mnist_m_small": RECIPES["mnist_to_mnist_m"].but(
         card="mnist_to_mnist_m", epochs=1, batch_size=80, run={"eval_epochs": 0.0}
     ),
