@@ -59,6 +59,16 @@ def test_a_sharded_step_is_the_step(name):
         assert held < 0.55 * all_of_it, f"a device holds {held} of {all_of_it} bytes of {part}"
 
 
+def test_blocks_in_a_loop_are_sharded_like_those_one_after_the_other():
+    """Encoder and decoder of MAE; the state has the same parameters either way."""
+    whole, metrics = updates(tiny.run("mae", 2))
+    run = tiny.run("mae", 8, **{"mesh.fsdp": 4, "model.scan": True})
+    assert run.method.backbone.scan
+    sharded, other = updates(run)
+    tiny.assert_close(jax.device_get(sharded), jax.device_get(whole), 1e-4)
+    np.testing.assert_allclose(other["loss"], metrics["loss"], rtol=1e-5)
+
+
 def test_accumulation_and_clipping():
     changes = {"accumulate": 2, "optim.default.clip": 0.1, "batch_size": 32}
     whole, _ = updates(tiny.run("simclr", 2, **changes), 2)
