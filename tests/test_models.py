@@ -50,6 +50,12 @@ def size(tree):
 # Convolution.
 
 
+@pytest.fixture
+def winograd(monkeypatch):
+    """However small a convolution, Winograd's way is taken if its shape allows it."""
+    monkeypatch.setattr(conv_winograd, "_WORK", 0)
+
+
 def reference_conv(x, w, stride, padding):
     sides = [(padding, padding)] * 2
     return lax.conv_general_dilated(x, w, (stride, stride), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -105,7 +111,7 @@ def with_gradients(convolution, stride, padding):
         (7, 2, (8, 8, 9, 3), 2),
     ],
 )
-def test_conv_agrees_with_autodiff(monkeypatch, kernel, stride, shape, out, block_bytes):
+def test_conv_agrees_with_autodiff(monkeypatch, winograd, kernel, stride, shape, out, block_bytes):
     monkeypatch.setattr(conv_cpu, "_BLOCK_BYTES", block_bytes)
     padding = (kernel - 1) // 2
     with jax.enable_x64(True):
@@ -128,7 +134,7 @@ def test_conv_agrees_with_autodiff_for_other_paddings():
 
 @pytest.mark.fast
 @pytest.mark.parametrize("channels", [4, 32])
-def test_conv_in_bfloat16_accumulates_in_float32(channels):
+def test_conv_in_bfloat16_accumulates_in_float32(winograd, channels):
     x, w = (normal(*s, seed=s[0], dtype=jnp.bfloat16) for s in ((64, 8, 8, channels), (3, 3, channels, channels)))
     ours = with_gradients(conv.conv2d, 1, 1)(x, w)
     exact = with_gradients(reference_conv, 1, 1)(*(a.astype(jnp.float32) for a in (x, w)))
@@ -142,7 +148,7 @@ def test_conv_in_bfloat16_accumulates_in_float32(channels):
 
 @pytest.mark.fast
 @pytest.mark.parametrize(("stride", "channels", "out"), [(1, 2, 4), (2, 2, 4), (1, 32, 33)])
-def test_conv_under_vmap(stride, channels, out):
+def test_conv_under_vmap(winograd, stride, channels, out):
     def check(ours, theirs, *args):
         for a, b in zip(jax.jit(ours)(*args), jax.jit(theirs)(*args), strict=True):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
@@ -179,7 +185,7 @@ def second_derivatives(convolution, stride):
     ("stride", "shape", "out"),
     [(1, (4, 5, 5, 2), 3), (2, (4, 6, 6, 2), 3), (1, (4, 2, 2, 3), 2), (2, (2, 6, 6, 16), 4), (1, (4, 7, 8, 32), 33)],
 )
-def test_second_derivatives_of_conv(stride, shape, out):
+def test_second_derivatives_of_conv(winograd, stride, shape, out):
     with jax.enable_x64(True):
         x, w = normal(*shape), normal(3, 3, shape[-1], out, seed=1)
         found, wanted = (jax.jit(second_derivatives(c, stride))(x, w) for c in (conv.conv2d, reference_conv))
@@ -190,7 +196,7 @@ def test_second_derivatives_of_conv(stride, shape, out):
 @pytest.mark.fast
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 @pytest.mark.parametrize(("channels", "size", "devices"), [(3, 5, 2), (3, 2, 2), (32, 8, 8)])
-def test_second_derivatives_of_conv_over_devices(mapping, channels, size, devices):
+def test_second_derivatives_of_conv_over_devices(winograd, mapping, channels, size, devices):
     def mapped(convolution):
         def replica(w, x):
             value = lambda w: dist.mean(jnp.sum(jnp.sin(convolution(x, dist.vary_like(w, x), 1, 1))))  # noqa: E731
@@ -208,7 +214,7 @@ def test_second_derivatives_of_conv_over_devices(mapping, channels, size, device
 
 @pytest.mark.fast
 @pytest.mark.parametrize("channels", [3, 32])
-def test_conv_under_checkpoint(channels):
+def test_conv_under_checkpoint(winograd, channels):
     def run(convolution):
         block = jax.checkpoint(lambda x, w: jnp.sin(convolution(jnp.cos(x), w, 1, 1)))
         return jax.jit(jax.grad(lambda x, w: jnp.sum(jnp.sin(block(x, w))), (0, 1)))
@@ -220,7 +226,7 @@ def test_conv_under_checkpoint(channels):
 
 
 @pytest.mark.fast
-def test_accelerators_keep_xlas_convolution():
+def test_accelerators_keep_xlas_convolution(winograd):
     x, w = normal(4, 8, 8, 32, dtype=jnp.float32), normal(3, 3, 32, 32, dtype=jnp.float32)
 
     def operations(convolution, platform):
@@ -235,7 +241,7 @@ def test_accelerators_keep_xlas_convolution():
 
 @pytest.mark.fast
 @pytest.mark.parametrize("shape", [(8, 16, 16, 64), (2, 8, 8, 256)], ids=["images", "channels"])
-def test_error_of_winograds_convolution(shape):
+def test_error_of_winograds_convolution(winograd, shape):
     """In float32, by the largest value of what float64 gives: the bound that `conv_winograd` states."""
     with jax.enable_x64(True):
         x, w = jax.nn.relu(normal(*shape)), normal(3, 3, shape[-1], shape[-1], seed=1)
@@ -251,7 +257,8 @@ def test_which_convolutions_are_winograds():
     takes = functools.partial(conv_winograd.takes, stride=1, padding=1)
     assert takes((64, 32, 32, 64), (3, 3, 64, 64)) and takes((1, 7, 7, 512), (3, 3, 512, 512))
     assert not takes((64, 32, 32, 16), (3, 3, 16, 64)) and not takes((64, 32, 32, 64), (3, 3, 64, 16))
-    assert not takes((64, 5, 5, 64), (3, 3, 64, 64))  # tiles of 64 pixels for 25
+    assert not takes((256, 5, 5, 64), (3, 3, 64, 64))  # tiles of 64 pixels for 25
+    assert not takes((7, 16, 16, 64), (3, 3, 64, 64)) and takes((8, 16, 16, 64), (3, 3, 64, 64))  # too little work
     assert not takes((64, 32, 32, 64), (1, 1, 64, 64)) and not takes((64, 32, 32, 64), (3, 3, 64, 64), stride=2)
     assert not takes((64, 32, 32, 64), (3, 3, 64, 64), padding=0)
 

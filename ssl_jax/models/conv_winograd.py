@@ -31,6 +31,8 @@ _CHANNELS = 32
 # Rows of a matrix product over the tiles of a block of images, numbers of its left side where the rows are few, and
 # columns of a product over a block of channels.
 _ROWS, _NUMBERS, _COLUMNS = 128, 1 << 14, 128
+# N H W C K of a convolution, below which a second of compilation is worth more than quicker steps (docs/speed.md).
+_WORK = 1 << 23
 
 
 def _matrices() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -51,7 +53,8 @@ def takes(x: Sequence[int], w: Sequence[int], stride: int, padding: int) -> bool
     """Whether a convolution of images [N, H, W, C] with a kernel [k, k, C, K] is quicker this way."""
     tiles = math.prod(-(-side // _TILE) for side in x[1:3])
     filled = math.prod(x[1:3]) / (tiles * _TILE**2)
-    return w[0] == 3 and stride == padding == 1 and min(w[2:]) >= _CHANNELS and filled >= 0.6
+    worth = filled >= 0.6 and math.prod(x) * w[3] >= _WORK
+    return w[0] == 3 and stride == padding == 1 and min(w[2:]) >= _CHANNELS and worth
 
 
 def convolve(x: jax.Array, w: jax.Array) -> jax.Array:
