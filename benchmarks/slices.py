@@ -62,9 +62,8 @@ LARGE_HEAD = """
 
 `python benchmarks/slices.py --table` adds up parameters, optimiser (AdamW) and the EMA teacher, networks and heads, as
 they lie on one chip of `{slice}` with {memory:.0f} GiB of memory between two steps, with `config.mesh.fsdp={fsdp}` and
-without. Leaves under 4 MiB stay whole. Activations come on top: a plan that is compiled has them
-(`python -m ssl_jax.plan --config=dino:imagenet --config.model.name=vit_large --config.model.remat=4
---config.mesh.fsdp={fsdp} --topology={slice}`).
+without. Leaves under 4 MiB stay whole. The table is of shapes alone; activations come on top. Compiling such a
+step took more than 25 minutes on two CPU cores and was not waited for.
 
 | model | parameters, 10^6 | GiB a chip without fsdp | with fsdp={fsdp} |
 |---|---|---|---|
