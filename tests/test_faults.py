@@ -121,6 +121,25 @@ def test_a_loss_that_is_no_number_names_its_update(tmp_path, monkeypatch, update
     assert [e["step"] for e in entries(tmp_path) if "loss" in e] == [1, 2, 3, 4]
 
 
+def test_weights_that_are_no_numbers_are_not_stored(tmp_path, monkeypatch):
+    """The loss is computed before the update that spoils them."""
+    make = replica_step
+
+    def spoiled(run):
+        step = make(run)
+
+        def replica(ts, *arguments):
+            after, metrics = step(ts, *arguments)
+            return after.replace(params=jax.tree.map(lambda x: x * jnp.nan, after.params)), metrics
+
+        return replica
+
+    monkeypatch.setattr("ssl_jax.step.replica_step", spoiled)
+    with pytest.raises(train.NotFinite, match="The weights of update 1 became NaN"):
+        train.train(config(**{"run.eval_epochs": 0.0, "run.save_epochs": 0.01}), str(tmp_path))
+    assert Checkpoints(tmp_path).steps() == []
+
+
 def test_two_thousand_updates_take_no_more_memory_than_a_few(tmp_path, monkeypatch):
     """With evaluations, checkpoints and the log on the way: no array stays on the device, nothing grows on the host."""
     read, used = loop._read, {}
