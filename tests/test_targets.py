@@ -22,7 +22,7 @@ from ssl_jax.methods.joint.simclr import SimCLR
 from ssl_jax.run import _check_targets
 from ssl_jax.runtime.errors import UserError
 
-pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("quick_compilation")]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 VIEW = View(size=24, flip=0.5, area=(0.1, 1.0), mean=(0.0,), std=(1.0,))
 PLACES = [((0, 0, 40, 48), False), ((3, 7, 20, 25), True), ((10, 4, 29, 13), False), ((17, 20, 8, 9), True)]

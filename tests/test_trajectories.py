@@ -92,7 +92,6 @@ def test_every_trajectory_is_compared():
     assert FILES == METHODS
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_trajectory_is_the_authors(monkeypatch, name):
     file = np.load(FOLDER / f"{name}.npz")
