@@ -668,7 +668,6 @@ JITTERS = {
 }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("pillow", [False, True])
 @pytest.mark.parametrize("name", JITTERS)
 def test_jitter_is_its_ops_one_after_another(name, pillow):

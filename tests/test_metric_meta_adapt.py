@@ -18,8 +18,6 @@ from ssl_jax.methods.metric.triplet import MINING, triplet_loss
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.runtime.errors import UserError
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture
 def wave2(golden):
