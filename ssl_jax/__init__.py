@@ -47,7 +47,9 @@ def load_backbone(path: str) -> "Backbone":
       UserError: if there is no backbone at `path`.
     """
     from ssl_jax import weights
+    from ssl_jax.runtime import platforms
 
+    platforms.without_absent_tpu()
     return weights.load(path)
 
 

@@ -91,3 +91,8 @@ def test_another_network_is_refused_by_name(rotation):
     ):
         with pytest.raises(UserError, match="whose backbone is not the one of config.model.*" + words):
             started("simclr", rotation, **changes)
+
+
+def test_a_backbone_is_loaded_without_a_word(rotation, caplog, capfd):
+    weights.load(rotation)
+    assert caplog.records == [] and capfd.readouterr() == ("", "")

@@ -1,6 +1,7 @@
 """Checkpoints: Orbax behind the four things that the loop needs of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 import errno
 import itertools
 import json
@@ -45,6 +46,18 @@ def stored(workdir: str | epath.Path, item: str) -> dict[str, Any] | None:
     return None
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back the warnings of Orbax."""
+    absl = logging.getLogger("absl")
+    before = absl.level
+    absl.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.setLevel(before)
+
+
 class Checkpoints:
     """The checkpoints of one run, in `workdir/checkpoints`; every process of the run writes its part.
 
@@ -64,10 +77,10 @@ class Checkpoints:
 
     def _open(self) -> ocp.CheckpointManager:
         if self._keep is None:
-            options = ocp.CheckpointManagerOptions(read_only=True)
-        else:
-            # What a start before this one left half written would fill the disk.
-            options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
+            with _quiet():  # Orbax warns of what was asked for: that nothing is written
+                return ocp.CheckpointManager(self._folder, options=ocp.CheckpointManagerOptions(read_only=True))
+        # What a start before this one left half written would fill the disk.
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, cleanup_tmp_directories=True)
         return ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> Sequence[int]:
