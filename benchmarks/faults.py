@@ -11,6 +11,7 @@ small tmpfs where that may be mounted (as root), otherwise an error in place of 
 
 import argparse
 import errno
+import functools
 import json
 import os
 import pathlib
@@ -97,25 +98,13 @@ def at_evaluation(update: int) -> None:
     Monitor.__call__ = watch
 
 
-def full_disk(update: int) -> None:
-    """The write of a checkpoint fails as on a full disk."""
+def no_writing(number: int, update: int) -> None:
+    """The write of a checkpoint fails with an error number of the system."""
     right = checkpoint.Checkpoints.save
 
     def save(self, step, *what):
         if step == update:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        right(self, step, *what)
-
-    checkpoint.Checkpoints.save = save
-
-
-def read_only(update: int) -> None:
-    """The write of a checkpoint fails as on a file system that has become read-only."""
-    right = checkpoint.Checkpoints.save
-
-    def save(self, step, *what):
-        if step == update:
-            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            raise OSError(number, os.strerror(number))
         right(self, step, *what)
 
     checkpoint.Checkpoints.save = save
@@ -125,8 +114,8 @@ INSIDE = {
     "update": at_update,
     "checkpoint": at_checkpoint,
     "evaluation": at_evaluation,
-    "disk": full_disk,
-    "read-only": read_only,
+    "disk": functools.partial(no_writing, errno.ENOSPC),
+    "read-only": functools.partial(no_writing, errno.EROFS),
 }
 
 

@@ -95,3 +95,15 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    """Runs of the module are on one device."""
+    from ssl_jax import dist, mesh
+
+    one = jax.devices()[:1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dist, "make_mesh", lambda devices=None, fsdp=1, make=dist.make_mesh: make(devices or one, fsdp))
+        patch.setattr(mesh, "make", lambda sizes, devices=None, make=mesh.make: make(sizes, devices or one))
+        yield

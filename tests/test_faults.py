@@ -17,7 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 import tiny
 
-from ssl_jax import dist, evaluate, loop, mesh, monitor, report, train
+from ssl_jax import dist, evaluate, loop, monitor, report, train
 from ssl_jax.monitor import Monitor
 from ssl_jax.recipes import base, get_config
 from ssl_jax.run import prepare
@@ -28,24 +28,13 @@ from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import log
 from ssl_jax.workdir.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("one_device", "quick_compilation")
 
 
 def config(**changes):
     """Eight updates of four an epoch, with an evaluation and a checkpoint every two."""
     small = {"batch_size": 320, "epochs": 2, "run.log_steps": 1, "run.eval_images": 64}
     return tiny.config("rotation", **{**small, "run.eval_epochs": 0.5, "run.save_epochs": 0.5, **changes})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Runs here are on one device."""
-    patch = pytest.MonkeyPatch()
-    one = jax.devices()[:1]
-    patch.setattr(dist, "make_mesh", lambda devices=None, fsdp=1, make=dist.make_mesh: make(devices or one, fsdp))
-    patch.setattr(mesh, "make", lambda sizes, devices=None, make=mesh.make: make(sizes, devices or one))
-    yield
-    patch.undo()
 
 
 def entries(workdir):

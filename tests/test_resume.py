@@ -12,25 +12,14 @@ from PIL import Image
 import pytest
 import tiny
 
-from ssl_jax import data, dist, evaluate, loop, mesh, run, train
+from ssl_jax import data, evaluate, loop, run, train
 from ssl_jax.data import record
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import images as stored_images
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("one_device", "quick_compilation")
 OLD = pathlib.Path(__file__).with_name("data") / "run_of_8e57e65.tar.gz"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Runs here are on one device."""
-    patch = pytest.MonkeyPatch()
-    one = jax.devices()[:1]
-    patch.setattr(dist, "make_mesh", lambda devices=None, fsdp=1, make=dist.make_mesh: make(devices or one, fsdp))
-    patch.setattr(mesh, "make", lambda sizes, devices=None, make=mesh.make: make(sizes, devices or one))
-    yield
-    patch.undo()
 
 
 def paint(root, names, side=8, seed=0):
