@@ -68,6 +68,8 @@ setup(
         "tfds": ["tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"],
         # Weights in safetensors files, and as ONNX graphs.
         "export": ["onnx>=1.16", "safetensors>=0.4"],
+        "wandb": ["wandb>=0.19"],  # trackers for config.run.loggers
+        "mlflow": ["mlflow>=2.14"],
         "docs": DOCS,
         "test": [
             *DOCS,

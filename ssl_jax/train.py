@@ -21,7 +21,7 @@ from ssl_jax.state import TrainState
 from ssl_jax.weights import start as starting
 from ssl_jax.workdir import config as stored_config
 from ssl_jax.workdir import images as stored_images
-from ssl_jax.workdir import lock
+from ssl_jax.workdir import lock, trackers
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.log import Log
 from ssl_jax.workdir.progress import summary
@@ -56,6 +56,7 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
 
 
 def _train(config: Any, workdir: str, stop: processes.Stop, mine: Callable[[], None]) -> None:
+    trackers.names(config.run.loggers)  # before anything that takes long
     earlier = stored_config.check(workdir, config)
     run = prepare(config)
     stored_images.check(workdir, run.images, run.info.steps_per_epoch)
@@ -65,13 +66,15 @@ def _train(config: Any, workdir: str, stop: processes.Stop, mine: Callable[[], N
         stored_images.store(workdir, run.images)
     checkpoints = Checkpoints(workdir, config.run.keep, mine)
     start, ts, origin = _state(run, checkpoints)
-    log = Log(workdir, start, end_of(run), run.info.batch_size, run.info.steps_per_epoch)
+    tracking = trackers.Trackers(workdir, config, start) if processes.first() else None
+    log = Log(workdir, start, end_of(run), run.info.batch_size, run.info.steps_per_epoch, tracking)
     _introduce(run, workdir, start, log, (origin, longer))
     finished, began = start == end_of(run), time.time()
     source = make_loader(run, start)
     with contextlib.ExitStack() as stack:
-        for part in (checkpoints, log, source):
-            stack.callback(part.close)
+        stack.callback(checkpoints.close)
+        stack.push(lambda kind, *_: log.close(failed=kind is not None))
+        stack.callback(source.close)
         Loop(run, ts, start, source, checkpoints, log, stop)()
     epochs = end_of(run) // run.info.steps_per_epoch
     for line in summary(log.entries, workdir, epochs, None if finished else time.time() - began):

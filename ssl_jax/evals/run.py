@@ -20,7 +20,7 @@ from ssl_jax.run import Run, prepare
 from ssl_jax.runtime.errors import UserError, nearest
 from ssl_jax.state import TrainState
 from ssl_jax.workdir import images as stored_images
-from ssl_jax.workdir import lock
+from ssl_jax.workdir import lock, trackers
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
 from ssl_jax.workdir.results import Results, versions
@@ -137,6 +137,8 @@ def _evaluate(
             print(f"{name}: skipped, {error}")
     _conclude(run, results)
     results.add({"evaluation_seconds": time.time() - began})
+    if on == On(path=on.path, supervised=on.supervised):  # a tracker's run is of its own network and data
+        trackers.conclude(workdir, run.config, results.values)
     print(f"Results are in {results.path}. Next: ssl_jax report {workdir}")
     return results.values
 

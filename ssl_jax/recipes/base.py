@@ -59,6 +59,7 @@ def fields() -> ConfigDict:
     config.run = ConfigDict()  # these may change when a run is resumed
     config.run.steps_per_call = 1  # updates of one call of the device; more where the host is slower than the step
     config.run.log_steps = 10  # updates between log entries
+    config.run.loggers = "tensorboard"  # trackers beside metrics.jsonl, with commas: tensorboard, wandb, mlflow
     config.run.eval_epochs = 5.0  # epochs between online evaluations; 0: none
     config.run.eval_images = 10_000  # most images of each split that they use
     config.run.save_epochs = 5.0  # epochs between checkpoints; 0: only the last

@@ -1,4 +1,4 @@
-"""What a run records and tells: JSON lines and TensorBoard in the workdir, and its progress."""
+"""What a run records and tells: JSON lines in the workdir, what its trackers get, and its progress."""
 
 import json
 import logging
@@ -8,11 +8,11 @@ import time
 from typing import Any
 
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from ssl_jax.runtime import files, platforms, processes
 from ssl_jax.runtime.errors import no_writing
 from ssl_jax.workdir.progress import Progress
+from ssl_jax.workdir.trackers import Trackers
 
 _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 
@@ -83,17 +83,25 @@ class Log:
       total: updates of the run.
       batch_size: images an update.
       steps_per_epoch: updates an epoch.
+      trackers: further places for the numbers; the first process alone has any.
     """
 
-    def __init__(self, workdir: str, start: int, total: int, batch_size: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        workdir: str,
+        start: int,
+        total: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        trackers: Trackers | None = None,
+    ) -> None:
         folder = epath.Path(workdir)
         self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
-        self._first = processes.first()
+        self._first, self._trackers = processes.first(), trackers
         self._kept: list[dict[str, Any]] = []
         if self._first:
             self._kept = _entries_until(folder / "metrics.jsonl", start)
             self._file = _Lines(folder / "metrics.jsonl", [json.dumps(entry) + "\n" for entry in self._kept])
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._progress = Progress(start, total, steps_per_epoch, self._first)
         self._updated = False
         self._last = (time.time(), start)
@@ -127,8 +135,8 @@ class Log:
             return
         self._kept.append(entry)
         self._file.append(json.dumps(entry) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._trackers is not None:
+            self._trackers.write(step, {"epoch": entry["epoch"], **values})
         self._progress.write(step, values, show or {})
 
     def flush(self) -> None:
@@ -157,12 +165,13 @@ class Log:
         """Prints a line without breaking the progress bar."""
         self._progress.say(text)
 
-    def close(self) -> None:
-        """Closes all files."""
+    def close(self, failed: bool = False) -> None:
+        """Closes all files, and ends this start in the trackers."""
         self._progress.close()
         if self._first:
-            self._board.close()
             self._file.close()
+            if self._trackers is not None:
+                self._trackers.close(failed)
 
 
 def _entries_until(path: epath.Path, start: int) -> list[dict[str, Any]]:
