@@ -124,12 +124,12 @@ class Loop:
         save = last or (self._save_steps and done % self._save_steps == 0)
         evaluate = self._eval_steps and (done % self._eval_steps == 0 or last)
         if save or evaluate:
-            loss = self._settle()
+            metrics = self._settle()
             paused = time.time()
             if save:
                 self._save()
             if evaluate and not stopped:
-                self._watch(self._ts, done, self._log, loss)
+                self._watch(self._ts, done, self._log, metrics)
             self._log.skip_time(time.time() - paused)
         if stopped and not last:
             raise _Interrupted
@@ -138,18 +138,18 @@ class Loop:
         self._log.flush()
         self._keep(self._checkpoints, self._done, self._ts)
 
-    def _settle(self) -> float | None:
-        """Reads the metrics that are still out, and returns the loss among them."""
+    def _settle(self) -> dict[str, float] | None:
+        """Reads the metrics that are still out, and returns those of the last update."""
         if self._pending is None:
             return None
         values = {name: np.atleast_1d(x) for name, x in jax.device_get(self._pending).items()}
-        self._pending, loss = None, None
+        self._pending, own = None, None
         numbers = range(self._done - self._count + 1, self._done + 1)
         pace = self._log.pace(self._done) if any(_logged(self._run, number) for number in numbers) else {}
         for place, number in enumerate(numbers):
             own = {name: float(x[place]) for name, x in values.items()}
-            loss = _read(self._run, own, number, self._log, pace)
-        return loss
+            _read(self._run, own, number, self._log, pace)
+        return own
 
 
 def end_of(run: Run) -> int:
@@ -192,12 +192,11 @@ def _no_number(what: str, done: int) -> str:
     )
 
 
-def _read(run: Run, values: dict[str, float], done: int, log: Log, pace: dict[str, float]) -> float:
-    """Records the metrics of the step that made `done` updates; returns the loss, raises where it is no number."""
+def _read(run: Run, values: dict[str, float], done: int, log: Log, pace: dict[str, float]) -> None:
+    """Records the metrics of the step that made `done` updates; raises where the loss is no number."""
     for name in ("loss", "grad_norm"):
         if not math.isfinite(values[name]):
             raise NotFinite(_no_number(name, done))
     log.advance(done, values["loss"])
     if _logged(run, done):
         log.write(done, {**values, **pace})
-    return values["loss"]

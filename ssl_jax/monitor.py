@@ -1,6 +1,6 @@
 """Online evaluation: kNN accuracy and health of the frozen backbone while a run trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -43,8 +43,10 @@ class Monitor:
         # A single class tells nothing: any answer is right.
         self._scored = self._classes > 1 and bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
 
-    def __call__(self, ts: TrainState, done: int, log: Log, loss: float | None = None) -> dict[str, float]:
-        """Measures, records and returns the values after `done` updates, the last of which had this loss."""
+    def __call__(
+        self, ts: TrainState, done: int, log: Log, metrics: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Measures, records and returns the values after `done` updates, the last of which had these metrics."""
         bank = self._extract(ts.params, ts.state, self._bank[0])
         values = health.summary(bank)
         show = {"std": f"{values['feature_std']:.3f}"}
@@ -63,8 +65,12 @@ class Monitor:
         log.write(done, values, show=show)
         method, info = self._run.method, self._run.info
         chance = method.chance(info)
-        task = {} if loss is None or chance is None else {"loss": loss, "chance": chance, "best": method.best(info)}
+        task = {}
+        if metrics and chance is not None:
+            task = {"loss": metrics["loss"], "chance": chance, "best": method.best(info)}
         trouble = health.diagnose(values | task)
-        if trouble and done:
-            log.say(trouble)
+        reading = method.reading(metrics, info) if metrics else ""
+        for words in (reading, trouble if done else None):
+            if words:
+                log.say(words)
         return values

@@ -105,6 +105,25 @@ DINO_GLOBAL = (
 )
 DINO_LOCAL = replace(_dino, size=96, area=(0.05, 0.4), blur=0.5)
 
+# rbalestr-lab/lejepa: all views alike but for their size; the minimal example has four of 128 pixels.
+LEJEPA = View(area=(0.3, 1.0), flip=0.5, **_colour(0.4, 0.4, 0.2, 0.1), blur=0.5, solarize=0.2, pillow=True)
+LEJEPA_LOCAL = replace(LEJEPA, size=98, area=(0.05, 0.3))
+LEJEPA_MINIMAL = replace(LEJEPA, size=128, area=(0.08, 1.0), **_colour(0.8, 0.8, 0.8, 0.2), taps=7)
+
+# VISReg's README.
+VISREG = View(
+    area=(0.3, 1.0),
+    interpolation="bicubic",
+    flip=0.5,
+    **_colour(0.4, 0.4, 0.2, 0.05),
+    blur=0.5,
+    taps=9,
+    solarize=0.2,
+    pillow=True,
+)
+VISREG_LOCAL = replace(VISREG, size=96, area=(0.05, 0.3))
+VISREG_IMAGENETTE = replace(VISREG, size=128, area=(0.08, 1.0), **_colour(0.8, 0.8, 0.8, 0.1))
+
 MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5, pillow=True)
 
 # VISSL's PIRL image branch; its jitter is always applied.

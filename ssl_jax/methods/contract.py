@@ -278,6 +278,11 @@ class Method:
         """How `state` lies over the devices: a pytree prefix of `PartitionSpec`; by default each has all of it."""
         return P()
 
+    def reading(self, metrics: Mapping[str, float], info: Info) -> str:
+        """A sentence for the log on the metrics of the last update, beside what they should be; by default none."""
+        del metrics, info
+        return ""
+
     def chance(self, info: Info) -> float | None:
         """The loss of an answer by chance; None: not known."""
         del info

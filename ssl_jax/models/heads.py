@@ -17,7 +17,7 @@ torch_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class MLP(nn.Module):
-    """Dense layers, each hidden one followed by BatchNorm and a ReLU.
+    """Dense layers, each hidden one followed by BatchNorm and a nonlinearity.
 
     Attributes:
       hidden: widths of the hidden layers.
@@ -29,6 +29,7 @@ class MLP(nn.Module):
       kernel_init: initialiser of the dense kernels.
       dtype: type that is computed in.
       hidden_norm: whether hidden layers have BatchNorm.
+      activation: the nonlinearity.
     """
 
     hidden: tuple[int, ...]
@@ -40,6 +41,7 @@ class MLP(nn.Module):
     kernel_init: Callable[..., Any] = torch_uniform
     dtype: Any = jnp.float32
     hidden_norm: bool = True
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:  # [B, D] -> [B, out]
@@ -50,7 +52,7 @@ class MLP(nn.Module):
             x = dense(width, self.hidden_bias, f"dense{i + 1}")(x)
             if self.hidden_norm:
                 x = BatchNorm(self.bn_groups, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
-            x = nn.relu(x)
+            x = self.activation(x)
         x = dense(self.out, self.out_bias, "out")(x)
         if self.out_norm == "none":
             return x

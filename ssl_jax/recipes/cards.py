@@ -196,6 +196,17 @@ CARDS = {
         model={"name": "resnet50", "stem": "imagenet", "dtype": "bfloat16"},
         eval={"knn_temperature": 0.07, "knn_k": 20},
     ),
+    # Prepared by tfds, or a folder, as for "imagenet".
+    "imagenette": Card(
+        about="Ten easy classes of ImageNet, 9,469 images, streamed since they differ in size.",
+        source="tfds:imagenette/full-size-v2",
+        side=128,
+        benchmark=True,
+        data={"eval_centre": 0.875},
+        model={"name": "vit_small", "dtype": "bfloat16"},
+        eval={"knn_k": 20},
+        run={"eval_epochs": 10.0, "save_epochs": 10.0},
+    ),
     "digits_inverted": Card(
         about="From 8x8 digits to the same digits in black on white: two domains without a download.",
         source="digits",

@@ -46,6 +46,17 @@ CARDS = {
         licence="non-commercial research and education",
         origin="ILSVRC 2012, Russakovsky et al. 2015, https://www.image-net.org",
     ),
+    "imagenette/full-size-v2": Card(
+        channels=3,
+        classes=10,
+        count=9_469,
+        test_count=3_925,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        mirrors=True,
+        licence="Apache 2.0",
+        origin="Howard 2019, https://github.com/fastai/imagenette",
+    ),
 }
 
 
