@@ -19,7 +19,10 @@ from ssl_jax.step import mapped_step
 from ssl_jax.workdir.checkpoint import Checkpoints
 
 # One a family, and those with queues, banks, EMA teachers and statistics that are updated outside the gradient.
-METHODS = ("simclr", "byol", "mocov2", "npid", "dino", "swav", "barlow_twins", "mae", "rotation", "supervised", "s4l")
+METHODS = (
+    *("simclr", "byol", "mocov2", "npid", "dino", "swav", "barlow_twins", "mae", "rotation", "supervised", "s4l"),
+    *("lejepa", "visreg"),
+)
 
 
 @pytest.fixture(autouse=True)

@@ -133,6 +133,11 @@ class LeJEPA(Method):
                 f"config.method.globals is {self.globals} and locals {self.locals}: LeJEPA compares views of an image, "
                 "at least two, of which one is a large crop."
             )
+        if self.knots < 2 or self.limit <= 0:
+            raise UserError(
+                f"config.method.knots is {self.knots} and limit {self.limit:g}: SIGReg is an integral by the "
+                "trapezoidal rule, of at least two knots up to a limit above 0."
+            )
         if self.sigreg_views == "locals" and not self.locals:
             raise UserError("config.method.sigreg_views is 'locals', but config.method.locals is 0: use 'all'.")
 

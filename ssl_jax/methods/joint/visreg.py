@@ -14,6 +14,7 @@ the paper has each device's own rows. lightly adds 1e-4 to the deviation in the 
 import dataclasses
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -114,10 +115,14 @@ class VISReg(Method):
                 "at least two, of which one is a large crop."
             )
 
+        if self.weight > 1:
+            raise UserError(
+                f"config.method.weight is {self.weight:g}: it is at most 1, for the invariance has one minus it."
+            )
+
     def _head(self) -> MLP:
-        options = {"activation": gelu} if self.projector_gelu else {}
-        groups, dtype = self.backbone.bn_groups, self.backbone.dtype
-        return MLP(self.hidden, self.out, True, True, bn_groups=groups, dtype=dtype, **options)
+        groups, dtype, curve = self.backbone.bn_groups, self.backbone.dtype, gelu if self.projector_gelu else nn.relu
+        return MLP(self.hidden, self.out, True, True, bn_groups=groups, dtype=dtype, activation=curve)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         params, stats = initialise({"backbone": self.backbone, "projector": self._head()}, rng, batch["global1"])

@@ -85,7 +85,7 @@ def encode(
     for size in dict.fromkeys(view.size for view in recipes.values()):
         names = [name for name, view in recipes.items() if view.size == size]
         own = keys(rng, recipes, names, batch["position"])
-        options = {"train": train, "drop_path": drop_path, "keys": own}
+        options: dict[str, Any] = {"train": train, "drop_path": drop_path, "keys": own}
         h, stats = forward(backbone, params, stats, stacked(batch, names), **options)
         found.append(h.reshape(-1, len(names), h.shape[-1]))
     return jnp.concatenate(found, 1), stats
