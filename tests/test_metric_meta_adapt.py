@@ -1,6 +1,7 @@
 """Losses of metric learning, meta-learning and adaptation against reference values, in value and gradient."""
 
 import functools
+import itertools
 import math
 
 import jax
@@ -14,7 +15,11 @@ from ssl_jax import dist, losses
 from ssl_jax.methods.adapt.dann import reversal_weight
 from ssl_jax.methods.meta.maml import MAML, adapted
 from ssl_jax.methods.meta.protonet import prototype_logits
+from ssl_jax.methods.metric.contrastive_pair import contrastive_loss
+from ssl_jax.methods.metric.n_pairs import n_pair_loss
+from ssl_jax.methods.metric.supcon import supcon_loss
 from ssl_jax.methods.metric.triplet import MINING, triplet_loss
+from ssl_jax.methods.shared.embedding import Rows
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.runtime.errors import UserError
 
@@ -58,6 +63,7 @@ def test_prototypes_do_not_mind_an_offset_or_a_repeated_support():
 
 
 TRIPLETS = {
+    "every": "all_mean",
     "all": "all_nonzero",
     "semihard": "semihard_nonzero",
     "hard": "hard_nonzero",
@@ -66,49 +72,176 @@ TRIPLETS = {
 }
 
 
+def rows_of(z, labels):
+    """Embeddings as the rows of one device."""
+    return Rows(jnp.asarray(z), jnp.asarray(labels), jnp.arange(len(z)))
+
+
 @pytest.mark.parametrize("mining", [*MINING, "softplus"])
 def test_triplets_agree(wave2, mining):
     given = wave2("triplet_mining_margin0.3")
     key = TRIPLETS.get(mining, "batch_hard_softplus")
     options = {"margin": 0.0, "mining": "batch_hard"} if mining == "softplus" else {"margin": 0.3, "mining": mining}
-    rows = jnp.arange(len(given["z"]))
+    value, grad = jax.value_and_grad(lambda z: triplet_loss(rows_of(z, given["y"]), **options)[0])(
+        jnp.asarray(given["z"])
+    )
+    np.testing.assert_allclose(value, given[key], rtol=1e-7)
+    if f"grad_{key}" in given:
+        np.testing.assert_allclose(grad, given[f"grad_{key}"], atol=1e-7)
+    other = {**options, "squared": True}
+    assert abs(float(triplet_loss(rows_of(given["z"], given["y"]), **other)[0]) - given[key]) > 1e-6
 
-    def loss(z):
-        return triplet_loss(z, jnp.asarray(given["y"]), rows, **options)[0]
+
+def test_squared_triplets_by_hand():
+    draw = np.random.default_rng(3)
+    z, labels = draw.normal(size=(7, 4)), np.array([0, 0, 0, 1, 1, 2, 2])
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    squared = np.square(unit[:, None] - unit).sum(-1)
+    triplets = [
+        max(squared[a, p] - squared[a, n] + 0.2, 0)
+        for a, p, n in itertools.product(range(7), repeat=3)
+        if a != p and labels[a] == labels[p] != labels[n]
+    ]
+    found, _ = triplet_loss(rows_of(z, labels), margin=0.2, mining="every", squared=True)
+    assert float(found) == pytest.approx(np.mean(triplets), rel=1e-5)
+
+
+PAIRS = {
+    "double_margin_squared": {
+        "positive_margin": 0.2,
+        "negative_margin": 0.9,
+        "reduction": "hadsell",
+        "normalise": True,
+    },
+    "single_margin_squared": {"positive_margin": 0, "negative_margin": 1, "reduction": "hadsell", "normalise": False},
+    "pml_default": {"positive_margin": 0, "negative_margin": 1, "reduction": "nonzero", "normalise": True},
+}
+
+
+@pytest.mark.parametrize("key", PAIRS)
+def test_contrastive_pairs_agree(wave2, key):
+    given = wave2("contrastive_pairs")
+
+    def loss(z, **changes):
+        return contrastive_loss(rows_of(z, given["y"]), **PAIRS[key] | changes)
 
     value, grad = jax.value_and_grad(loss)(jnp.asarray(given["z"]))
     np.testing.assert_allclose(value, given[key], rtol=1e-7)
     np.testing.assert_allclose(grad, given[f"grad_{key}"], atol=1e-7)
+    other = {"hadsell": "nonzero", "nonzero": "hadsell"}[PAIRS[key]["reduction"]]
+    for change in ({"reduction": other}, {"normalise": not PAIRS[key]["normalise"]}):
+        assert abs(float(loss(given["z"], **change)) - given[key]) > 1e-3
 
 
-@pytest.mark.parametrize("mining", MINING)
-@pytest.mark.parametrize("devices", [2, 4])
-def test_triplets_of_replicas_are_those_of_the_batch(mining, devices):
+def test_a_pair_agrees_with_the_first_reference_values(golden):
+    """Each pair by itself: half the squared distance, or half the squared hinge; the mean of all."""
+    with np.load(golden / "contrastive_pair_margin1.npz") as file:
+        given = {name: file[name] for name in file}
+    with jax.enable_x64(True):
+        found = [
+            contrastive_loss(rows_of(np.stack([a, b]), [0, int(y)]), **PAIRS["single_margin_squared"])
+            for a, b, y in zip(given["x0"], given["x1"], given["y"], strict=True)
+        ]
+    wanted = next(given[name] for name in ("loss", "value") if name in given)
+    np.testing.assert_allclose(np.mean(found), wanted, rtol=1e-7)
+
+
+def alternating(a, p, labels):
+    """Anchors and positives as the rows of a batch."""
+    return rows_of(jnp.stack([a, p], 1).reshape(-1, a.shape[1]), np.repeat(labels, 2))
+
+
+@pytest.mark.parametrize("key", ["unique_l2", "unique_no_l2", "normalised_no_l2", "repeated_label_l2"])
+def test_n_pairs_agree(wave2, key):
+    given = wave2("n_pairs_l2reg0.002")
+    labels = given["repeated_labels"] if key.startswith("repeated") else np.arange(5)
+    options = {"penalty": 0.002 if key.endswith("_l2") and "no_l2" not in key else 0.0}
+    options["normalise"] = key.startswith("normalised")
+
+    def loss(a, p):
+        return n_pair_loss(alternating(a, p, labels), **options)[0]
+
+    a, p = jnp.asarray(given["a"]), jnp.asarray(given["p"])
+    value, grads = jax.value_and_grad(loss, (0, 1))(a, p)
+    np.testing.assert_allclose(value, given[key], rtol=1e-7)
+    for name, grad in zip("ap", grads, strict=True):
+        np.testing.assert_allclose(grad, given[f"grad_{name}_{key}"], atol=1e-7)
+    swapped = n_pair_loss(alternating(p, a, labels), **options)[0]
+    assert abs(float(swapped) - float(value)) > 1e-4  # an anchor is no positive
+
+
+def _supcon(z, labels, temperature):
+    """Eq. 2 of the paper, term by term."""
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    scores, terms = np.exp(unit @ unit.T / temperature), []
+    for i in range(len(z)):
+        others = [j for j in range(len(z)) if j != i]
+        positives = [j for j in others if labels[j] == labels[i]]
+        if positives:
+            terms.append(-np.mean([np.log(scores[i, p] / scores[i, others].sum()) for p in positives]))
+    return np.mean(terms)
+
+
+def test_supcon_is_the_paper_s_equation():
+    draw = np.random.default_rng(4)
+    z, labels = draw.normal(size=(9, 5)), np.array([0, 0, 0, 1, 1, 2, 2, 2, 3])
+    with jax.enable_x64(True):
+        value, grad = jax.value_and_grad(lambda z: supcon_loss(rows_of(z, labels), temperature=0.2))(jnp.asarray(z))
+    assert float(value) == pytest.approx(_supcon(z, labels, 0.2), rel=1e-9)
+    for i, j in ((0, 0), (4, 2), (8, 1)):
+        step = np.zeros_like(z)
+        step[i, j] = 1e-5
+        slope = (_supcon(z + step, labels, 0.2) - _supcon(z - step, labels, 0.2)) / 2e-5
+        assert float(grad[i, j]) == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    # Averaged inside the logarithm (eq. 3) it is another loss.
+    unit = z / np.linalg.norm(z, axis=1, keepdims=True)
+    scores = np.exp(unit @ unit.T / 0.2) * (1 - np.eye(9))
+    same = (labels[:, None] == labels) * (1 - np.eye(9))
+    inside = -np.log((scores * same).sum(1)[:8] / same.sum(1)[:8] / scores.sum(1)[:8]).mean()
+    assert abs(float(value) - inside) > 1e-3
+
+
+LOSSES = {
+    **{f"triplet {name}": functools.partial(triplet_loss, margin=0.3, mining=name) for name in MINING},
+    **{name: functools.partial(contrastive_loss, **options) for name, options in PAIRS.items()},
+    "n_pairs": functools.partial(n_pair_loss, penalty=0.1),
+    "supcon": functools.partial(supcon_loss, temperature=0.2),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_replicas_are_those_of_the_batch(name):
     draw = np.random.default_rng(1)
-    x, w, labels = draw.normal(size=(8, 5)), draw.normal(size=(5, 4)), draw.permutation(np.tile(np.arange(4), 2))
+    x, w, labels = draw.normal(size=(8, 5)), draw.normal(size=(5, 4)), np.repeat(draw.permutation(4), 2)
 
     def over(count):
         def replica(w, x, labels):
-            rows = dist.positions(len(x))
-            options = {"margin": 0.3, "mining": mining, "axis_name": dist.AXIS}
-            value, grad = jax.value_and_grad(lambda w: dist.mean(triplet_loss(x @ w, labels, rows, **options)[0]))(w)
+            def loss(w):
+                found = LOSSES[name](Rows(x @ w, labels, dist.positions(len(x))), axis_name=dist.AXIS)
+                return dist.mean(found[0] if isinstance(found, tuple) else found)
+
+            value, grad = jax.value_and_grad(loss)(w)
             return value, dist.mean(grad)
 
         mesh = dist.make_mesh(jax.devices()[:count])
         return dist.map_replicas(replica, mesh, (P(), P(dist.AXIS), P(dist.AXIS)), P())(w, x, labels)
 
     with jax.enable_x64(True):
-        for found, wanted in zip(over(devices), over(1), strict=True):
+        for found, wanted in zip(over(8), over(1), strict=True):
             np.testing.assert_allclose(found, wanted, rtol=1e-9)
 
 
 def test_all_points_in_one_lose_the_margin():
-    z, labels, rows = jnp.ones((6, 3)), jnp.arange(6) // 2, jnp.arange(6)
-    assert float(triplet_loss(z, labels, rows, margin=0.2, mining="batch_hard")[0]) == pytest.approx(0.2, abs=1e-5)
-    assert float(triplet_loss(z, labels, rows, margin=0, mining="batch_hard")[0]) == pytest.approx(
-        math.log(2), abs=1e-5
-    )
-    assert np.isfinite(jax.grad(lambda z: triplet_loss(z, labels, rows, margin=0.2, mining="all")[0])(z)).all()
+    own = rows_of(jnp.ones((6, 3)), jnp.arange(6) // 2)
+    assert float(triplet_loss(own, margin=0.2, mining="batch_hard")[0]) == pytest.approx(0.2, abs=1e-5)
+    assert float(triplet_loss(own, margin=0, mining="batch_hard")[0]) == pytest.approx(math.log(2), abs=1e-5)
+    for loss in LOSSES.values():
+
+        def value(z, loss=loss):
+            found = loss(own._replace(z=z))
+            return found[0] if isinstance(found, tuple) else found
+
+        assert np.isfinite(jax.grad(value)(own.z)).all()
 
 
 def test_dann_agrees(wave2):

@@ -134,7 +134,8 @@ NEW = {
 OTHER_DATA = {"dann": "domains", "shuffle_and_learn": "clips"}  # what a method needs beyond images and labels
 
 # What methods whose batches have classes can ask of two of them.
-TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}, "triplet": {"images_per_class": 64}}
+TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}}
+TWO_CLASSES |= {name: {"images_per_class": 64} for name in ("triplet", "contrastive_pair", "n_pairs")}
 
 
 @pytest.fixture(scope="module")

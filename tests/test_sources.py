@@ -125,6 +125,7 @@ def wave2(photographs) -> pathlib.Path:
         ("omniglot", ""),
         ("omniglot:rotated", ""),
         ("coil100", "coil100_10views.npz"),
+        ("coil100:unseen", "coil100_10views.npz"),
         ("camvid", "camvid_240x180.tar"),
         ("davis", "davis2016_val_180p.tar"),
     ],
@@ -317,6 +318,9 @@ def test_coil100_holds_out_every_fifth_view(tmp_path):
     np.testing.assert_array_equal(test.images[..., 0], x[[4, 9, 14, 19]])
     assert test.fields["pose"].tolist() == [20, 45, 20, 45] and test.labels.tolist() == [0, 0, 1, 1]
     assert len(train) == 16 and not set(train.fields["pose"].tolist()) & {20, 45}
+    train, test = (data.load("coil100:unseen", split, path=str(tmp_path)) for split in ("train", "test"))
+    assert train.labels.tolist() == [0] * 10 and test.labels.tolist() == [1] * 10 and test.classes == train.classes
+    np.testing.assert_array_equal(test.images[..., 0], x[10:])
 
 
 def street(number: int) -> dict[str, np.ndarray]:

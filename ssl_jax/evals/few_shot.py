@@ -1,4 +1,9 @@
-"""Few-shot episodes: five classes with one and with five labelled images each, drawn from the test images."""
+"""Few-shot episodes: five classes with one and with five labelled images each, drawn from the test images.
+
+Twenty classes as well where the test images are of classes that were not trained on, the protocol of Omniglot.
+"""
+
+import itertools
 
 import numpy as np
 
@@ -13,8 +18,8 @@ def measure(context: Context) -> list[Result]:
     """Accuracy of each representation, pixels included, by each classifier."""
     found = []
     labels = context.features.labels[1]
-    for shots in (1, 5):
-        ways = min(5, len(few_shot.classes_with(labels, shots + few_shot.QUERIES)))
+    for most, shots in itertools.product((5, 20) if context.images[1].card.new_classes else (5,), (1, 5)):
+        ways = min(most, len(few_shot.classes_with(labels, shots + few_shot.QUERIES)))
         if ways < 2:
             print(f"few_shot: {shots} shots skipped, too few classes have {shots + few_shot.QUERIES} test images")
             continue

@@ -8,7 +8,7 @@ TITLE, NEEDS, DEFAULT, LARGE = "retrieval", LABELLED, True, True
 
 
 def measure(context: Context) -> list[Result]:
-    """Mean average precision, recall and precision of each representation, pixels included."""
+    """Mean average precision, R-precision, recall and precision of each representation, pixels included."""
 
     def among_test_images(train_x, train_y, test_x, test_y):
         del train_x, train_y

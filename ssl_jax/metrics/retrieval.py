@@ -18,9 +18,10 @@ def retrieval(
     """Ranks all other images by cosine similarity to each query.
 
     Precision and recall as metric learning has them (Musgrave et al. 2020): recall@k is the share of queries with at
-    least one image of their class among the first k. The mean average precision is the mean over queries of the mean
-    over the images of their class of the precision at each one's rank (not the trapezoidal area of the Oxford and
-    Paris landmarks). Equal similarities rank by position.
+    least one image of their class among the first k. R-precision is the precision at R, the number of other images of
+    the query's class, and MAP@R the sum over the first R ranks of the precision at each relevant one, divided by R. The
+    mean average precision is the mean over queries of the mean over the images of their class of the precision at each
+    one's rank (not the trapezoidal area of the Oxford and Paris landmarks). Equal similarities rank by position.
 
     Args:
       x: [N, D] features, both queries and gallery; a query is not in its own gallery.
@@ -29,8 +30,8 @@ def retrieval(
       max_queries: most queries, evenly spaced over the images; the gallery is all of them.
 
     Returns:
-      'map', and 'recall@k' and 'precision@k' for each k, in [0, 1]; means over the queries whose class has another
-      image.
+      'map', 'map@r', 'r_precision', and 'recall@k' and 'precision@k' for each k, in [0, 1];
+      means over the queries whose class has another image.
 
     Raises:
       UserError: shapes do not fit, a feature is not finite, or no class has two images.
@@ -49,19 +50,22 @@ def retrieval(
         raise UserError("Retrieval needs a class of two labelled images; label more.")
     ks = [k for k in ks if k < len(unit)]
     found = [_scores(unit, labels, queries[i : i + _BLOCK], ks) for i in range(0, len(queries), _BLOCK)]
-    names = ("map", *(f"recall@{k}" for k in ks), *(f"precision@{k}" for k in ks))
+    names = ("map", "map@r", "r_precision", *(f"recall@{k}" for k in ks), *(f"precision@{k}" for k in ks))
     return dict(zip(names, map(float, np.concatenate(found).mean(0)), strict=True))
 
 
 def _scores(x: np.ndarray, labels: np.ndarray, queries: np.ndarray, ks: Sequence[int]) -> np.ndarray:
-    """[queries, 1 + 2 len(ks)]: average precision, recall at each k, precision at each k."""
+    """[queries, 3 + 2 len(ks)]: average precision, MAP@R, R-precision, recall at each k, precision at each k."""
     similarity = x[queries] @ x.T
     similarity[np.arange(len(queries)), queries] = -np.inf  # the query itself comes last
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :-1]
     hits = labels[order] == labels[queries, None]
     count = np.cumsum(hits, axis=1)
     precision = count / np.arange(1, hits.shape[1] + 1)
-    average = (precision * hits).sum(1) / count[:, -1]
+    relevant = count[:, -1]
+    average = (precision * hits).sum(1) / relevant
+    first = np.arange(hits.shape[1]) < relevant[:, None]
+    at_r, r_precision = (precision * hits * first).sum(1) / relevant, (hits & first).sum(1) / relevant
     recalls = [count[:, k - 1] > 0 for k in ks]
     precisions = [precision[:, k - 1] for k in ks]
-    return np.stack([average, *recalls, *precisions], 1)
+    return np.stack([average, at_r, r_precision, *recalls, *precisions], 1)

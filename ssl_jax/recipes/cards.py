@@ -251,6 +251,18 @@ CARDS = {
         weak=View(size=28, crop="centre", order=("crop",), mean=(0.0,), std=(1.0,)),
         model={"name": "conv4", "width": 32},
     ),
+    "coil100_unseen": Card(
+        about="64x64 views of a hundred objects in grey, fifty of them for testing: metric learning of unseen classes.",
+        source="coil100:unseen",
+        side=64,
+        channels=1,
+        benchmark=True,
+        weak=View(size=64, area=(0.5, 1.0), flip=0.5, mean=(0.2665,), std=(0.2139,)),
+        epochs=80,
+        batch_size=64,
+        model={"name": "convnet", "width": 32},
+        run={"eval_epochs": 0.0, "save_epochs": 40.0},
+    ),
     "photo_pans": Card(
         about="32x32 clips of a window that moves over two photographs: video without a download.",
         source="photo_pans",

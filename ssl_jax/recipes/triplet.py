@@ -11,4 +11,8 @@ def for_card(card):
 
 
 # 32 characters with 4 drawings each.
-UNPUBLISHED = {"omniglot_small": Recipe(epochs=10, batch_size=128, run={"eval_epochs": 0.0})}
+OMNIGLOT = Recipe(epochs=10, batch_size=128, run={"eval_epochs": 0.0})
+# 16 objects with 4 views each: the same for all losses, which are compared there.
+COIL = Recipe(batch_size=64, optim=ADAM)
+
+UNPUBLISHED = {"omniglot_small": OMNIGLOT, "coil100_unseen": COIL}

@@ -104,7 +104,7 @@ class MAML(Method):
         return apply(backbone, "backbone", params, stats, x, train=train)
 
     def _answer(self, params: Any, h: jax.Array) -> jax.Array:
-        return self._head().apply({"params": params["head"]}, h)
+        return jnp.asarray(self._head().apply({"params": params["head"]}, h))
 
     def _adapted(self, params: Any, stats: Any, support: jax.Array, queries: jax.Array, train: bool, steps: int) -> Any:
         """Logits of the queries after the inner loop, their features, and running statistics.

@@ -1,8 +1,10 @@
 """Triplet loss: an image is nearer to those of its class than to others, by a margin.
 
 Schroff et al. 2015 (FaceNet, arXiv 1503.03832), and the variants that are in use, each with its own name since no one
-is a rescaling of another. D is the Euclidean distance of embeddings on the unit sphere, gap = D_an - D_ap:
+is a rescaling of another. D is the Euclidean distance of embeddings on the unit sphere, or with `squared` its square as
+in FaceNet's code; gap = D_an - D_ap:
 
+- 'every': all triplets of the batch, the mean over all of them, zeros counted (FaceNet, eq. 3);
 - 'all', 'semihard' (0 < gap <= margin) and 'hard' (gap <= 0): all triplets of the batch that the condition lets
   through, the mean over those whose loss is not zero (pytorch-metric-learning's miners and reducer);
 - 'nearest_semihard': for each pair the nearest negative that is further than the positive, the furthest one where
@@ -17,73 +19,49 @@ import dataclasses
 import math
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import dist, losses
-from ssl_jax.augment import recipes
-from ssl_jax.augment.view import View
-from ssl_jax.data.dataset import Dataset
-from ssl_jax.data.samplers import PerClass, Sampler
-from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
-from ssl_jax.models.heads import MLP
-from ssl_jax.models.parts import apply, initialise
+from ssl_jax import losses
+from ssl_jax.methods.contract import Info, Metric
+from ssl_jax.methods.shared.embedding import Embedding, Rows, distances, mean_where
 from ssl_jax.runtime.errors import UserError
 
-MINING = ("all", "semihard", "hard", "nearest_semihard", "batch_hard")
-
-
-def distances(z: jax.Array, others: jax.Array) -> jax.Array:
-    """Euclidean distances [n, N] of rows of unit length [n, D] and [N, D], whose slope is finite at zero too."""
-    return jnp.sqrt(jnp.maximum(2 - 2 * losses.similarity(z, others), 1e-12))
+MINING = ("every", "all", "semihard", "hard", "nearest_semihard", "batch_hard")
 
 
 def triplet_loss(
-    z: jax.Array,
-    labels: jax.Array,
-    rows: jax.Array,
-    *,
-    margin: float,
-    mining: str,
-    axis_name: str | None = None,
+    own: Rows, *, margin: float, mining: str, squared: bool = False, axis_name: str | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """The loss of this replica's anchors, and the share of them with a triplet that violates the margin.
 
     Args:
-      z: embeddings [n, D]; normalised inside.
-      labels: class [n] of each.
-      rows: number [n] of each in the global batch: an image is no positive of its own.
+      own: embeddings of this replica; normalised inside.
       margin: m, of distances.
       mining: one of `MINING`.
+      squared: compare squared distances.
       axis_name: mapped axis over which positives and negatives are gathered; None for this replica's alone. The mean
         over replicas of the loss is that of the global batch.
     """
-    z = losses.l2_normalize(z)
-    others, their, theirs = z, labels, rows
-    if axis_name is not None:
-        others, their, theirs = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (z, labels, rows))
-    distance = distances(z, others)
-    positive = (labels[:, None] == their) & (rows[:, None] != theirs)
-    negative = labels[:, None] != their
+    own = own._replace(z=losses.l2_normalize(own.z))
+    others = own.gathered(axis_name)
+    distance = distances(own.z, others.z, squared=squared)
+    positive, negative = own.positives(others), own.negatives(others)
     if mining == "batch_hard":
         found, counted = _batch_hard(distance, positive, negative, margin)
     elif mining == "nearest_semihard":
         found, counted = _nearest_semihard(distance, positive, negative, margin)
     else:
         found, counted = _mined(distance, positive, negative, margin, mining)
-    count = counted.sum()
-    if axis_name is not None:
-        count = jax.lax.pmean(count, axis_name)
-    loss = jnp.sum(jnp.where(counted, found, 0.0)) / jnp.maximum(count, 1e-9)
     nearest = jnp.min(jnp.where(negative, distance, jnp.inf), 1)
     furthest = jnp.max(jnp.where(positive, distance, -jnp.inf), 1)
-    return loss, jnp.mean(nearest - furthest < margin, dtype=jnp.float32)
+    return mean_where(found, counted, axis_name), jnp.mean(nearest - furthest < margin, dtype=jnp.float32)
 
 
 def _batch_hard(distance: jax.Array, positive: jax.Array, negative: jax.Array, margin: float) -> Any:
+    """Loss [n] of each anchor, and which have both a positive and a negative."""
     furthest = jnp.max(jnp.where(positive, distance, 0.0), 1)
-    nearest = jnp.min(jnp.where(negative, distance, 2.0), 1)  # as far as it gets
+    nearest = jnp.min(jnp.where(negative, distance, 4.0), 1)  # no distance is larger, squared or not
     gap = furthest - nearest
     found = jnp.maximum(gap + margin, 0.0) if margin else jax.nn.softplus(gap)
     return found, positive.any(1) & negative.any(1)
@@ -101,53 +79,30 @@ def _nearest_semihard(distance: jax.Array, positive: jax.Array, negative: jax.Ar
 def _mined(distance: jax.Array, positive: jax.Array, negative: jax.Array, margin: float, mining: str) -> Any:
     """Loss [n, N, N] of each triplet, and which of them count."""
     gap = distance[:, None, :] - distance[:, :, None]  # [anchor, positive, negative]
+    found, valid = jnp.maximum(margin - gap, 0.0), positive[:, :, None] & negative[:, None, :]
+    if mining == "every":
+        return found, valid
     wanted = {"all": gap <= margin, "semihard": (gap > 0) & (gap <= margin), "hard": gap <= 0}[mining]
-    found = jnp.maximum(margin - gap, 0.0)
-    return found, positive[:, :, None] & negative[:, None, :] & wanted & (found > 0)
+    return found, valid & wanted & (found > 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Triplet(Method):
+class Triplet(Embedding):
     """Metric learning by triplets of a batch of classes and images."""
 
-    needs = frozenset({"labels"})
-
-    view: View = recipes.ROTNET  # crop and flip
-    out: int = 128  # width of the embedding, FaceNet sec. 4
-    images_per_class: int = 4  # K, pytorch-metric-learning's reality check
     mining: str = "semihard"
     margin: float = 0.2  # FaceNet sec. 3.1
+    squared: bool = False  # compare squared distances, as FaceNet's code
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
         if self.mining not in MINING:
             raise UserError(f"config.method.mining is '{self.mining}': use one of {', '.join(MINING)}.")
 
-    def sampler(self, data: Dataset, info: Info) -> Sampler:
-        if info.batch_size % self.images_per_class:
-            raise UserError(
-                f"config.batch_size is {info.batch_size}, which {self.images_per_class} images per class "
-                "(config.method.images_per_class) do not divide: make it a multiple."
-            )
-        return PerClass(data.labels, info.batch_size // self.images_per_class, self.images_per_class)
-
-    def _embedding(self) -> nn.Module:
-        return MLP((), self.out, dtype=self.backbone.dtype)
-
-    def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
-        del info
-        params, stats = initialise({"backbone": self.backbone, "embedding": self._embedding()}, rng, batch["view"])
-        return params, {"stats": stats}
-
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
-        del rng, step, info
-        h, stats = apply(self.backbone, "backbone", params, state["stats"], batch["view"], train=train)
-        z, stats = apply(self._embedding(), "embedding", params, stats, h, train=train)
-        options: dict[str, Any] = {"margin": self.margin, "mining": self.mining, "axis_name": dist.AXIS}
-        loss, active = triplet_loss(z, batch["label"], batch["position"], **options)
-        std = Metric(losses.spread(z, dist.AXIS), kind="std")
-        metrics = {"active_anchors": Metric(active, kind="value"), "embedding_std": std}
-        return loss, ({"stats": stats}, Aux(metrics, jax.lax.stop_gradient(h)))
+    def compare_rows(self, own, axis_name=None):
+        options: dict[str, Any] = {"margin": self.margin, "mining": self.mining, "squared": self.squared}
+        loss, active = triplet_loss(own, **options, axis_name=axis_name)
+        return loss, {"active_anchors": Metric(active, kind="value")}
 
     def chance(self, info: Info) -> float:
         """All images fall together, which is the way to fail: the margin, or ln 2 of the softplus."""
@@ -156,4 +111,4 @@ class Triplet(Method):
 
     def best(self, info: Info) -> float:
         """Classes are far apart."""
-        return 0.0 if self.margin else math.log1p(math.exp(-math.sqrt(2)))
+        return 0.0 if self.margin else math.log1p(math.exp(-2.0 if self.squared else -math.sqrt(2)))
