@@ -127,7 +127,7 @@ def test_targets_and_losses_of_centernet_are_the_reference_ones(golden):
     found = centernet.targets(jnp.asarray(boxes), (16, 20), 2)
     np.testing.assert_allclose(found.heat, want["heatmap"], atol=1e-6)
     assert found.known.tolist() == [True] * 4 + [False] * 2
-    np.testing.assert_array_equal(found.index[:4], want["index"])
+    np.testing.assert_array_equal(found.place[:4], want["index"])
     np.testing.assert_allclose(found.size[:4], want["wh"][:, ::-1], rtol=1e-5)
     np.testing.assert_allclose(found.offset[:4], want["offset"][:, ::-1], atol=1e-5)
     with jax.enable_x64(True):
@@ -146,7 +146,7 @@ def test_centernet_answers_with_what_it_was_to_answer():
     wanted = jax.vmap(lambda b: centernet.targets(b, (16, 20), 3))(jnp.asarray(boxes))
     maps = {name: np.zeros((1, 16 * 20, 2), np.float32) for name in ("size", "offset")}
     for name, x in maps.items():
-        x[0, wanted.index[0, :2]] = getattr(wanted, name)[0, :2]
+        x[0, wanted.place[0, :2]] = getattr(wanted, name)[0, :2]
     heat = jax.scipy.special.logit(jnp.clip(wanted.heat, 1e-4, 1 - 1e-4))
     answer = centernet.Answer(heat, *(jnp.asarray(x.reshape(1, 16, 20, 2)) for x in maps.values()))
     found, score = centernet.decode(answer, 5)

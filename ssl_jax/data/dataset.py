@@ -29,6 +29,8 @@ class Card:
       mirrors: whether an image and its mirror image mean the same, so that a view may flip it.
       domains: names of the domains, in the order of `fields["domain"]`.
       mask_classes: names of the values of `fields["mask"]` from 0 on; a value beyond them is void.
+      box_classes: names of the classes of `fields["boxes"]`.
+      whole_images: whether fields go with the pixels of an image, so that evaluation keeps it whole and in its own size.
       new_classes: whether the test images are of classes that the training images lack.
       licence: under which the images may be used.
       origin: who made it, and where it comes from.
@@ -44,6 +46,8 @@ class Card:
     mirrors: bool | None = None
     domains: tuple[str, ...] = ()
     mask_classes: tuple[str, ...] = ()
+    box_classes: tuple[str, ...] = ()
+    whole_images: bool = False
     new_classes: bool = False
     licence: str = ""
     origin: str = ""

@@ -211,7 +211,7 @@ class Method:
         images: jax.Array,
         *,
         train: bool = False,
-        stage: int | None = None,
+        stage: float | None = None,
         frozen: int = 0,
     ) -> tuple[Encoded, Variables]:
         """What the network makes of whole images: the way in for evaluation, fine-tuning, dense tasks and export.

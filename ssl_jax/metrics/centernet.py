@@ -17,7 +17,7 @@ class Targets(NamedTuple):
     """What one image is to be answered with."""
 
     heat: jax.Array  # [h, w, C] 1 at the centres, Gaussians around them
-    index: jax.Array  # int32 [n] of the centre's pixel, row by row
+    place: jax.Array  # int32 [n] of the centre's pixel, row by row
     size: jax.Array  # [n, 2] height and width
     offset: jax.Array  # [n, 2] of the centre from its pixel, down and right
     known: jax.Array  # bool [n]
@@ -66,8 +66,8 @@ def targets(boxes: jax.Array, shape: tuple[int, int], classes: int) -> Targets:
     bumps = jnp.where(near, jnp.exp(-squared / (2 * jnp.square(sigma))[:, None, None]), 0.0)  # [n, h, w]
     of_class = (boxes[:, 4:5] == jnp.arange(classes)) & known[:, None]
     heat = jnp.max(bumps[..., None] * of_class[:, None, None], axis=0)
-    index = (pixel[:, 0] * shape[1] + pixel[:, 1]).astype(jnp.int32)
-    return Targets(heat, jnp.where(known, index, 0), size, centre - pixel, known)
+    place = (pixel[:, 0] * shape[1] + pixel[:, 1]).astype(jnp.int32)
+    return Targets(heat, jnp.where(known, place, 0), size, centre - pixel, known)
 
 
 def focal_loss(logits: jax.Array, heat: jax.Array) -> jax.Array:
@@ -91,7 +91,7 @@ def loss(answer: Answer, wanted: Targets) -> jax.Array:
 
     def at(values: jax.Array) -> jax.Array:
         flat = values.reshape(len(values), -1, values.shape[-1])
-        return jnp.take_along_axis(flat, wanted.index[..., None], 1)
+        return jnp.take_along_axis(flat, wanted.place[..., None], 1)
 
     size = l1_loss(at(answer.size), wanted.size, wanted.known)
     offset = l1_loss(at(answer.offset), wanted.offset, wanted.known)

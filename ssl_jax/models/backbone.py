@@ -78,6 +78,10 @@ class Backbone(nn.Module):
         """The stage that a part of the parameters belongs to, by its top-level name; 0: before the first."""
         raise NotImplementedError
 
+    def last_blocks(self, count: int) -> tuple[float, ...]:
+        """The values of `stage` whose outputs are those of the last blocks; here stages are the blocks."""
+        return tuple(range(max(0, self.stages - count) + 1, self.stages + 1))
+
     def __call__(
         self, x: jax.Array, *, train: bool, stage: int | None = None, frozen: int = 0, pool: bool | None = True
     ) -> jax.Array | Encoded:

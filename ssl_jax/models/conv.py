@@ -25,11 +25,12 @@ INITS = {
     "kaiming": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),  # torchvision's ResNets
     "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # torch's own default, lightly's CIFAR nets
     "dcgan": nn.initializers.normal(0.02),  # generators and discriminators
+    "gauss": nn.initializers.normal(0.01),  # classifiers of dense prediction
 }
 
 
 class Conv(nn.Module):
-    """2-D convolution of NHWC images with square kernel and symmetric zero padding of (kernel - 1) // 2.
+    """2-D convolution of NHWC images with square kernel and symmetric zero padding of dilation * (kernel - 1) // 2.
 
     Attributes:
       features: output channels.
@@ -38,6 +39,7 @@ class Conv(nn.Module):
       use_bias: whether to add a bias per channel.
       init_kind: a key of `INITS`.
       dtype: type that is computed in; parameters stay float32.
+      dilation: pixels from one tap of the kernel to the next; above 1 the stride is 1.
     """
 
     features: int
@@ -46,10 +48,15 @@ class Conv(nn.Module):
     use_bias: bool = False
     init_kind: str = "kaiming"
     dtype: Any = jnp.float32
+    dilation: int = 1
 
     def __call__(self, x: jax.Array) -> jax.Array:  # [N, H, W, C] -> [N, H', W', features]
         w, bias = self.weights(x.shape[-1])
-        y = conv2d(x.astype(self.dtype), w.astype(self.dtype), self.stride, (self.kernel - 1) // 2)
+        x, w = x.astype(self.dtype), w.astype(self.dtype)
+        if self.dilation > 1:
+            y = dilated_conv2d(x, w, self.dilation)
+        else:
+            y = conv2d(x, w, self.stride, (self.kernel - 1) // 2)
         return y if bias is None else y + bias.astype(self.dtype)
 
     @nn.compact
@@ -75,6 +82,29 @@ def conv2d(x: jax.Array, w: jax.Array, stride: int, padding: int) -> jax.Array:
     """
     x, w = dist.vary_like(x, w), dist.vary_like(w, x)
     return FORWARD.bind(x, w, stride=stride, padding=padding)
+
+
+def dilated_conv2d(x: jax.Array, w: jax.Array, dilation: int) -> jax.Array:
+    """Cross-correlates images with a kernel whose taps lie `dilation` pixels apart; the map keeps its size.
+
+    Pixels that lie a multiple of the dilation apart see each other alone. They are an image of their own here, so that
+    this is the plain convolution of more and smaller images.
+
+    Args:
+      x: images [N, H, W, C].
+      w: kernel [k, k, C, K], k odd.
+      dilation: d, pixels.
+
+    Returns:
+      [N, H, W, K].
+    """
+    n, height, width, channels = x.shape
+    rows, columns = -(-height // dilation), -(-width // dilation)
+    x = jnp.pad(x, ((0, 0), (0, rows * dilation - height), (0, columns * dilation - width), (0, 0)))
+    x = x.reshape(n, rows, dilation, columns, dilation, channels).transpose(0, 2, 4, 1, 3, 5)
+    y = conv2d(x.reshape(-1, rows, columns, channels), w, 1, (w.shape[0] - 1) // 2)
+    y = y.reshape(n, dilation, dilation, rows, columns, -1).transpose(0, 3, 1, 4, 2, 5)
+    return y.reshape(n, rows * dilation, columns * dilation, -1)[:, :height, :width]
 
 
 def _bilinear(name: str, on_xla: Callable[..., jax.Array], on_cpu: Callable[..., jax.Array]) -> Primitive:

@@ -77,7 +77,7 @@ def starting_from(variables: Any) -> Iterator[None]:
 
 
 def encode(
-    module: nn.Module, variables: Any, x: jax.Array, *, train: bool, stage: int | None, frozen: int
+    module: nn.Module, variables: Any, x: jax.Array, *, train: bool, stage: float | None, frozen: int
 ) -> tuple[Encoded, Any]:
     """Runs a backbone on images.
 

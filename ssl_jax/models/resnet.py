@@ -41,6 +41,9 @@ class ResNet(Backbone):
       conv_init: how convolutions start, a key of `conv.INITS`.
       dtype: type that is computed in.
       remat: the first so many stages compute their blocks anew in the backward pass instead of keeping what is inside.
+      output_stride: pixels of the image from one place of the last map to the next; where the network's own would be
+        larger, its last stages have dilated kernels instead of a stride (torchvision's `replace_stride_with_dilation`).
+        The parameters are the same. 0: the network's own, 32 or, with a small stem, 8.
     """
 
     depth: str = "resnet50"
@@ -52,6 +55,7 @@ class ResNet(Backbone):
     conv_init: str = "kaiming"
     dtype: Any = jnp.float32
     remat: int = 0
+    output_stride: int = 0
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -62,11 +66,14 @@ class ResNet(Backbone):
         one_of("config.model.norm", config.norm, NORMS)
         one_of("config.model.stem", config.stem, STEMS)
         one_of("config.model.conv_init", config.conv_init, INITS)
+        if (stride := config.get("output_stride", 0)) not in (0, 1, 2, 4, 8, 16, 32):
+            raise UserError(f"config.model.output_stride is {stride}: use 0, 4, 8, 16 or 32.")
         return super().from_config(config).clone(depth=config.name)
 
     @property
     def title(self) -> str:
-        return f"{self.depth} of width {self.width}, stem '{self.stem}'{norm_title(self.norm)}"
+        dilated = f", output stride {self.output_stride}" if self.output_stride else ""
+        return f"{self.depth} of width {self.width}, stem '{self.stem}'{norm_title(self.norm)}{dilated}"
 
     @property
     def stages(self) -> int:
@@ -100,12 +107,17 @@ class ResNet(Backbone):
         # ReLU rises with what goes in: the pooled maximum is the same before it, and a quarter of the work.
         x = self._norm("stem_norm")(x, train and not frozen, None if small else _max_pool)
         x = x if self.stem == "small_linear" else nn.relu(x)
+        stride, dilation = 1 if small else 4, 1
         for i, count in enumerate(blocks[: stage or self.stages]):
+            dilates = i > 0 and stride == self.output_stride
+            stride *= 1 if i == 0 or dilates else 2
+            before, dilation = dilation, dilation * (2 if dilates else 1)
             block = nn.remat(ResidualBlock, static_argnums=(2,)) if i < self.remat else ResidualBlock  # 2: train
             for j in range(count):
                 x = block(
                     self.width * 2**i,
-                    stride=2 if i > 0 and j == 0 else 1,
+                    stride=2 if i > 0 and j == 0 and not dilates else 1,
+                    dilations=(before if j == 0 else dilation, dilation),
                     bottleneck=bottleneck,
                     norm=self.norm,
                     bn_groups=self.bn_groups,
@@ -191,7 +203,7 @@ class ResNet(Backbone):
         return "\n".join(lines)
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        if self.norm not in ("batch", "none"):
+        if self.norm not in ("batch", "none") or self.output_stride:
             return super().onnx(graph, params, stats, size, mean)
         small = self.stem != "imagenet"
         x = graph.conv("images", params, stats, "stem", 1 if small else 2)
@@ -244,11 +256,13 @@ class ResidualBlock(nn.Module):
     zero_init: bool
     conv_init: str
     dtype: Any
+    dilations: tuple[int, int] = (1, 1)  # of the 3x3 convolution with the stride, and of the one behind it
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         def layer(x, name, features, kernel, stride=1, last=False):
-            conv = Conv(features, kernel, stride, False, self.conv_init, self.dtype, name=name)
+            dilation = 1 if kernel == 1 else self.dilations[name == "conv2" and not self.bottleneck]
+            conv = Conv(features, kernel, stride, False, self.conv_init, self.dtype, dilation, name=name)
             norm = Norm(self.norm, self.bn_groups, last and self.zero_init, self.dtype, name=f"{name}_norm")
             if kernel == stride == 1 and features > x.shape[-1]:
                 return norm(x, train, kernel=conv.weights(x.shape[-1])[0])

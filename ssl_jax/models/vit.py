@@ -93,6 +93,10 @@ class ViT(Backbone):
         """Number of stages: quarters of the depth."""
         return 4
 
+    def last_blocks(self, count: int) -> tuple[float, ...]:
+        depth = SIZES[self.size][1]
+        return tuple(block * self.stages / depth for block in range(max(0, depth - count) + 1, depth + 1))
+
     @property
     def frozen(self) -> tuple[str, ...]:
         """Names of the parameters that never move."""
@@ -111,7 +115,7 @@ class ViT(Backbone):
         x: jax.Array,
         *,
         train: bool,
-        stage: int | None = None,
+        stage: float | None = None,
         frozen: int = 0,
         drop_path: float = 0.0,
         keys: jax.Array | None = None,
@@ -123,7 +127,7 @@ class ViT(Backbone):
         Args:
           x: normalised images [B, H, W, C].
           train: as other backbones have it; only `drop_path` depends on it.
-          stage: quarter of the depth (1 to 4) whose output is wanted; default the last.
+          stage: quarter of the depth (1 to 4) whose output is wanted; 11 / 3: the eleventh of twelve blocks.
           frozen: the patches and so many quarters of the blocks get no gradient.
           drop_path: probability that an image skips the last block's branches, falling linearly to 0 at the first.
           keys: one random key an image [B]; without them no branch is skipped.
@@ -140,10 +144,8 @@ class ViT(Backbone):
         width, depth, _ = SIZES[self.size]
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         x = self._tokens(x, grid, visible)
-        gates = jnp.ones((1, depth, 2))
-        if train and keys is not None:
-            gates = open_gates(keys, drop_path, depth)
-        x = self._blocks(x, gates.astype(x.dtype), depth * (stage or self.stages) // self.stages, frozen)
+        gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
+        x = self._blocks(x, gates.astype(x.dtype), round(depth * (stage or self.stages) / self.stages), frozen)
         if self.registers and not pool:
             x = jnp.concatenate([x[:, :1], x[:, 1 + self.registers :]], 1)
         layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")

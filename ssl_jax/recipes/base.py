@@ -78,6 +78,7 @@ def _model() -> ConfigDict:
     config.norm = "batch"  # batch, group, layer, none
     config.bn_groups = 1  # BatchNorm groups of the global batch; 1: statistics of all of it
     config.zero_init = False  # last scale of each residual block starts at zero
+    config.output_stride = 0  # of a ResNet's map, pixels: its last stages dilate instead of stride; 0: its own, 8 or 32
     config.conv_init = "kaiming"  # how convolutions start: kaiming (torchvision), torch (its default) or dcgan
     config.patch = 16  # side of a ViT's patches, pixels; this and the following are of a ViT alone
     config.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16, 16, 24)
