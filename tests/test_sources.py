@@ -44,6 +44,56 @@ def test_cards_agree_with_the_images(name):
     agree(data.card(name), data.load(name, "train"), data.load(name, "test"))
 
 
+def test_scenes_know_everything_about_themselves():
+    d = data.load("scenes:6", "train", size=64)
+    assert d.images.shape == (12, 64, 64, 3) and d.fields["boxes"].shape == (12, 4, 5)
+    again = data.load("scenes:3", "train", size=64)
+    np.testing.assert_array_equal(again.images, d.images[:6])  # few scenes are the first of many
+    mask, depth, normals, boxes = (d.fields[name] for name in ("mask", "depth", "normals", "boxes"))
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-5)
+    floor = mask == 0
+    for i in range(len(d)):  # all of the floor is one plane
+        assert np.ptp(normals[i][floor[i]], 0).max(initial=0) < 1e-5
+        # Each object that is seen is within a box of its class, which touches it on all sides.
+        for kind in (0, 1):
+            inside = np.zeros((64, 64), bool)
+            for top, left, bottom, right, _ in boxes[i][boxes[i, :, 4] == kind].astype(int):
+                part = mask[i, top:bottom, left:right] == 2 + kind
+                inside[top:bottom, left:right] = True
+                assert part[0].any() and part[-1].any() and part[:, 0].any() and part[:, -1].any()
+            assert ((mask[i] == 2 + kind) & ~inside).mean() < 0.01
+        assert (d.labels[i] + 1) == (boxes[i, :, 4] >= 0).sum()
+    assert 0.002 < d.fields["boundary"].mean() < 0.1 and depth.min() > 0
+    with pytest.raises(UserError, match="scenes:few does not say how many"):
+        data.load("scenes:few", "train")
+
+
+def test_depth_and_motion_take_one_frame_of_a_scene_to_the_other():
+    """A camera of known focal length: each point of the first frame is where the second one has it."""
+    from ssl_jax.data import scene
+
+    draw = np.random.RandomState(3)
+    papers = scene.photographs("test")
+    room, camera = scene._room(draw, papers, 3), scene._camera(draw)._replace(tilt=0.0)
+    motion = np.array([0.3, 0.2, 0.15])
+    first = scene.seen(room, camera, 96, 3, motion)
+    second = scene.seen(room, scene.moved(camera, motion), 96, 3, -scene._turned(motion))
+    for one, other in ((first, second), (second, first)):
+        v, u = ((np.mgrid[:96, :96] + 0.5) / 96 - 0.5) / camera.focal
+        points = np.stack([u, v, np.ones_like(u)], -1) * one.depth[..., None]
+        right, forward, turn = one.motion
+        points = points - [right, 0, forward]
+        c, s = np.cos(turn), np.sin(turn)
+        x, z = c * points[..., 0] - s * points[..., 2], s * points[..., 0] + c * points[..., 2]
+        place = (np.stack([points[..., 1], x], -1) / z[..., None] * camera.focal + 0.5) * 96
+        row, column = np.floor(place).astype(int).transpose(2, 0, 1)
+        there = (row >= 0) & (row < 96) & (column >= 0) & (column < 96) & (z > 0.1)
+        gap = np.abs(other.depth[row[there], column[there]] - z[there]) / z[there]
+        assert there.mean() > 0.5 and np.median(gap) < 0.01 and (gap < 0.05).mean() > 0.85
+        same = other.mask[row[there], column[there]] == one.mask[there]
+        assert same.mean() > 0.95
+
+
 def test_a_card_needs_no_files():
     assert data.card("tfds:imagenet2012").count == 1_281_167
     assert data.card("tfds:something").count is None and "tensorflow" in data.card("tfds:something").origin

@@ -30,7 +30,7 @@ class Card:
       domains: names of the domains, in the order of `fields["domain"]`.
       mask_classes: names of the values of `fields["mask"]` from 0 on; a value beyond them is void.
       box_classes: names of the classes of `fields["boxes"]`.
-      whole_images: whether fields go with the pixels of an image, so that evaluation keeps it whole and in its own size.
+      whole_images: whether fields go with the pixels of an image, so that evaluation keeps it as it is.
       new_classes: whether the test images are of classes that the training images lack.
       licence: under which the images may be used.
       origin: who made it, and where it comes from.

@@ -130,8 +130,7 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
     found, test = run.train, run.test
     if source is not None:
         config = run.config.copy_and_resolve_references()
-        facts = loading.card(source)
-        size = None if facts.mask_classes or facts.whole_images else run.eval_side  # a mask is of the whole image
+        size = None if loading.card(source).whole_images else run.eval_side
         with config.ignore_type(), config.unlocked():
             others = {"per_class": None, "target": None, "range": None, "stream": "auto"}
             config.data.update({"source": source, "path": path, "size": size, **others})

@@ -29,6 +29,7 @@ CARD = Card(
         "pedestrian",
         "bicyclist",
     ),
+    whole_images=True,
     licence="research; the selection of SegNet CC BY-NC 4.0",
     origin="Brostow et al. 2009, the frames and eleven classes of SegNet (Badrinarayanan et al. 2017), 240x180 pixels",
 )

@@ -16,6 +16,7 @@ CARD = Card(
     mirrors=True,
     mask_classes=("background", "object"),
     new_classes=True,
+    whole_images=True,
     licence="CC BY-NC 4.0",
     origin="Perazzi et al. 2016, https://davischallenge.org; 15 sequences of the validation set, 320x180 pixels",
 )
