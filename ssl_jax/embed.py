@@ -142,7 +142,7 @@ def embed(backbone: str, images: str | None = None, *, stage: int | None = None,
         raise UserError(f"None of the images of {source} can be read.")
     return Embedding(
         features=np.concatenate(features).astype(np.float32),
-        names=np.concatenate([_names(d, rows) for d, rows in zip(parts, kept, strict=True)]),
+        names=np.concatenate([d.names(rows) for d, rows in zip(parts, kept, strict=True)]),
         labels=np.concatenate([d.labels[rows] for d, rows in zip(parts, kept, strict=True)]).astype(np.int32),
         splits=np.repeat(data.splits(source, path), [len(rows) for rows in kept]),
         classes=parts[0].classes,
@@ -206,10 +206,6 @@ def _as_seen(images: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return np.repeat(images, 3, axis=-1)
     return np.round(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-
-
-def _names(d: data.Dataset, rows: np.ndarray) -> np.ndarray:
-    return np.array([d.images.files.name(d.images.rows[r]) if d.streamed else f"{r:06d}" for r in rows], dtype=str)
 
 
 @explained

@@ -1,6 +1,8 @@
 """The report: every section filled or saying why, in a browser too, from runs of every kind."""
 
+import base64
 import html
+import io
 import json
 import re
 import shutil
@@ -103,13 +105,13 @@ def show(self, params, state, batch, *, rng):
 
 def sections(text):
     """Heading to content."""
-    found = re.findall(r"<section.*?><h2>(.*?)</h2>(.*?)</section>", text, re.S)
+    found = re.findall(r"<section[^>]*>(?:<details><summary>)?<h2>(.*?)</h2>(.*?)</section>", text, re.S)
     return {html.unescape(k): v for k, v in found}
 
 
 def test_every_section_is_filled(drawn):
     found = sections(drawn)
-    assert len(found) == 17
+    assert len(found) == 14
     assert not [k for k, v in found.items() if 'class="none"' in v or len(v) < 100]
 
 
@@ -127,16 +129,17 @@ def test_sections_show_what_they_are_of(drawn):
     assert "recall among the first 5 ↑" in results and "70.0 %" in results
     assert "61.0 ± 2.0 %" in results and "21.5" in results and "knn/top1" not in results
     assert '<abbr title="Weighted vote of the nearest training images.">kNN accuracy ↑</abbr>' in results
-    # One row a group of seeds, and the baselines once: the other run has not been evaluated.
-    assert found["Summary"].count("<tr") == 1 + 2 + 2 and "<b>90.0</b>" in found["Summary"]
+    # One row a group of seeds, chance and the baselines once: the other run has not been evaluated.
+    assert found["Summary"].count("<tr") == 1 + 3 + 2 and "<b>90.0</b>" in found["Summary"]
     assert found["Accuracy against labels"].count("<svg") == 3  # few_label, label_curve and fine_tune
-    assert found["Loss"].count("<svg") == 1 and "two" in found["Loss"]
-    assert found["Further measures"].count("<svg") == 1  # a baseline is no chart of its own
+    assert found["Training"].count("<svg") == 3 and "two" in found["Training"]
+    further = found["Further curves"]  # rank, probe and count_gap: what is to be compared with is no chart of its own
+    assert further.count("<svg") == 3 and "Health of the features" in further
     assert found["Views"].count("<img") == 12
     assert found["What the pretext task looks like"].count("<img") == 4
-    assert found["Nearest neighbours"].count("<img") == 72
-    assert "✓" in found["Nearest neighbours"] and "✗" in found["Nearest neighbours"]
-    assert found["Map of the features"].count("<svg") == 2
+    similar = found["What the network finds similar"]
+    assert similar.count("<img") == 8 * 7 and similar.count("<svg") == 2
+    assert "✓" in similar and "✗" in similar
     assert found["First filters"].count("<img") == 4
     assert found["Feature maps"].count("<img") == 3 + 4 + 8 + 8  # a convnet of 4, 8 and 16 channels
     assert "optim.default.learning_rate" in found["Differences between configs"]
@@ -160,11 +163,14 @@ def test_a_browser_shows_it(drawn, tmp_path):
             tab.on("request", lambda request, asked=asked: asked.append(request.url))
             tab.goto(path.as_uri())
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            unfold = "document.querySelectorAll('section > details').forEach(d => d.open = true)"
+            tab.evaluate(unfold)
             low = "[...document.querySelectorAll('section')].filter(s => s.offsetHeight < 60).map(s => s.id)"
-            assert tab.evaluate(low) == []
+            assert tab.evaluate(low) == [] and tab.evaluate("document.documentElement.scrollWidth") <= width
             broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
             assert tab.evaluate(broken) == 0
             hover(tab)
+            sort(tab)
             assert said == []
             assert [u for u in asked if not u.startswith("data:")] == [path.as_uri()]
         browser.close()
@@ -172,14 +178,35 @@ def test_a_browser_shows_it(drawn, tmp_path):
 
 def hover(tab):
     """The image of a dot appears under the pointer."""
+    line = tab.locator(".chart[data-points]").first
+    line.scroll_into_view_if_needed()
+    x, y, told = json.loads(line.get_attribute("data-points"))[0]
+    box = line.locator("svg").bounding_box()
+    tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+    assert line.locator(".tip").inner_text().strip() == told
     drawing = tab.locator(".map svg").first
     drawing.scroll_into_view_if_needed()
     x, y, _ = json.loads(tab.locator(".map").first.get_attribute("data-points"))[0]
     box = drawing.bounding_box()
-    assert tab.locator(".tip").first.is_hidden()
+    assert tab.locator(".map .tip").first.is_hidden()
     tab.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
-    assert tab.locator(".tip").first.is_visible()
-    assert "data:image" in tab.locator(".tip span").first.evaluate("e => getComputedStyle(e).backgroundImage")
+    assert tab.locator(".map .tip").first.is_visible()
+    assert "data:image" in tab.locator(".map .tip span").first.evaluate("e => getComputedStyle(e).backgroundImage")
+
+
+def sort(tab):
+    """Keys alone reach a heading, show where they are, and sort."""
+    button = tab.locator(".matrix button").nth(1)
+    button.focus()
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Shift+Tab")
+    assert button.evaluate("e => getComputedStyle(e).outlineStyle") == "solid"
+    first = "[...document.querySelector('.matrix').rows].slice(1).map(r => r.cells[1].dataset.value)"
+    for order in ("descending", "ascending"):
+        tab.keyboard.press("Enter")
+        assert tab.locator(".matrix th").nth(1).get_attribute("aria-sort") == order
+        values = [float(x) for x in tab.evaluate(first) if x != "nan"]
+        assert values == sorted(values, reverse=order == "descending") and len(values) > 2
 
 
 def test_a_run_that_has_just_begun_says_so(tmp_path, capsys):
@@ -187,9 +214,9 @@ def test_a_run_that_has_just_begun_says_so(tmp_path, capsys):
     (folder / "metrics.jsonl").unlink()
     assert report.main([f"--workdir={folder}"]) == 0
     found = sections((folder / "report.html").read_text())
-    assert "Nothing has been logged yet" in found["Loss"]
+    assert "Nothing has been logged yet" in found["Training"]
     assert "Not evaluated yet" in found["All results"] and "Not evaluated on labels" in found["Summary"]
-    assert "no checkpoint" in found["Views"] and "no checkpoint" in found["Nearest neighbours"]
+    assert "no checkpoint" in found["Views"] and "no checkpoint" in found["What the network finds similar"]
     assert "Differences between configs" not in found and "Differences" not in (folder / "report.html").read_text()
     assert report.main([f"--workdir={tmp_path / 'nowhere'}"]) == 2
     assert "There is no run" in capsys.readouterr().err
@@ -206,8 +233,13 @@ def test_a_run_without_labels_shows_all_but_what_needs_them(tmp_path):
     report.report(str(folder), image=400)
     found = sections((folder / "report.html").read_text())
     assert "Confusion matrix (kNN)" not in found
-    assert "nothing is marked" in found["Nearest neighbours"] and "✗" not in found["Nearest neighbours"]
-    assert found["Map of the features"].count("<svg") == 2
+    similar = found["What the network finds similar"]
+    assert "nothing is marked" in similar and "✗" not in similar and similar.count("<svg") == 2
+    shown = re.findall(r'<small title="(.*?)"', similar)
+    assert len(shown) == 6 * 7
+    for name, encoded in re.findall(r'title="(\d+.png)" width="64" src="data:image/png;base64,(.*?)"', similar):
+        drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
+        np.testing.assert_array_equal(drawn, np.asarray(Image.open(tmp_path / "images" / name)))
     assert "There is no image 400" in found["Feature maps"]
     assert "turned back by" in found["What the pretext task looks like"]  # rotation's task needs no labels
 
@@ -235,7 +267,7 @@ def several(tmp_path):
 def test_several_runs_are_one_table_of_methods_with_means_over_seeds(several):
     table = summary.matrix(several)
     rows = re.findall(r"<tr.*?</tr>", table)
-    names = [re.search(r"<t[dh][^>]*>(.*?)</t[dh]>", row)[1] for row in rows]
+    names = [re.search(r"<t[dh][^>]*>(?:<button>)?(.*?)</", row)[1] for row in rows]
     assert names == ["run", "pixels (simclr)", "untrained (simclr)", "simclr (2 seeds)", "byol"]
     assert "<b>85.0 ± 7.1</b>" in rows[3] and '<td data-value="0.7">70.0</td>' in rows[4]
     assert "60.0" in rows[1] and "50.0" in rows[2] and "<b>" not in rows[1] + rows[2] + rows[4]
@@ -252,8 +284,8 @@ def test_the_chart_of_few_labels_has_a_line_a_method_and_the_baselines_once(seve
 
 @pytest.mark.fast
 def test_losses_of_several_methods_have_charts_of_their_own(several):
-    assert curves.over_time(several, "loss").count("<svg") == 2  # seeds of a method share one
-    assert curves.over_time(several[:2], "loss").count("<svg") == 1
+    assert curves.over_time(several, ["loss"]).count("<svg") == 2  # seeds of a method share one
+    assert curves.over_time(several[:2], ["loss"]).count("<svg") == 1
 
 
 @pytest.mark.fast
@@ -262,8 +294,11 @@ def test_losses_of_several_methods_have_charts_of_their_own(several):
     [
         ({"knn/top1": 0.9, "few_label/1": 0.9}, "Pretraining helps: every number is above the untrained backbone."),
         ({"knn/top1": 0.5, "few_label/1": 0.51}, "no number is clearly above the untrained backbone"),
-        ({"knn/top1": 0.9, "few_label/1": 0.5}, "Pretraining helps for kNN accuracy, but hardly for 1 label per class"),
-        ({"knn/top1": 0.55, "few_label/1": 0.9}, "Raw pixels are better for kNN accuracy."),
+        (
+            {"knn/top1": 0.9, "few_label/1": 0.5},
+            "helps with kNN accuracy (+40.0 points), but not with 1 label per class (+0.0 points)",
+        ),
+        ({"knn/top1": 0.55, "few_label/1": 0.9}, "Raw pixels are better with kNN accuracy."),
     ],
 )
 def test_the_verdict_on_a_run(tmp_path, after, words):

@@ -120,6 +120,12 @@ class Dataset:
         chosen = self.images[rows]
         return chosen.pictures(side) if self.streamed else chosen
 
+    def names(self, rows: np.ndarray) -> np.ndarray:
+        """What some images are called `[n]`: their files below the folder or in the archive, else their numbers."""
+        if not self.streamed:
+            return np.array([f"{row:06d}" for row in rows], dtype=str)
+        return np.array([self.images.files.name(row) for row in self.images.rows[rows]], dtype=str)
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:

@@ -6,7 +6,6 @@ cannot be shown says why. A run that is still going on is drawn as far as it has
 """
 
 import argparse
-from collections.abc import Callable
 import functools
 import html
 import pathlib
@@ -15,8 +14,8 @@ import sys
 from etils import epath
 
 from ssl_jax import command_line
-from ssl_jax.report import curves, neighbours, network, page, runs, summary, tables
-from ssl_jax.report.page import Empty
+from ssl_jax.report import curves, maps, neighbours, network, page, runs, summary, tables
+from ssl_jax.report.page import Empty, Section
 from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.runtime.files import write
@@ -35,32 +34,34 @@ def report(*workdirs: str, image: int = 0) -> epath.Path:
     """
     files = runs.read(list(workdirs))
     first = _Pictures(files[0])
-    sections: list[tuple[str, Callable[[], str]]] = [
-        ("Summary", lambda: summary.one(files[0]) if len(files) == 1 else summary.matrix(files)),
-        ("Accuracy against labels", lambda: curves.over_labels(files)),
-        ("Nearest neighbours", lambda: neighbours.nearest(first.sample)),
-        ("Map of the features", lambda: neighbours.maps(first.sample)),
-        ("Loss", lambda: curves.over_time(files, "loss", first.chance() if len(files) == 1 else None)),
-        ("Accuracy while training", lambda: curves.over_time(files, "accuracy")),
-        ("Health of the features", lambda: curves.over_time(files, "health")),
-        ("Views", lambda: network.views(first.network)),
-        ("What the pretext task looks like", lambda: network.pictures(first.network)),
-        ("Confusion matrix (kNN)", first.confusion),
-        ("All results", lambda: tables.results(files)),
-        ("Further measures", lambda: curves.over_time(files, "other")),
-        ("First filters", lambda: network.filters(first.network)),
-        ("Feature maps", lambda: network.feature_maps(first.network, image)),
-        ("Time and throughput", lambda: curves.pace(files)),
-        ("Differences between configs", lambda: tables.differences(files)),
-        ("Records", lambda: tables.records(files)),
-    ]
     path = epath.Path(workdirs[0]) / "report.html"
-    text = page.page(_title(files), _lead(files), sections, first.style())
+    text = page.page(_title(files), _lead(files), _sections(files, first, image), first.style())
     try:
         write(path, text)
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}): make room, or the folder writable.") from error
     return path
+
+
+def _sections(files: list[runs.Files], first: "_Pictures", image: int) -> list[Section]:
+    """The parts of the page in their order: what is read first, then details, folded."""
+    alone = len(files) == 1
+    return [
+        Section("Summary", lambda: summary.one(files[0]) if alone else summary.matrix(files, first.guess())),
+        Section("Accuracy against labels", lambda: curves.over_labels(files, first.guess())),
+        Section("Training", lambda: curves.training(files, first.chance() if alone else None)),
+        Section("Differences between configs", lambda: tables.differences(files)),
+        Section("What the network finds similar", first.similar),
+        Section("Views", lambda: network.views(first.network)),
+        Section("What the pretext task looks like", lambda: network.pictures(first.network)),
+        Section("All results", lambda: tables.results(files), folded=True),
+        Section("Confusion matrix (kNN)", first.confusion, folded=True),
+        Section("Further curves", lambda: curves.further(files), folded=True),
+        Section("First filters", lambda: network.filters(first.network), folded=True),
+        Section("Feature maps", lambda: network.feature_maps(first.network, image), folded=True),
+        Section("Time and throughput", lambda: curves.pace(files), folded=True),
+        Section("Records", lambda: tables.records(files), folded=True),
+    ]
 
 
 class _Pictures:
@@ -91,12 +92,26 @@ class _Pictures:
             return None
         return self._network.run.method.chance(self._network.run.info)
 
+    def guess(self) -> float | None:
+        """The accuracy of a guess among classes of one size, in %; None where there are no labels."""
+        if isinstance(self._network, str) or not len(self._network.run.train.classes):
+            return None
+        return 100 / len(self._network.run.train.classes)
+
+    def similar(self) -> str:
+        """Neighbours and maps beside each other."""
+        try:
+            drawn = maps.maps(self.sample)
+        except Empty as reason:
+            drawn = page.note(str(reason))
+        return page.beside(neighbours.nearest(self.sample), drawn)
+
     def confusion(self) -> str:
         config = self._files.config.eval
         return neighbours.confusion(self.sample, config.knn_k, config.knn_temperature)
 
     def style(self) -> str:
-        return "" if isinstance(self._network, str) else neighbours.style(self.sample)
+        return "" if isinstance(self._network, str) else maps.style(self.sample)
 
 
 def _title(files: list[runs.Files]) -> str:

@@ -1,5 +1,6 @@
 """Numbers over time and over labels as charts: of all given runs together, one colour a run."""
 
+from collections.abc import Sequence
 import re
 from typing import Any
 
@@ -7,26 +8,24 @@ from matplotlib.ticker import MaxNLocator
 import numpy as np
 
 from ssl_jax.metrics.subset import evenly_spaced
-from ssl_jax.report import page
-from ssl_jax.report.page import COLOURS, Empty
+from ssl_jax.report import draw, page
+from ssl_jax.report.draw import COLOURS
+from ssl_jax.report.page import Absent, Empty
 from ssl_jax.report.runs import Files, groups
 from ssl_jax.report.tables import group_of, row_of
 from ssl_jax.workdir import words
 from ssl_jax.workdir.results import Result, numbers
 
-_POINTS = 400  # of a line at most; a page is no place for every update of a long run
-_USUAL, _WIDE = (5.0, 3.0), (9.0, 4.0)  # inches: of a chart among others, and of one that fills the page
+_POINTS = 200  # of a line at most; a page is no place for every update of a long run
+# Inches: of one chart in a row of three, of one in a row of two that names many lines, and of one that fills the page.
+_USUAL, _TALL, _WIDE = (4.4, 2.9), (5.6, 3.8), (10.0, 4.2)
+_MAIN = ("knn/top1", "feature_std", "loss")
+_KINDS = {"loss": "Losses", "accuracy": "Accuracy", "health": "Health of the features", "other": "Further measures"}
 _TITLES = {
-    "knn/top1": "kNN accuracy of the frozen features",
-    "probe_top1": "Accuracy of the online linear probe, training batches",
-    "feature_std": "Spread of the features (standard deviation; healthy: 1/√d)",
-    "rankme": "Effective rank of the features (RankMe)",
-    "health/dead_units": "Dead units: share of the features that are the same for all images",
-    "health/uniformity": "Uniformity of the features (lower: spread more evenly)",
-    "input_wait": "Share of the time that steps waited for input",
-    "grad_norm": "Norm of the gradient",
-    "images_per_second": "Throughput, images per second",
-    "loss": "Loss",
+    "knn/top1": "kNN accuracy of the frozen features ↑",
+    "feature_std": "Spread of the features ↑",
+    "loss": "Loss ↓",
+    "images_per_second": "Throughput, images per second ↑",
 }
 _IF_ANY = ("health/dead_units",)  # drawn where it is not zero all the time
 _HEALTH = ("feature_std", "rankme", "alignment", "uniformity")
@@ -51,102 +50,138 @@ def kind(name: str) -> str:
     return "throughput" if name == "images_per_second" else "other"
 
 
-def over_time(runs: list[Files], wanted: str, reference: float | None = None) -> str:
-    """Charts of all logged numbers of one kind.
+def training(runs: list[Files], chance: float | None = None) -> str:
+    """The charts that tell most: loss, kNN accuracy and spread of the features over the epochs.
 
     Args:
       runs: whose numbers.
-      wanted: one of the kinds that `kind` tells.
-      reference: a level to draw into the charts of 'loss', that of an answer by chance.
+      chance: the loss of an answer by chance, of a single run.
 
     Raises:
-      Empty: if nothing of the kind was logged.
+      Empty: if nothing was logged yet.
     """
-    logged = {n for run in runs for e in run.entries for n in e} - {"step", "epoch"}
-    names = sorted(n for n in logged if kind(n) == wanted and not n.endswith(tuple(_COMPANIONS)))
+    names = [name for name in _MAIN if any(name in run.logged for run in runs)]
     if not names:
-        raise Empty(_absent(runs, wanted))
-    methods = {run.config.method.name for run in runs}
-    if wanted == "loss" and len(methods) > 1:  # losses of several methods have nothing in common but the name
-        own = [(g, name) for g in groups(runs) for name in names if any(name in run.logged for run in g.runs)]
-        return page.charts([_chart(group.runs, name, None, group.name) for group, name in own])
-    shown = [name for name in names if name not in _IF_ANY or any(any(run.series(name)[1]) for run in runs)]
-    size = _WIDE if len(shown) == 1 else _USUAL
-    charts = page.charts([_chart(runs, name, reference if name == "loss" else None, size=size) for name in shown])
-    return charts if len(runs) == 1 else page.key([(run.name, c) for run, c in _coloured(runs)]) + charts
+        raise Empty("Nothing has been logged yet: the run has just begun.")
+    return over_time(runs, names, chance)
 
 
-def _absent(runs: list[Files], wanted: str) -> str:
-    if not any(run.entries for run in runs):
-        return "Nothing has been logged yet: the run has just begun."
-    if wanted == "accuracy":
-        return "No accuracy was logged: the data set has no labels, or config.run.eval_epochs is 0."
-    return f"Nothing of this kind ({wanted}) was logged."
+def further(runs: list[Files]) -> str:
+    """Charts of all other numbers over time.
+
+    Raises:
+      Absent: if there are none.
+    """
+    parts = []
+    for wanted, title in _KINDS.items():
+        logged = {n for run in runs for e in run.entries for n in e} - {"step", "epoch", *_MAIN}
+        names = [n for n in sorted(logged) if kind(n) == wanted and not n.endswith(tuple(_COMPANIONS))]
+        names = [n for n in names if n not in _IF_ANY or any(any(run.series(n)[1]) for run in runs)]
+        if names:
+            parts.append(f"<h3>{title}</h3>{over_time(runs, names)}")
+    if not parts:
+        raise Absent("Nothing else was logged.")
+    return "".join(parts)
+
+
+def over_time(runs: list[Files], names: Sequence[str], chance: float | None = None) -> str:
+    """A chart of each logged number; losses of several methods, which have only their name in common, apart."""
+    methods, charts, apart, looks = {run.config.method.name for run in runs}, [], [], _looks(runs)
+    for name in names:
+        if kind(name) == "loss" and len(methods) > 1:
+            those = [g for g in groups(runs) if any(name in run.logged for run in g.runs)]
+            apart += [_chart(g.runs, name, looks, of=g.name) for g in those]
+        else:
+            own = [run for run in runs if name in run.logged]
+            several = len(groups(own)) > 1
+            size = _WIDE if len(names) == 1 else _TALL if several else _USUAL
+            charts.append(_chart(own, name, looks, chance if name == "loss" else None, size=size))
+    return (page.charts(charts) if charts else "") + (page.charts(apart) if apart else "")
 
 
 def _chart(
     runs: list[Files],
     name: str,
-    reference: float | None,
+    looks: dict[int, draw.Look],
+    chance: float | None = None,
     of: str = "",
     size: tuple[float, float] = _USUAL,
 ) -> str:
     share = kind(name) == "accuracy"
-    figure, axes = page.axes("epoch", "%" if share else "", size)
-    scale, first = 100 if share else 1, runs[0]
-    for run, colour in _coloured(runs):
+    figure, axes = draw.axes("epoch", "%" if share else "", size)
+    scale, told, ends = 100 if share else 1, {}, {}
+    named = {id(run): group.name for group in groups(runs) for run in group.runs}
+    for run in runs:
         for companion, title in {"": "", **_COMPANIONS}.items():
             x, y = run.series(name + companion)
+            if not x:
+                continue
             keep = evenly_spaced(np.arange(len(x)), _POINTS)
-            if x:
-                style = {"linestyle": "--", "alpha": 0.7} if companion else {"marker": "." if len(x) < 40 else None}
-                label = title if run is first and title else None
-                axes.plot(np.array(x)[keep], scale * np.array(y)[keep], label=label, color=colour, **style)
-    if reference is not None:
-        axes.axhline(reference, color=COLOURS[-1], linestyle=":", label="chance")
+            look = looks[id(run)]
+            style = {"linestyle": ":", "alpha": 0.7} if companion else {"linestyle": look.line, "linewidth": 1.8}
+            (line,) = axes.plot(np.array(x)[keep], scale * np.array(y)[keep], color=look.colour, **style)
+            label = f"{run.name}, {title}" if title else run.name
+            told[label] = line
+            if title and run is runs[0]:
+                line.set_label(title)
+            if not companion:
+                ends[named[id(run)]] = (x[-1], scale * y[-1], named[id(run)], look.colour)
+    if chance is not None:
+        axes.axhline(chance, color=COLOURS[-1], linestyle=":", label="chance")
     if axes.get_xlim()[1] > 2:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    page.legend(axes)
-    told = _TITLES.get(name, name.replace("_", " ").replace("/", ", "))
-    return page.chart(figure, f"{told}: {of}" if of else told)
+    draw.legend(axes)
+    if len(ends) > 1:
+        draw.name_ends(axes, list(ends.values()))
+    measure = words.of(name)
+    title = _TITLES.get(name, measure.title)
+    return draw.chart(figure, f"{title}: {of}" if of else title, told, measure.definition)
 
 
-def _coloured(runs: list[Files]) -> list[tuple[Files, str]]:
-    """Runs with their colours: one colour a group of seeds."""
-    chosen = {id(run): i for i, group in enumerate(groups(runs)) for run in group.runs}
-    return [(run, COLOURS[chosen[id(run)] % len(COLOURS)]) for run in runs]
+def _looks(runs: list[Files]) -> dict[int, draw.Look]:
+    """How the line of each run is drawn: one look a group of seeds."""
+    return {id(run): draw.look(i) for i, group in enumerate(groups(runs)) for run in group.runs}
 
 
-def over_labels(runs: list[Files]) -> str:
+def over_labels(runs: list[Files], chance: float | None = None) -> str:
     """Charts of accuracy against the number of labels, from all results that have such counts.
+
+    Args:
+      runs: whose results.
+      chance: the accuracy of an answer by chance, in %.
 
     Raises:
       Empty: if there are none.
     """
-    found = {(run.name, group_of(r)) for run in runs for r in numbers(run.results) if group_of(r) in _LABELS_AXIS}
-    groups = [g for g in _LABELS_AXIS if any(group == g for _, group in found)]
-    figures = [figure for group in groups if (figure := _labels_chart(runs, group))]
-    if not figures:
+    found = {group_of(r) for run in runs for r in numbers(run.results)}
+    first, *others = [g for g in _LABELS_AXIS if g in found and _label_lines(runs, g)] or [""]
+    if not first:
         raise Empty("No accuracy with few labels was measured: run ssl_jax evaluate on the same workdir.")
-    return page.charts(figures)
+    charts = page.charts([_labels_chart(runs, first, chance, _WIDE)])
+    size = _WIDE if len(others) == 1 else _TALL
+    return charts + (page.charts([_labels_chart(runs, g, chance, size) for g in others]) if others else "")
 
 
-def _labels_chart(runs: list[Files], group: str) -> str:
+def _labels_chart(runs: list[Files], group: str, chance: float | None, size: tuple[float, float]) -> str:
     lines = _label_lines(runs, group)
     counts = sorted({count for _, _, points in lines for count in points}, key=_count)
-    if not counts:
-        return ""
-    figure, axes = page.axes(_LABELS_AXIS[group], "test accuracy, %", _WIDE)
-    ends = []
+    lowest = min(y for _, _, points in lines for y, _ in points.values())
+    near = chance is not None and lowest - chance < 30  # else it would press all lines together
+    y_axis = "test accuracy, %" + ("" if near or chance is None else f" (chance: {chance:.3g})")
+    figure, axes = draw.axes(_LABELS_AXIS[group], y_axis, size)
+    ends, told = [], {}
     for name, style, points in lines:
         x = [counts.index(c) for c in sorted(points, key=_count)]
         y, spread = zip(*(points[counts[i]] for i in x), strict=True)
-        axes.errorbar(x, y, spread, markersize=4, capsize=3, marker="o", **style)
+        told[name] = axes.errorbar(x, y, spread, markersize=4, capsize=3, elinewidth=0.8, marker="o", **style)[0]
         ends.append((x[-1], y[-1], name, style["color"]))
+    if near:
+        axes.axhline(chance, color=COLOURS[-1], linestyle=(0, (1, 3)), linewidth=1)
+        ends.append((len(counts) - 1, chance, "chance", COLOURS[-1]))
     axes.set_xticks(range(len(counts)), counts)
-    axes.set_xlim(-0.2, (len(counts) - 1) * 1.15 + 0.3)
-    page.name_ends(axes, ends)
-    return page.chart(figure, words.group(group))
+    axes.set_xlim(-0.2, len(counts) - 0.8)
+    draw.name_ends(axes, ends)
+    return draw.chart(figure, words.group(group), told)
 
 
 def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any], dict[str, tuple[float, float]]]]:
@@ -162,13 +197,12 @@ def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any
             main = of == "pretrained"
             if not main and number:
                 continue
-            look: dict[str, Any] = {"color": COLOURS[-1], "linestyle": _BASELINES.get(of, "--"), "linewidth": 1.2}
+            style: dict[str, Any] = {"color": COLOURS[-1], "linestyle": _BASELINES.get(of, "--"), "linewidth": 1.2}
             if main:
-                again = number >= len(COLOURS) - 1  # a colour for the second time
-                look = {"color": COLOURS[number % (len(COLOURS) - 1)], "linewidth": 2.4}
-                look |= {"linestyle": (0, (4, 1.5))} if again else {}
+                look = draw.look(number)
+                style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.4}
             name = members.name if main and several else of
-            lines.append((name, look, {count: _mean(results) for count, results in points.items()}))
+            lines.append((name, style, {count: _mean(results) for count, results in points.items()}))
     same = {name: points for name, _, points in lines}
     return [line for line in lines if line[0] != "pca" or not _alike(line[2], same.get("pixels", {}))]
 
@@ -207,7 +241,7 @@ def pace(runs: list[Files]) -> str:
         raise Empty("No throughput was logged yet: the first entry comes after config.run.log_steps updates.")
     head = ("run", "updates", "epochs", "training time", "images per second, median", "evaluation time", "device")
     text = "Training time is that of the updates alone; online evaluation and checkpoints are left out."
-    return page.table(head, rows) + page.note(text) + over_time(runs, "throughput")
+    return page.table(head, rows) + page.note(text) + over_time(runs, ["images_per_second"])
 
 
 def _pace_row(run: Files) -> tuple[str, ...] | None:

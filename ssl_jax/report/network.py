@@ -18,7 +18,7 @@ from ssl_jax.report.page import Absent, Cell, Empty
 from ssl_jax.report.runs import Files
 from ssl_jax.run import Run, prepare
 
-_ROWS = 6  # images whose views and pictures are shown
+_IMAGES = 6  # whose views and pictures are shown
 _FILTERS = 64
 _MAPS = 8  # channels shown of a stage
 
@@ -43,7 +43,7 @@ class Network:
         """The first images of the newest update, the views that the network saw of them, and the update's key."""
         before = max(self.step - 1, 0)
         key = jax.random.fold_in(jax.random.key(self.run.config.seed), before)
-        return *batch.example(self.run, before, _ROWS), key
+        return *batch.example(self.run, before, _IMAGES), key
 
 
 def restored(files: Files) -> Network:
@@ -61,12 +61,12 @@ def views(network: Network) -> str:
     """Images of the newest update, and each view of them as the network saw it."""
     images, batch, _ = network.batch
     recipes = network.run.method.views()
-    rows = []
-    for i, image in enumerate(images):
-        seen = [np.asarray(batch[n][i]) * np.array(v.std) + np.array(v.mean) for n, v in recipes.items()]
-        rows.append([Cell(image / 255.0), *(Cell(x) for x in seen)])
-    text = f"Images of update {max(network.step, 1)}, and their views in that update, before normalisation."
-    return page.note(text) + page.pictures(("image", *recipes), rows)
+    rows = [[Cell(image / 255.0, "" if i else "image") for i, image in enumerate(images)]]
+    for name, view in recipes.items():
+        seen = np.asarray(batch[name]) * np.array(view.std) + np.array(view.mean)
+        rows.append([Cell(x, "" if i else name) for i, x in enumerate(seen)])
+    text = f"Images of update {max(network.step, 1)}, and below them their views in that update, before normalisation."
+    return page.note(text) + page.pictures((), rows)
 
 
 def pictures(network: Network) -> str:

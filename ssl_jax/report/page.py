@@ -6,12 +6,8 @@ import html
 import io
 import logging
 import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib.figure import Figure
 import numpy as np
 from PIL import Image
 
@@ -20,18 +16,6 @@ from ssl_jax.runtime.errors import UserError
 
 logger = logging.getLogger("ssl_jax")
 
-# The Okabe-Ito colours, which colour-blind readers can tell apart, without those that vanish on white or on black.
-COLOURS = ("#2f8fd0", "#e08a00", "#1fa37c", "#d4583a", "#c06ba0", "#8a8a8a")
-# Text and axes are drawn in a colour that nothing else has, and then take that of the page.
-INK = "#010203"
-_SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # names of classes may hold dollars
-    "svg.hashsalt": "ssl_jax",
-    "font.size": 11,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
-    "savefig.transparent": True,
-}
 _LARGEST = 112  # side of a small picture that is kept, pixels
 
 
@@ -49,18 +33,27 @@ class Cell(NamedTuple):
     image: np.ndarray  # [H, W, C] in [0, 1]
     text: str = ""
     mark: str = ""  # 'good' or 'bad' colours the text
+    name: str = ""  # of the file, below the text
 
 
-def page(title: str, lead: str, sections: Sequence[tuple[str, Callable[[], str]]], extra_style: str = "") -> str:
+class Section(NamedTuple):
+    """A part of the page."""
+
+    name: str  # its heading
+    make: Callable[[], str]  # its HTML; where that raises `Empty` or `UserError`, the reason stands there
+    folded: bool = False
+
+
+def page(title: str, lead: str, sections: Sequence[Section], extra_style: str = "") -> str:
     """The whole page.
 
     Args:
       title: heading, plain text.
       lead: HTML below it.
-      sections: heading and what makes its HTML; where that raises `Empty` or `UserError`, the reason stands there.
+      sections: its parts; those that are `Absent` are left out.
       extra_style: further CSS.
     """
-    made = {name: text for name, make in sections if (text := _section(name, make))}
+    made = {section.name: text for section in sections if (text := _section(section))}
     links = "".join(f'<a href="#{_slug(name)}">{html.escape(name)}</a>' for name in made)
     body = "".join(made.values())
     return (
@@ -71,9 +64,10 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, Callable[[], str]]
     )
 
 
-def _section(name: str, make: Callable[[], str]) -> str:
+def _section(section: Section) -> str:
+    name = section.name
     try:
-        content = make()
+        content = section.make()
     except Absent:
         return ""
     except (Empty, UserError) as reason:
@@ -81,7 +75,10 @@ def _section(name: str, make: Callable[[], str]) -> str:
     except Exception as error:  # one section must not cost the others
         logger.warning("The section '%s' of the report failed.", name, exc_info=True)
         content = f'<p class="none">{html.escape(f"This could not be drawn ({type(error).__name__}: {error}).")}</p>'
-    return f'<section id="{_slug(name)}"><h2>{html.escape(name)}</h2>{content}</section>'
+    text = f"<h2>{html.escape(name)}</h2>"
+    if section.folded:
+        content = f"<details><summary>{text}</summary>{content}</details>"
+    return f'<section id="{_slug(name)}">{content if section.folded else text + content}</section>'
 
 
 def _slug(name: str) -> str:
@@ -127,67 +124,14 @@ def details(summary: str, text: str) -> str:
     return folded(summary, f"<pre>{html.escape(text)}</pre>")
 
 
-def axes(x: str = "", y: str = "", size: tuple[float, float] = (5, 3)) -> tuple[Figure, Any]:
-    """An empty chart in the page's style."""
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
-        found = figure.subplots()
-        found.set(xlabel=x, ylabel=y)
-        found.grid(alpha=0.3)
-        found.spines[["top", "right"]].set_visible(False)
-    return figure, found
-
-
-def legend(axes: Any) -> None:
-    """Names the lines of a chart that have a label, if any has, above it."""
-    count = len(axes.get_legend_handles_labels()[1])
-    if count:
-        place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": min(count, 4), "borderaxespad": 0.2}
-        axes.legend(fontsize=9, frameon=False, labelcolor=INK, **place)
-
-
-def key(entries: Sequence[tuple[str, str]]) -> str:
-    """Names and their colours, once for several charts."""
-    parts = (f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>' for name, colour in entries)
-    return f'<div class="key">{"".join(parts)}</div>'
-
-
-def name_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Writes names at the right ends of lines, apart from each other.
-
-    Args:
-      axes: of the chart, with room at its right.
-      ends: x, y, name and colour of each.
-    """
-    low, high = axes.get_ylim()
-    gap, ceiling = 0.06 * (high - low), high + 0.06 * (high - low)
-    place = {"xytext": (8, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
-    for x, y, name, colour in sorted(ends, key=lambda end: -end[1]):
-        ceiling = min(y, ceiling - gap)
-        axes.annotate(name, (x, ceiling), fontsize=9, color=colour, **place)
-
-
-def chart(figure: Figure, title: str) -> str:
-    """A figure as inline SVG below its title."""
-    text = html.escape(title)
-    return f'<figure class="chart" role="img" aria-label="{text}"><figcaption>{text}</figcaption>{svg(figure)}</figure>'
-
-
 def charts(figures: Sequence[str]) -> str:
     """Charts beside each other where there is room."""
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
-def svg(figure: Figure) -> str:
-    """A figure as inline SVG, in the colours of the page."""
-    out = io.StringIO()
-    with matplotlib.rc_context(_SETTINGS):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    # Many drawings share one page: the numbers that matplotlib gives to groups would be there again and again.
-    text = re.sub(r' id="[a-zA-Z0-9]+_\d+"', "", text)
-    return text.replace(INK, "currentColor")
+def beside(*parts: str) -> str:
+    """Parts beside each other where there is room for their usual width."""
+    return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
 
 
 def pictures(columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int = 0) -> str:
@@ -202,7 +146,10 @@ def pictures(columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int 
     def cell(c: Cell) -> str:
         side = width or max(64, min(c.image.shape[1], _LARGEST))
         text = f'<span class="{c.mark}">{html.escape(c.text)}</span>' if c.text else ""
-        return f'<td><img alt="{html.escape(c.text)}" width="{side}" src="{data_uri(c.image)}">{text}</td>'
+        full, short = html.escape(c.name), html.escape(c.name.rpartition("/")[2])
+        text += f'<small title="{full}" style="max-width:{side}px">{short}</small>' if c.name else ""
+        alt = html.escape(" ".join(filter(None, (c.name, c.text))))
+        return f'<td><img alt="{alt}" title="{full}" width="{side}" src="{data_uri(c.image)}">{text}</td>'
 
     head = "<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr>" if any(columns) else ""
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)

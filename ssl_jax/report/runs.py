@@ -34,7 +34,7 @@ class Files:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Runs that differ in nothing but the seed."""
+    """Runs that differ in nothing but the seed, and in how they are logged and saved."""
 
     name: str
     runs: list[Files]
@@ -44,7 +44,7 @@ def groups(runs: list[Files]) -> list[Group]:
     """The runs by what they are, in order of the first of each."""
     found: dict[str, list[Files]] = {}
     for run in runs:
-        config = run.config.to_dict() | {"seed": None}
+        config = run.config.to_dict() | {"seed": None, "run": None}
         found.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(run)
     methods = [members[0].config.method.name for members in found.values()]
     return [

@@ -41,21 +41,22 @@ def one(run: Files) -> str:
     if not shown:
         raise Empty(f"Not evaluated on labels: run ssl_jax evaluate {run.workdir}.")
     cards = "".join(_card(found, name) for name in shown[:3])
-    return f'<div class="hero">{cards}</div><p class="verdict">{html.escape(verdict(run, found, shown))}</p>'
+    light, told = state(run)
+    mark = f'<p class="light {light}">{html.escape(told)}</p>' if told else ""
+    return f'<div class="hero">{cards}</div><p class="verdict">{html.escape(verdict(found, shown))}</p>{mark}'
 
 
 def _card(found: dict[tuple[str, str], Result], name: str) -> str:
     value, before = (found[name, of].value for of in ("pretrained", "untrained"))
-    told = words.of(name)
-    title = f"{words.group('linear').split(' (')[0]}, {told.name}" if told.name == "accuracy" else told.name
     mark = "good" if value > before else "bad"
     return (
-        f"<div><b>{100 * value:.1f} %</b><span>{html.escape(title)}</span>"
+        f'<div><b>{100 * value:.1f} %</b><span title="{html.escape(words.of(name).definition)}">'
+        f"{html.escape(_title(name))}</span>"
         f'<i class="{mark}">{100 * (value - before):+.1f} points over untrained ({100 * before:.1f} %)</i></div>'
     )
 
 
-def verdict(run: Files, found: dict[tuple[str, str], Result], shown: list[str]) -> str:
+def verdict(found: dict[tuple[str, str], Result], shown: list[str]) -> str:
     """What the numbers say, in a sentence or two."""
     gains = {name: found[name, "pretrained"].value - found[name, "untrained"].value for name in shown}
     if all(gain > _CLEAR for gain in gains.values()):
@@ -64,15 +65,30 @@ def verdict(run: Files, found: dict[tuple[str, str], Result], shown: list[str]) 
         told = "Pretraining has not helped yet: no number is clearly above the untrained backbone."
     else:
         best, worst = (pick(gains, key=lambda name: gains[name]) for pick in (max, min))
-        told = f"Pretraining helps for {words.of(best).name}, but hardly for {words.of(worst).name}."
+        more, less = f"{100 * gains[best]:+.1f} points", f"{100 * gains[worst]:+.1f} points"
+        told = f"Pretraining helps with {_within(best)} ({more}), but not with {_within(worst)} ({less})."
     pixels = [name for name in shown if (name, "pixels") in found]
     below = [n for n in pixels if found[n, "pixels"].value > found[n, "pretrained"].value]
     if below:
-        told += f" Raw pixels are better for {' and '.join(words.of(name).name for name in below)}."
-    plain = {k: v for k, v in run.results.items() if isinstance(v, int | float)}
-    if {"feature_std", "feature_std_healthy", "rankme"} <= plain.keys():
-        told += f" {health.diagnose(plain) or 'The features have not collapsed.'}"
+        told += f" Raw pixels are better with {' and '.join(map(_within, below))}."
     return told
+
+
+def state(run: Files) -> tuple[str, str]:
+    """Whether the features are healthy: 'good' or 'bad', and what is wrong with them; nothing before evaluation."""
+    plain = {k: v for k, v in run.results.items() if isinstance(v, int | float)}
+    if not {"feature_std", "feature_std_healthy", "rankme"} <= plain.keys():
+        return "", ""
+    trouble = health.diagnose(plain)
+    return ("bad", trouble) if trouble else ("good", "The features have not collapsed.")
+
+
+def _within(measure: str) -> str:
+    """A measure's name within a sentence."""
+    title = _title(measure)
+    if words.of(measure).name == "accuracy":
+        return f"the {title[0].lower()}{title[1:]}"
+    return title if title.startswith("kNN") else title[0].lower() + title[1:]
 
 
 def values(run: Files) -> dict[tuple[str, str], Result]:
@@ -80,8 +96,12 @@ def values(run: Files) -> dict[tuple[str, str], Result]:
     return {(r.measure, r.of): r for r in numbers(run.results)}
 
 
-def matrix(runs: list[Files]) -> str:
+def matrix(runs: list[Files], guess: float | None = None) -> str:
     """A row a method with the quoted measures, means and standard deviations over seeds; the best in bold.
+
+    Args:
+      runs: of any methods and seeds.
+      guess: the accuracy of an answer by chance, in %.
 
     Raises:
       Empty: if no run was evaluated on labels.
@@ -92,17 +112,20 @@ def matrix(runs: list[Files]) -> str:
         raise Empty("No run was evaluated on labels: run ssl_jax evaluate on each.")
     first = groups(runs)[0].name
     baselines = [_row(f"{of} ({first})", found[0][:1], measures, of) for of in ("pixels", "untrained")]
+    if guess is not None:
+        baselines.insert(0, ("chance", [(guess / 100, 0.0)] * len(measures)))
     rows = [_row(_named(g), v, measures, "pretrained") for g, v in zip(groups(runs), found, strict=True)]
     best = [np.nanmax([cells[i][0] for _, cells in rows]) for i in range(len(measures))]
     head = "".join(
-        f'<th data-column="{i}" title="{html.escape(words.of(m).definition)}">{html.escape(_title(m))}</th>'
+        f'<th data-column="{i}" title="{html.escape(words.of(m).definition)}">'
+        f"<button>{html.escape(_title(m))}</button></th>"
         for i, m in enumerate(["", *measures])
     )
     body = "".join(_line(name, cells, None) for name, cells in baselines if any(not math.isnan(v) for v, _ in cells))
     body += "".join(_line(name, cells, best) for name, cells in rows)
     return f'<div class="scroll"><table class="matrix"><tr>{head}</tr>{body}</table></div>' + page.note(
-        "Accuracy on test images, in %. The best of each column is bold. ± is the standard deviation over seeds. Click "
-        "on a heading to sort."
+        "Accuracy on test images, in %. The best of each column is bold. ± is the standard deviation over seeds. A "
+        "heading sorts by its column."
     )
 
 
@@ -114,7 +137,9 @@ def _title(measure: str) -> str:
     if not measure:
         return "run"
     told, group = words.of(measure), measure.partition("/")[0]
-    return words.group(group) if told.name == "accuracy" else told.name
+    if told.name != "accuracy":
+        return told.name
+    return words.group(group).split(" (")[0] if group == "linear" else words.group(group)
 
 
 def _row(

@@ -69,7 +69,7 @@ def _group_table(found: list[tuple[str, list[Result]]]) -> str:
 
 
 def _cell(r: Result) -> str:
-    share = r.kind == "share"
+    share = r.kind == "share" and not (r.detail and r.value > 1)  # a rate that was chosen is no share
     scale = 100 if share else 1
     value = f"{scale * r.value:.1f}" if share else f"{r.value:.4g}"
     spread = (f" ± {scale * r.spread:.1f}" if share else f" ± {r.spread:.2g}") if r.spread else ""

@@ -60,10 +60,14 @@ _MEASURES = {
     r"health/rank/(\d)": Words("effective rank, stage {}", UP, "RankMe of the features after this stage."),
     r"knn/top1": Words("kNN accuracy", UP, "Weighted vote of the nearest training images."),
     r"linear(?:_lbfgs)?/top1": Words("accuracy", UP, "One linear layer on frozen features."),
-    r"(?:linear|linear_lbfgs|layers)\S*/held_out_top1": Words("accuracy on held-out training images", UP),
-    r"(?:linear|linear_lbfgs|layers)\S*/(learning_rate|c)": Words("chosen {}"),
-    r"(?:linear|linear_lbfgs|layers)\S*/at_edge": Words("choice at the edge of its grid"),
+    r"(?:linear|linear_lbfgs)/held_out_top1": Words("accuracy on held-out training images", UP),
+    r"(?:linear|linear_lbfgs)/learning_rate": Words("chosen learning rate", "", "By accuracy on held-out images."),
+    r"(?:linear|linear_lbfgs)/c": Words("chosen C", "", "Inverse of the penalty, by accuracy on held-out images."),
+    r"(?:linear|linear_lbfgs)/at_edge": Words("choice at the edge of its grid"),
     r"layers/(\d)/top1": Words("accuracy, stage {}", UP, "Logistic regression on the pooled features of this stage."),
+    r"layers/(\d)/held_out_top1": Words("accuracy on held-out training images, stage {}", UP),
+    r"layers/(\d)/c": Words("chosen C, stage {}", "", "Inverse of the penalty, by accuracy on held-out images."),
+    r"layers/(\d)/at_edge": Words("choice at the edge of its grid, stage {}"),
     r"few_label/1": Words("1 label per class", UP),
     r"few_label/(\d+)": Words("{} labels per class", UP),
     r"few_label/all": Words("all labels", UP),
@@ -95,7 +99,22 @@ _MEASURES = {
     r"detection/(\w+)/(\w+)": Words("{1}, {0}", UP),
     r"propagation/(\w+)": Words("{}", UP, "J: overlap of the masks; F: of their contours; jf: the mean."),
     r"seconds/(\w+)": Words("{}"),
-    r"\S*/loss": Words("loss", DOWN),
+    r"(?:pretext/)?probe_top1": Words(
+        "accuracy of the online linear probe", UP, "Trained beside the run, on its batches."
+    ),
+    r"(?:pretext/)?(?:projection|query)_std": Words("spread of the projections", UP, "Standard deviation over images."),
+    r"(?:pretext/)?contrastive_(?:top1|accuracy)": Words(
+        "pairs found", UP, "How often the other view of an image is the most similar one of the batch."
+    ),
+    r"(?:pretext/)?(\w+)_(?:top1|accuracy)": Words("accuracy of the task: {}", UP),
+    r"(?:pretext/)?(\w+)_mse": Words("squared error: {}", DOWN),
+    r"(?:pretext/)?psnr": Words("PSNR", UP, "Peak signal-to-noise ratio of the reconstruction, dB."),
+    r"(?:pretext/)?(\w+)_loss": Words("loss: {}", DOWN),
+    r"\S*/loss|loss": Words("loss", DOWN),
+    r"lr/default": Words("learning rate"),
+    r"lr/(\w+)": Words("learning rate: {}"),
+    r"input_wait": Words("share of the time that steps waited for input", DOWN),
+    r"grad_norm": Words("norm of the gradient"),
 }
 REPRESENTATIONS = {
     "pretrained": "pretrained",
