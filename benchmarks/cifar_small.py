@@ -1,4 +1,6 @@
-"""All methods on one footing: `python benchmarks/cifar_small.py --data=PATH [--epochs=5,20] [METHOD ...]`.
+"""How good are the features of every method after the same few epochs on CIFAR-10?
+
+    python benchmarks/cifar_small.py --data=PATH [--epochs=5,20] [METHOD ...]
 
 Trains the `cifar10_small` preset of every method (or of those named; multitask takes its tasks as
 `multitask+colorization+context_prediction`) and measures it after 5 epochs of the schedule, or after each of --epochs:
@@ -18,6 +20,7 @@ import time
 
 import jax
 import joblib
+import record
 import results
 from results import ROWS, rows
 
@@ -60,12 +63,9 @@ def measured(method: str, epoch: int, seed: int, flags: list[str], data: str | N
     command("evaluate", f"--workdir={workdir}", f"--evals={EVALS}")
     found = json.loads((workdir / "results.json").read_text())
     curve = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
     device = jax.devices()[0].device_kind
     row = key | {
-        "commit": commit.stdout.strip(),
+        **record.circumstances(),
         "device": f"{joblib.cpu_count()} CPU core(s)" if device == "cpu" else f"{jax.device_count()} x {device}",
         "jax": jax.__version__,
         "data": pathlib.Path(data).name if data else "cifar10",

@@ -1,4 +1,4 @@
-"""Training passes on a CPU beside PyTorch's.
+"""How fast are training passes on a CPU beside PyTorch's?
 
     python benchmarks/cpu.py [PART ...] [--devices=N] [--width=64] [--batch=64] [--rounds=10]
 
@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import record
 import torch
 from torch import nn
 
@@ -215,6 +216,7 @@ def medians(candidates: dict[str, Callable[[], Any]], rounds: int) -> dict[str, 
 def print_network(title: str, candidates: dict[str, Callable[[], Any]], batch: int, rounds: int) -> None:
     """The table of one network."""
     seconds = medians(candidates, rounds)
+    record.add({f"{name}, s": round(value, 4) for name, value in seconds.items()}, part=title, batch=batch, **devices())
     best = min(value for name, value in seconds.items() if name.startswith("PyTorch"))
     print(f"{title}, batch {batch}, {torch.get_num_threads()} threads, {jax.device_count()} device(s)\n")
     print("| | ms | images/s | share of PyTorch's speed |\n|---|---|---|---|")
@@ -243,6 +245,7 @@ def vit(args: argparse.Namespace, rng: np.random.Generator) -> None:
 
 def layers(args: argparse.Namespace, rng: np.random.Generator) -> None:
     """Prints the table of the layers."""
+    found = {}
     print("| 3x3 layer | pass | GFLOP/s ssl_jax | XLA | PyTorch |\n|---|---|---|---|---|")
     for stage in range(4):
         for stride in (1, 2) if stage else (1,):
@@ -253,9 +256,11 @@ def layers(args: argparse.Namespace, rng: np.random.Generator) -> None:
             w = rng.normal(size=(3, 3, inside, out)).astype(np.float32)
             work = 2 * 9 * inside * out * side**2 * args.batch / 1e9
             for kind, runs in layer_passes(x, w, g, stride).items():
-                rates = [f"{work / value:.0f}" for value in medians(runs, args.rounds).values()]
+                rates = {library: round(work / value) for library, value in medians(runs, args.rounds).items()}
                 name = f"{side * stride}x{side * stride}x{inside} to {out}, stride {stride}"
-                print(f"| {name} | {kind} | " + " | ".join(rates) + " |", flush=True)
+                print(f"| {name} | {kind} | " + " | ".join(map(str, rates.values())) + " |", flush=True)
+                found[f"{name}, {kind}, GFLOP/s"] = rates
+    record.add(found, part="layers", batch=args.batch, **devices())
     print()
 
 
@@ -278,6 +283,12 @@ def simclr_step(args: argparse.Namespace, rng: np.random.Generator) -> None:
 
     seconds = medians({"step": once}, args.rounds)["step"]
     print(f"SimCLR cifar10_small, batch {config.batch_size}, {jax.device_count()} device(s): {seconds:.3f} s a step\n")
+    record.add({"step, s": round(seconds, 4)}, part="simclr", batch=config.batch_size, **devices())
+
+
+def devices() -> dict[str, int]:
+    """Devices that the CPU counts as, and PyTorch's threads."""
+    return {"devices": jax.device_count(), "threads": torch.get_num_threads()}
 
 
 PARTS = {"resnet": resnet, "vit": vit, "layers": layers, "simclr": simclr_step}
@@ -296,6 +307,7 @@ def main() -> None:
         parser.error(f"there is no part {', '.join(sorted(unknown))}: use {', '.join(PARTS)}")
     malloc.keep()
     jax.config.update("jax_num_cpu_devices", args.devices)
+    print(record.told(), "\n")
     for part in args.parts or PARTS:
         PARTS[part](args, np.random.default_rng(0))
 

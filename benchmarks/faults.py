@@ -1,4 +1,6 @@
-"""What interruptions cost: `python benchmarks/faults.py [--times=3] [--workdir=FOLDER]`.
+"""How many updates does each kind of interruption cost, and are the weights the same in the end?
+
+    python benchmarks/faults.py [--times=3] [--workdir=FOLDER]
 
 Trains a small SimCLR on digits (40 updates, a checkpoint every 5, an evaluation every 10), lets faults happen to it,
 and repeats the same command until it is done. Prints a Markdown table: how often a fault was injected, how many updates

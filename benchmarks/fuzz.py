@@ -1,4 +1,6 @@
-"""Nonsense in configs: `python benchmarks/fuzz.py [--draws=2000] [--seed=0]`.
+"""Does every nonsensical config end with one sentence instead of a traceback?
+
+    python benchmarks/fuzz.py [--draws=2000] [--seed=0]
 
 Each draw takes a method's preset of digits, gives one to three of its fields values that nobody should, builds the run
 and traces its step, and must end with a run (status 0) or with one sentence (2). Prints how many of each there were,

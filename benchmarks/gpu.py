@@ -1,4 +1,8 @@
-"""SimCLR of `cifar10_lightly` on one GPU beside PyTorch: `python benchmarks/gpu.py [--batch=512] [--updates=20]`.
+"""How fast does SimCLR train on one GPU beside PyTorch?
+
+    python benchmarks/gpu.py [--batch=512] [--updates=20]
+
+The preset is `cifar10_lightly`.
 
 The whole training step on images that live on the device (random crops, colour, ResNet-18, head, NT-Xent, optimiser),
 in bfloat16, in ssl_jax with several updates a call and one a call, and in PyTorch (channels last, compiled, fused
@@ -22,6 +26,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leave PyTorch
 from cpu import medians, torch_resnet18
 import jax
 import numpy as np
+import record
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -177,6 +182,7 @@ def main() -> None:
     }
     seconds = medians(candidates, args.rounds)
     named = torch.cuda.get_device_name(device) if device.type == "cuda" else device
+    print(record.told())
     print(f"SimCLR, ResNet-18 of width {args.width}, batch {args.batch}, 32 px, bfloat16; jax on", end=" ")
     print(f"{jax.devices()[0].device_kind} ({jax.__version__}), torch on {named} ({torch.__version__})\n")
     print(f"| | views/s | minutes of {EPOCHS} epochs | times PyTorch's speed |\n|---|---|---|---|")
@@ -184,6 +190,8 @@ def main() -> None:
         minutes = value / args.updates * (IMAGES // args.batch) * EPOCHS / 60
         views = 2 * args.batch * args.updates / value
         print(f"| {name} | {views:,.0f} | {minutes:.1f} | {seconds['PyTorch'] / value:.2f} |")
+    rates = {f"{name}, views/s": round(2 * args.batch * args.updates / value) for name, value in seconds.items()}
+    record.add(rates, batch=args.batch, width=args.width, updates=args.updates)
 
 
 if __name__ == "__main__":

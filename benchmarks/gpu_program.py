@@ -1,4 +1,6 @@
-"""What an H200 would be given, compiled on a machine without one: `python benchmarks/gpu_program.py [METHOD ...]`.
+"""How many kernels does a step start on an H200, what do they move, and does it wait for its host?
+
+    python benchmarks/gpu_program.py [METHOD ...]
 
 Compiles the step that `step_overhead.py` times (full-width ResNet-18, here in bfloat16) and the passes alone with XLA's
 compiler for NVIDIA GPUs, which needs no GPU, and reads off the programs how many kernels a step starts, what they move
@@ -17,6 +19,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_enable_t
 
 import jax
 from jax.experimental import topologies
+import record
 import step_overhead
 
 from ssl_jax.methods import build
@@ -49,6 +52,7 @@ gpu_device_info {
   shared_memory_per_core: 233472
 }
 """
+COLUMNS = ("kernels", "waits for the host", "full, MB", "bare, MB", "ratio")
 
 
 def find_device() -> jax.Device:
@@ -66,9 +70,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512, help="images a step")
     parser.add_argument("--width", type=int, default=64, help="channels of the first stage of the ResNet-18")
     args = parser.parse_args()
-    device = find_device()
+    device, found = find_device(), {}
+    print(record.told())
     print(f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, bfloat16, jax {jax.__version__}, for ", end="")
-    print(f"{device.device_kind}\n\n| method | kernels | waits for the host | full, MB | bare, MB | ratio |")
+    print(f"{device.device_kind}\n\n| method | {' | '.join(COLUMNS)} |")
     print("|" + " --- |" * 6, flush=True)
     for method in args.methods or build.names():
         run = step_overhead.prepared(method, args.batch, args.width, [device], "bfloat16")
@@ -77,6 +82,8 @@ def main() -> None:
         waits = ", ".join(hlo.host_waits(full)) or "never"
         cells = [hlo.kernels(full), waits, f"{moved:.0f}", f"{least:.0f}", f"{moved / least:.3f}"]
         print(f"| {method} | " + " | ".join(map(str, cells)) + " |", flush=True)
+        found[method] = dict(zip(COLUMNS, cells, strict=True))
+    record.add(found, batch=args.batch, width=args.width, device=device.device_kind)
 
 
 if __name__ == "__main__":

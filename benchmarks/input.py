@@ -1,4 +1,4 @@
-"""Images a second that one core decodes and cuts into two 224-pixel crops, beside the plainest Pillow pipeline.
+"""How many images a second does one core decode and crop, beside the plainest Pillow pipeline?
 
     python benchmarks/input.py PATH [--rounds=5] [--interpolation=bilinear]
 
@@ -15,6 +15,7 @@ import time
 
 import numpy as np
 from PIL import Image
+import record
 
 from ssl_jax import data
 from ssl_jax.augment import draws, threefry
@@ -79,10 +80,13 @@ def main() -> None:
     gap = np.mean([np.abs(np.subtract(*pair, dtype=float)).mean() for pair in zip(*made.values(), strict=True)])
     rates = {name: len(encoded) / statistics.median(values) for name, values in seconds.items()}
     library = "cykooz-resizer" if simd else "Pillow"
+    print(record.told())
     print(f"{len(encoded)} images, two {view.size}-pixel {args.interpolation} crops each, resized by {library}")
     for name, rate in rates.items():
         print(f"{name}: {rate:.0f} images/s a core")
     print(f"ratio {rates['streaming'] / rates['plain']:.2f}; crops differ by {gap:.2f} / 255 on average")
+    settings = {"images": len(encoded), "interpolation": args.interpolation, "library": library}
+    record.add({f"{name}, images/s a core": round(rate, 1) for name, rate in rates.items()}, **settings)
 
 
 if __name__ == "__main__":

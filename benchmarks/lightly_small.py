@@ -1,4 +1,6 @@
-"""The reference of `cifar10_small`: `python benchmarks/lightly_small.py byol --data=PATH [--seed=1] [--epochs=20]`.
+"""How good are the features of lightly's SimCLR and BYOL under the settings of `cifar10_small`?
+
+    python benchmarks/lightly_small.py byol --data=PATH [--seed=1] [--epochs=20]
 
 SimCLR or BYOL in PyTorch, put together from lightly's own networks, heads, losses, momentum update and transforms with
 the numbers that the preset has, on the same images; then kNN as ssl_jax measures it. Prints the accuracy every five

@@ -1,4 +1,6 @@
-"""Writes docs/results.md, and the table in README.md, from the records: `python benchmarks/results.py`.
+"""What have all recorded runs reached?
+
+`python benchmarks/results.py` writes docs/results.md and the table in README.md.
 
 The records are docs/cifar_small.jsonl, a line a measurement of `benchmarks/cifar_small.py`, and docs/runs.jsonl, a line
 a run that was made by hand. What stands between the tables is docs/results_text.md, in parts with the names below.

@@ -1,4 +1,6 @@
-"""What ImageNet costs on a TPU slice: `python benchmarks/slices.py [--topology=v5e:4x4] [METHOD ...]`.
+"""What does every method's ImageNet recipe cost on a TPU slice?
+
+    python benchmarks/slices.py [--topology=v5e:4x4] [METHOD ...]
 
 Plans every method's `imagenet` preset (or those named) with `python -m ssl_jax.plan`: at the authors' batch if it fits,
 else with the first two and then all stages of the backbone rematerialised, else at the largest power of two below that
@@ -16,6 +18,7 @@ import tempfile
 from typing import Any
 
 import jax
+import record
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -84,7 +87,7 @@ def tried(method: str, topology: str, changes: dict[str, int]) -> dict[str, Any]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
-        row = key | json.loads(pathlib.Path(out.name).read_text())
+        row = key | json.loads(pathlib.Path(out.name).read_text()) | record.circumstances()
     with TRIES.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(method, changes, "fits" if row["fits"] else "does not fit", flush=True)

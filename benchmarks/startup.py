@@ -1,4 +1,6 @@
-"""Time and memory to the first update: `python benchmarks/startup.py [--data=PATH] [--batch=N] [METHOD ...]`.
+"""How long does a command take, and how much memory, to its first update?
+
+    python benchmarks/startup.py [--data=PATH] [--batch=N] [METHOD ...]
 
 For the `cifar10_small` preset of every method, or of those named, the command line of a user runs twice in a process of
 its own, for one update without evaluation: with an empty compilation cache, and again with what the first run left
@@ -17,6 +19,8 @@ import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import record
 
 from ssl_jax.methods import build
 from ssl_jax.recipes import get_config
@@ -53,11 +57,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         timed(*_command(chosen[0], args, folder, "untimed"))
     print("| method | batch | cold, s | warm, s | peak GiB |\n| --- | --- | --- | --- | --- |")
+    found = {}
     for method in chosen:
         with tempfile.TemporaryDirectory() as folder:
             cold, peak = timed(*_command(method, args, folder, "cold"))
             warm, _ = timed(*_command(method, args, folder, "warm"))
         print(f"| {method} | {_batch(method, args)} | {cold:.1f} | {warm:.1f} | {peak:.2f} |", flush=True)
+        found[method] = {"cold, s": round(cold, 1), "warm, s": round(warm, 1), "peak, GiB": round(peak, 2)}
+    record.add(found, data=args.data and pathlib.Path(args.data).name, batch=args.batch)
+    print(f"\n{record.told()}")
 
 
 def _batch(method: str, args: argparse.Namespace) -> int:

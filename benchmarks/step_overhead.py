@@ -1,4 +1,4 @@
-"""What a training step costs beside the passes that its method cannot do without.
+"""What does a training step cost beside the passes that its method cannot do without?
 
     python benchmarks/step_overhead.py [METHOD ...] [--batch=64] [--width=64] [--rounds=5] [--count=v5e:1x1]
 
@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import record
 
 from ssl_jax import data, dist
 from ssl_jax.augment.render import render_views
@@ -230,6 +231,8 @@ def main() -> None:
     parser.add_argument("--count", metavar="TOPOLOGY", help="count for one chip, such as v5e:1x1, instead of timing")
     args = parser.parse_args()
     devices = chips.find_devices(args.count)[:1] if args.count else jax.devices()[:1]
+    found = {}
+    print(record.told())
     print(
         f"ResNet-18 of width {args.width}, batch {args.batch}, 32 px, jax {jax.__version__}, {devices[0].device_kind}\n"
     )
@@ -241,6 +244,8 @@ def main() -> None:
         pairs = counted(run) if args.count else [timed(run, args.rounds)]
         cells = [f"{full:.3f} | {bare:.3f} | {full / bare:.3f}" for full, bare in pairs]
         print(f"| {method} | {' | '.join(cells)} |", flush=True)
+        found[method] = {kind: [round(x, 4) for x in pair] for kind, pair in zip(kinds, pairs, strict=True)}
+    record.add(found, batch=args.batch, width=args.width, device=args.count or "this machine", order=["full", "bare"])
 
 
 if __name__ == "__main__":

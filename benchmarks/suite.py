@@ -1,4 +1,4 @@
-"""Says where the seconds of the test suite go, by family of tests.
+"""Where do the seconds of the test suite go?
 
     bash launch/test.sh --junitxml=suite.xml
     python benchmarks/suite.py suite.xml > docs/suite.md

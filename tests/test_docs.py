@@ -93,6 +93,14 @@ def test_the_commands_of_the_readme_are_those_of_the_launch_folder():
     assert "bash launch/test.sh" in README
 
 
+@pytest.mark.fast
+def test_benchmarks_are_listed_with_what_they_answer():
+    listed = run(["benchmarks"], ROOT).stdout.splitlines()
+    names = {file.stem for file in (ROOT / "benchmarks").glob("*.py")} - {"__main__", "record"}
+    found = dict(re.findall(r"^(\w+)  +(\S.+)$", "\n".join(listed), re.M))
+    assert set(found) == names
+
+
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
