@@ -2,8 +2,9 @@
 
 `python benchmarks/results.py` writes docs/results.md and the table in README.md.
 
-The records are docs/cifar_small.jsonl, a line a measurement of `benchmarks/cifar_small.py`, and docs/runs.jsonl, a line
-a run that was made by hand. What stands between the tables is docs/results_text.md, in parts with the names below.
+The records are docs/cifar_small.jsonl, a line a measurement of `benchmarks/cifar_small.py`, docs/runs.jsonl, a line a
+run that was made by hand, and docs/office_caltech.jsonl, a line a pair of domains of `benchmarks/office_caltech.py`.
+What stands between the tables is docs/results_text.md, in parts with the names below.
 """
 
 import json
@@ -20,6 +21,7 @@ from ssl_jax.workdir import results as stored
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, RUNS = ROOT / "docs" / "cifar_small.jsonl", ROOT / "docs" / "runs.jsonl"
+OFFICE = ROOT / "docs" / "office_caltech.jsonl"
 TEXT, PAGE, README = ROOT / "docs" / "results_text.md", ROOT / "docs" / "results.md", ROOT / "README.md"
 BEGIN, END = "<!-- python benchmarks/results.py writes from here -->\n", "<!-- to here -->\n"
 GLANCE = ("simclr", "byol", "swav", "mocov2", "dino", "barlow_twins", "mae", "rotation", "colorization")
@@ -165,6 +167,17 @@ def tasks(runs: list[Row]) -> str:
     return markdown(["run", "measured on", "seed", "minutes", "measure", "%", *TASK_COLUMNS], lines)
 
 
+def office() -> str:
+    """Adaptation of fixed features on Office-Caltech10: one line a way of adapting, one column a pair of domains."""
+    pairs = rows(OFFICE)
+    head = ["way of adapting", *(f"{row['pair'][0]}→{row['pair'][1]}" for row in pairs), "mean"]
+    lines = []
+    for name in pairs[0]["accuracy"]:
+        shares = [100 * row["accuracy"][name] for row in pairs]
+        lines.append([f"`{name}`", *(f"{x:.1f}" for x in (*shares, np.mean(shares)))])
+    return markdown(head, lines)
+
+
 def glance(found: list[Row]) -> str:
     """The README's table: some methods after 20 epochs, with pixels and the untrained backbone."""
     chosen = {row["method"]: row for row in found if row["epoch"] == 20 and row["seed"] == 0 and not row["flags"]}
@@ -189,6 +202,7 @@ def page() -> str:
         "trajectories": trajectories(found, runs),
         "together": together(found),
         "tasks": tasks(runs),
+        "office": office(),
         "tries": tries(runs),
     }
     return re.sub(r"^\{(\w+)\}\n", lambda match: tables[match[1]], TEXT.read_text(), flags=re.M)

@@ -24,7 +24,7 @@ _BLOCK = 512  # images at a time
 def measure(context: Context) -> list[Result]:
     """Top-1 of each network that answers with the classes of these images, in each domain of an adapting run."""
     test = context.images[1]
-    answers = {of: _answers(network, test.classes) for of, network in context.networks.items()}
+    answers = {of: answers_of(network, test.classes) for of, network in context.networks.items()}
     if not any(answers.values()):
         name = context.config.method.name
         print(f"classifier: skipped, {name} has no classifier of the classes of {test.name}")
@@ -50,7 +50,7 @@ def _domains(context: Context, test: Dataset) -> dict[str, Any]:
     return {name: these for name, these in rows.items() if len(these)}
 
 
-def _answers(network: Network, classes: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray] | None:
+def answers_of(network: Network, classes: tuple[str, ...]) -> Callable[[np.ndarray], np.ndarray] | None:
     """A function of images uint8 [N, H, W, C] to the numbers of their classes [N]; None: it has no such classifier."""
     run, ts = network.run, network.ts
     one = jnp.zeros((1, run.eval_view.size, run.eval_view.size, run.train.image_shape[-1]))

@@ -32,6 +32,9 @@ GROUPS = {
     "verification": "Verification of pairs",
     "cluster": "Clustering (k-means)",
     "classifier": "The method's own classifier",
+    "adapt": "Adaptation to another domain",
+    "forgetting": "A sequence of tasks",
+    "adabn": "BatchNorm statistics of another domain",
     "pretext": "The method's own task, on test images",
     "segmentation": "Linear segmentation",
     "segmentation_heads": "Segmentation heads",
@@ -98,6 +101,12 @@ _MEASURES = {
     r"boundaries/(\w+)/average_precision": Words("average precision, {}", UP, "Of the pixels; two pixels tolerated."),
     r"detection/(\w+)/(\w+)": Words("{1}, {0}", UP),
     r"propagation/(\w+)": Words("{}", UP, "J: overlap of the masks; F: of their contours; jf: the mean."),
+    r"forgetting/average": Words("accuracy after the last task", UP, "Mean over tasks, nearest neighbours in each."),
+    r"forgetting/forgetting": Words("forgetting", DOWN, "How far each task has fallen from its best, on average."),
+    r"forgetting/(backward|forward)_transfer": Words("{} transfer", UP),
+    r"adabn/(\w+)": Words("{}", UP, "Accuracy on the target, before and after its statistics are taken."),
+    r"adapt/few_(\w+)": Words("{}, 3 labels per class of the target", UP),
+    r"adapt/(\w+)": Words("{}", UP, "Accuracy on the target after this way of adapting to it."),
     r"seconds/(\w+)": Words("{}"),
     r"(?:pretext/)?probe_top1": Words(
         "accuracy of the online linear probe", UP, "Trained beside the run, on its batches."

@@ -1,0 +1,105 @@
+"""Domain adaptation by weighing the source, and by a few labels of the target, on fixed features."""
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
+
+
+def density_ratio(source: np.ndarray, target: np.ndarray, most: float = 10.0) -> np.ndarray:
+    """Weights [n] of the source's rows, about p_target / p_source, from a classifier of the domains.
+
+    Odds of logistic regression, clipped at `most` and divided by their mean.
+    """
+    x = np.concatenate([source, target])
+    domain = np.repeat([0, 1], [len(source), len(target)])
+    model = LogisticRegression(max_iter=1000).fit(x, domain)
+    odds = np.exp(np.minimum(model.decision_function(source), np.log(most) + 50))
+    weights = np.minimum(odds * len(source) / len(target), most)
+    return weights / weights.mean()
+
+
+def tradaboost_rate(sources: int, rounds: int) -> float:
+    """Beta of the source, 1 / (1 + sqrt(2 ln(n) / N)) (Dai et al. 2007)."""
+    return float(1 / (1 + np.sqrt(2 * np.log(sources) / rounds)))
+
+
+def tradaboost_weights(weights: np.ndarray, wrong: np.ndarray, sources: int, rounds: int) -> tuple[np.ndarray, float]:
+    """One round's change of the weights: wrong rows of the source lose, wrong ones of the target gain.
+
+    Args:
+      weights: of the rows [n + m], the source first.
+      wrong: which of them the round's classifier gets wrong.
+      sources: n.
+      rounds: N, of the whole run.
+
+    Returns:
+      the weights, not normalised, and beta_t = error / (1 - error) of the target alone; the error is at most 1/2.
+    """
+    own = weights[sources:]
+    error = float(np.clip(own[wrong[sources:]].sum() / own.sum(), 1e-10, 0.5))
+    beta = error / (1 - error)
+    rate = np.concatenate([np.full(sources, tradaboost_rate(sources, rounds)), np.full(len(own), 1 / beta)])
+    return weights * np.where(wrong, rate, 1), beta
+
+
+def tradaboost(
+    source: np.ndarray,
+    labels: np.ndarray,
+    few: np.ndarray,
+    few_labels: np.ndarray,
+    target: np.ndarray,
+    rounds: int = 10,
+) -> np.ndarray:
+    """TrAdaBoost with linear SVMs, as its authors have them; classes [k] of the target's rows [k, D].
+
+    The vote is that of the second half of the rounds, weighted by ln(1 / beta_t). With more than two classes a row
+    counts as wrong if its class is.
+
+    Args:
+      source: rows [n, D].
+      labels: of the source [n].
+      few: labelled rows of the target [m, D].
+      few_labels: their labels [m].
+      target: rows to classify.
+      rounds: N.
+    """
+    x, y = np.concatenate([source, few]), np.concatenate([labels, few_labels])
+    scale, classes = np.sqrt(x.shape[1]), np.unique(y)
+    votes = np.zeros((len(target), len(classes)))
+    weights = np.concatenate([np.full(len(source), 1 / len(source)), np.full(len(few), 1 / len(few))])
+    for number in range(rounds):
+        weights = weights / weights.sum()
+        model = SVC(kernel="linear").fit(x / scale, y, sample_weight=weights * len(x))
+        weights, beta = tradaboost_weights(weights, model.predict(x / scale) != y, len(source), rounds)
+        if number >= rounds // 2:
+            votes += np.log(1 / beta) * (model.predict(target / scale)[:, None] == classes)
+    return classes[votes.argmax(1)]
+
+
+def adaptive_svm(
+    scores: np.ndarray, few: np.ndarray, signs: np.ndarray, cost: float = 1.0, sweeps: int = 1000
+) -> np.ndarray:
+    """What an adaptive SVM adds to a classifier of the source: w [D] of f(x) = f_s(x) + w x (Yang et al. 2007).
+
+    Minimises |w|^2 / 2 + cost * sum_i max(0, 1 - y_i f(x_i)): a linear SVM whose row i has the margin
+    1 - y_i f_s(x_i). Solved in the dual, a coordinate at a time.
+
+    Args:
+      scores: f_s of the rows [m].
+      few: labelled rows of the target [m, D].
+      signs: their labels, -1 or 1 [m].
+      cost: C.
+      sweeps: at most, over all rows.
+    """
+    margins, squares = 1 - signs * scores, np.maximum((few**2).sum(1), 1e-12)
+    alpha, w = np.zeros(len(few)), np.zeros(few.shape[1])
+    for _ in range(sweeps):
+        most = 0.0
+        for i in range(len(few)):
+            moved = np.clip(alpha[i] + (margins[i] - signs[i] * (few[i] @ w)) / squares[i], 0, cost)
+            most = max(most, abs(moved - alpha[i]))
+            w += (moved - alpha[i]) * signs[i] * few[i]
+            alpha[i] = moved
+        if most < 1e-9 * cost:
+            break
+    return w
