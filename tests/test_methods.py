@@ -11,7 +11,7 @@ import tiny
 
 from ssl_jax import data, models
 from ssl_jax.batch import index as batch_index
-from ssl_jax.data import loader
+from ssl_jax.data import loader, train_test
 from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods import build
 from ssl_jax.recipes import get_config, presets
@@ -241,7 +241,8 @@ def test_presets(name, preset):
     """Every preset makes a method whose views fit its data; fields of the config are the method's own."""
     config = get_config(name, preset)
     method = build.method(config.method, backbone=models.from_config(config.model))
-    cards = [data.card(source) for source in (config.data.source, config.data.target) if source]
+    sources = [*train_test.sources(config.data.source), config.data.target]
+    cards = [data.card(source) for source in sources if source]
     size = config.data.size or cards[0].side or 256  # the images of ImageNet differ in size
     method.check(size, size, max(card.channels for card in cards))  # grey domains join others in colour
     fields = {f.name for f in dataclasses.fields(method)} - {"backbone"}

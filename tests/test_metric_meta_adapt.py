@@ -12,7 +12,6 @@ import optax
 import pytest
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.adapt.dann import reversal_weight
 from ssl_jax.methods.meta.maml import MAML, adapted
 from ssl_jax.methods.meta.protonet import prototype_logits
 from ssl_jax.methods.metric.contrastive_pair import contrastive_loss
@@ -20,6 +19,7 @@ from ssl_jax.methods.metric.n_pairs import n_pair_loss
 from ssl_jax.methods.metric.supcon import supcon_loss
 from ssl_jax.methods.metric.triplet import MINING, triplet_loss
 from ssl_jax.methods.shared.embedding import Rows
+from ssl_jax.methods.shared.two_domains import ramp
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.runtime.errors import UserError
 
@@ -263,8 +263,8 @@ def test_dann_agrees(wave2):
 
 
 def test_the_reversal_rises_to_one():
-    assert float(reversal_weight(jnp.zeros(()))) == 0
-    assert float(reversal_weight(jnp.ones(()))) == pytest.approx(0.99991, abs=1e-5)
+    assert float(ramp(jnp.zeros(()))) == 0
+    assert float(ramp(jnp.ones(()))) == pytest.approx(0.99991, abs=1e-5)
     turn = functools.partial(losses.reverse_gradient, weight=0.3)
     x = jnp.linspace(-2, 2, 5)
     np.testing.assert_array_equal(turn(x), x)

@@ -23,6 +23,7 @@ import tiny
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ssl_jax import data, models, optim
+from ssl_jax.data import train_test
 from ssl_jax.methods import build
 from ssl_jax.recipes import base, get_config, presets, published
 from ssl_jax.recipes.cards import CARDS, small_images
@@ -62,8 +63,8 @@ def fields(config):
 def recipe(name, preset):
     """What a preset changes of the defaults, and what every group's optimiser does."""
     config = get_config(name, preset)
-    card, few = data.card(config.data.source), config.data.per_class
-    per_epoch = (min(card.count, few * card.classes) if few else card.count) // config.batch_size
+    cards, few = [data.card(source) for source in train_test.sources(config.data.source)], config.data.per_class
+    per_epoch = sum(min(card.count, few * card.classes) if few else card.count for card in cards) // config.batch_size
     total = per_epoch * config.epochs
     groups = {label: group(entry, config.batch_size, per_epoch, total) for label, entry in sorted(config.optim.items())}
     return {"epochs": config.epochs, "batch_size": config.batch_size, "optim": groups, "fields": fields(config)}
@@ -131,7 +132,11 @@ NEW = {
     "letters": small_images("folder:letters", LETTERS),
 }
 
-OTHER_DATA = {"dann": "domains", "shuffle_and_learn": "clips"}  # what a method needs beyond images and labels
+OTHER_DATA = {  # what a method needs beyond images and labels
+    name: " and ".join(sorted(found))
+    for name in build.names()
+    if isinstance(needs := build.find(name).needs, frozenset) and (found := needs & {"domains", "clips"})
+}
 
 # What methods whose batches have classes can ask of two of them.
 TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}}

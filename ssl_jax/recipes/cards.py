@@ -10,31 +10,15 @@ derive one. A new data set of small images needs no card here: a file in `ssl_ja
     "mnist": small_images("mnist", epochs=20, model={"name": "convnet", "width": 32}),
 """
 
-import dataclasses
 from dataclasses import replace
 from typing import Any
 
 from ssl_jax import data
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD, View
-from ssl_jax.recipes.layer import Fields, Layer
+from ssl_jax.recipes.domains import DOMAINS
+from ssl_jax.recipes.layer import Card
 from ssl_jax.runtime.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Card(Layer):
-    """How networks are trained on a data set."""
-
-    about: str  # one sentence
-    source: str  # as `config.data.source`
-    side: int  # of a view, pixels
-    channels: int = 3
-    strong: View | None = None  # of methods that compare views; None: what the method's class has
-    weak: View | None = None  # of methods that predict what was done to an image; None: what the method's class has
-    sgd: Fields = dataclasses.field(default_factory=lambda: {"learning_rate": 0.12, "weight_decay": 5e-4})
-    has: frozenset[str] = frozenset()  # beyond images and labels: 'clips', 'domains'; for methods that need them
-    benchmark: bool = False  # a variant of another card, which only methods with a recipe for it have
-
 
 LARGEST = 128  # side up to which images are small, pixels
 
@@ -115,6 +99,7 @@ SMALL_SGD = {**LIGHTLY_SGD, "scaling": "none"}
 LIGHTLY_MODEL = {"stem": "small_linear", "conv_init": "torch"}
 
 _CLIPS = View(size=32, flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, shared=True)  # of all frames alike
+
 
 CARDS = {
     "digits": Card(
@@ -207,32 +192,7 @@ CARDS = {
         eval={"knn_k": 20},
         run={"eval_epochs": 10.0, "save_epochs": 10.0},
     ),
-    "digits_inverted": Card(
-        about="From 8x8 digits to the same digits in black on white: two domains without a download.",
-        source="digits",
-        side=8,
-        channels=1,
-        benchmark=True,
-        has=frozenset({"domains"}),
-        weak=replace(recipes.DIGITS, degrees=0.0, shear=0.0),
-        sgd={"learning_rate": 0.3, "weight_decay": 1e-4},
-        data={"target": "digits:inverted"},
-        model={"name": "convnet", "width": 32},
-        eval={"knn_k": 20},
-        run={"eval_epochs": 10.0, "save_epochs": 25.0},
-    ),
-    "mnist_to_mnist_m": Card(
-        about="From MNIST to MNIST-M, its digits blended with photographs, 28x28: adaptation of Ganin et al. 2016.",
-        source="mnist",
-        side=28,
-        benchmark=True,
-        has=frozenset({"domains"}),
-        weak=View(size=28, crop="centre", order=("crop",), mean=(0.5,), std=(0.5,)),
-        epochs=10,
-        batch_size=128,
-        data={"target": "mnist_m", "size": 28},
-        model={"name": "lenet", "width": 32, "conv_init": "torch"},
-    ),
+    **DOMAINS,
     "omniglot": Card(
         about="28x28 characters of many alphabets, 20 drawings each; every turn by 90 degrees is a class of its own.",
         source="omniglot:rotated",

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any, NamedTuple, Self
 
+from ssl_jax.augment.view import View
+
 Fields = Mapping[str, Any]
 
 
@@ -50,6 +52,21 @@ class Layer:
                 changes[name] = {**known[name], **value}
         dropped = {name: known[name].__class__() for name in ("source", "expected") if name in known}
         return dataclasses.replace(self, **(dropped | changes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card(Layer):
+    """How networks are trained on a data set."""
+
+    about: str  # one sentence
+    source: str  # as `config.data.source`
+    side: int  # of a view, pixels
+    channels: int = 3
+    strong: View | None = None  # of methods that compare views; None: what the method's class has
+    weak: View | None = None  # of methods that predict what was done to an image; None: what the method's class has
+    sgd: Fields = dataclasses.field(default_factory=lambda: {"learning_rate": 0.12, "weight_decay": 5e-4})
+    has: frozenset[str] = frozenset()  # beyond images and labels: 'clips', 'domains'; for methods that need them
+    benchmark: bool = False  # a variant of another card, which only methods with a recipe for it have
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from ssl_jax.data.samplers.classes import Episodes, PerClass
 from ssl_jax.data.samplers.clips import Clips
 from ssl_jax.data.samplers.images import Joined, Shuffled
 from ssl_jax.data.samplers.sampler import Indices, Sampler, check, each, single
-from ssl_jax.data.samplers.tasks import TaskSequence
+from ssl_jax.data.samplers.tasks import TaskSequence, task_end
 
 __all__ = [
     "Clips",
@@ -24,4 +24,5 @@ __all__ = [
     "check",
     "each",
     "single",
+    "task_end",
 ]

@@ -11,13 +11,18 @@ from ssl_jax.data.samplers.sampler import Indices
 from ssl_jax.runtime.errors import UserError
 
 
+def task_end(number: int, tasks: int, total: int) -> int:
+    """Updates after which a task ends, counted from 0, where all of `tasks` have as many of the run's `total`."""
+    return -(-(number + 1) * total // tasks)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class TaskSequence:
     """Tasks one after the other, for continual learning, with a memory of images of the tasks before.
 
-    Each task has the share of the run's updates that its images have of all images. Without a memory the batch has one
-    part [B]; with one it has the parts `new` [B - memory] and `memory`. During the first task, which has nothing to
-    remember, both are of that task.
+    Each task has the share of the run's updates that its images have of all images, or as many as any other. Without a
+    memory the batch has one part [B]; with one it has the parts `new` [B - memory] and `memory`. During the first task,
+    which has nothing to remember, both are of that task.
 
     Attributes:
       tasks: rows [N_t] of each task, in order.
@@ -25,6 +30,7 @@ class TaskSequence:
       epochs: passes over the images of each task.
       memory: images of a batch that are remembered ones; 0: none.
       kept: images that are remembered of each earlier task, drawn at random once.
+      even: whether all tasks have as many updates.
     """
 
     tasks: tuple[np.ndarray, ...]
@@ -32,6 +38,7 @@ class TaskSequence:
     epochs: int
     memory: int = 0
     kept: int = 0
+    even: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.memory < self.batch_size or (self.memory > 0) != (self.kept > 0):
@@ -54,8 +61,10 @@ class TaskSequence:
     @functools.cached_property
     def _ends(self) -> np.ndarray:
         """Updates after which each task ends."""
-        sizes = np.array([len(rows) for rows in self.tasks])
-        return np.ceil(np.cumsum(sizes) / sizes.sum() * self.steps_per_epoch * self.epochs).astype(int)
+        total, sizes = self.steps_per_epoch * self.epochs, np.array([len(rows) for rows in self.tasks])
+        if self.even:
+            return np.array([task_end(number, len(self.tasks), total) for number in range(len(self.tasks))])
+        return np.ceil(np.cumsum(sizes) / sizes.sum() * total).astype(int)
 
     @property
     def steps_per_epoch(self) -> int:

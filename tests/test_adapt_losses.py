@@ -1,0 +1,176 @@
+"""Losses of adaptation by training: reference values, and what each method must leave alone."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+import numpy as np
+import pytest
+from test_metric_meta_adapt import wave2  # noqa: F401
+import tiny
+
+from ssl_jax import dist
+from ssl_jax.methods.adapt import adda, dan, deep_coral, domain_confusion, dsbn, self_training
+
+TWO_DOMAINS = ("adda", "dan", "dann", "deep_coral", "domain_confusion", "dsbn", "self_training")
+
+
+@pytest.mark.parametrize(
+    ("loss", "value", "grad"),
+    [(dan.mmd, "dan_5kernel", "dan_bandwidth_stopped"), (deep_coral.coral, "deep_coral", "deep_coral")],
+)
+def test_distances_of_domains_agree(wave2, loss, value, grad):  # noqa: F811
+    given = {name: jnp.asarray(x) for name, x in wave2("mmd_coral").items()}
+    found, grads = jax.value_and_grad(loss, (0, 1))(given["a"], given["b"])
+    np.testing.assert_allclose(found, given[value], rtol=1e-7)
+    for name, x in zip("ab", grads, strict=True):
+        np.testing.assert_allclose(x, given[f"grad_{name}_{grad}"], atol=1e-8)
+    # Other estimators of the same name are far from it.
+    others = {"tll_3kernel", "domainbed_7kernel", "tll_coral"}
+    assert all(abs(float(found) - float(given[name])) > 0.02 for name in others)
+    if loss is dan.mmd:
+        assert np.abs(grads[0] - given["grad_a_dan_bandwidth_differentiated"]).max() > 1e-3
+    assert float(loss(given["a"], given["a"])) == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(loss(given["a"] + 3, given["b"] + 3), found, rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", [dan.mmd, deep_coral.coral])
+def test_distances_are_those_of_the_whole_batch(loss):
+    draw = np.random.default_rng(0)
+    w, a, b = draw.normal(size=(5, 4)), draw.normal(size=(16, 5)), draw.normal(1, 2, size=(16, 5))
+
+    def over(count):
+        def replica(w, a, b):
+            value, grad = jax.value_and_grad(lambda w: dist.mean(loss(a @ w, b @ w, dist.AXIS)))(w)
+            return value, dist.mean(grad)
+
+        mesh = dist.make_mesh(jax.devices()[:count])
+        return dist.map_replicas(replica, mesh, (P(), P(dist.AXIS), P(dist.AXIS)), P())(w, a, b)
+
+    with jax.enable_x64(True):
+        for found, wanted in zip(over(8), over(1), strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-12)
+        assert abs(float(over(1)[0]) - float(loss(a[:2] @ w, b[:2] @ w))) > 1e-3
+
+
+def test_adda_agrees(wave2):  # noqa: F811
+    given = {name: jnp.asarray(x) for name, x in wave2("adda").items()}
+
+    def told(x, v1=given["V1"], v2=given["V2"]):
+        return jax.nn.relu(x @ v1) @ v2
+
+    source, target = given["f_source"], given["f_target"]
+    against, grads = jax.value_and_grad(lambda v: adda.adversary_loss(told(source, *v), told(target, *v)))(
+        (given["V1"], given["V2"])
+    )
+    np.testing.assert_allclose(against, given["adversary"], rtol=1e-9)
+    for name, grad in zip(("V1", "V2"), grads, strict=True):
+        np.testing.assert_allclose(grad, given[f"grad_{name}"], atol=1e-9)
+    mapping, grad = jax.value_and_grad(lambda x: adda.mapping_loss(told(source), told(x)))(target)
+    np.testing.assert_allclose(mapping, given["mapping_authors"], rtol=1e-9)
+    np.testing.assert_allclose(grad, given["grad_target_authors"], atol=1e-9)
+    np.testing.assert_allclose(2 * grad, given["grad_target_only"], atol=1e-9)
+    assert abs(float(mapping) - float(given["mapping_target_only"])) > 0.1
+
+
+def test_confusion_is_least_where_the_domains_cannot_be_told_apart():
+    even, sure = jnp.zeros((4, 2)), jnp.array([[3.0, -3.0]] * 4)
+    assert float(domain_confusion.confusion(even)) == pytest.approx(np.log(2))
+    assert float(domain_confusion.confusion(sure)) > 3
+    assert float(domain_confusion.confusion(sure)) == pytest.approx(float(domain_confusion.confusion(-sure)))
+    np.testing.assert_allclose(jax.grad(domain_confusion.confusion)(even), 0, atol=1e-7)
+
+
+@pytest.mark.fast
+def test_the_surest_answers_of_each_class_become_labels():
+    confidence = np.array([0.9, 0.5, 0.8, 0.4, 0.7])
+    answers = np.array([0, 0, 0, 1, 1])
+    assert self_training.surest(confidence, answers, 0.5).tolist() == [0, -1, 0, -1, 1]
+    assert self_training.surest(confidence, answers, 1.0).tolist() == answers.tolist()
+    assert self_training.surest(confidence, answers, 0.01).tolist() == [0, -1, -1, -1, 1]
+
+
+@pytest.mark.fast
+def test_norms_are_found_by_their_statistics():
+    params = {
+        "conv": {"kernel": 1},
+        "norm": {"scale": 2, "bias": 3},
+        "block": {"norm": {"scale": 4}, "dense": {"w": 5}},
+    }
+    stats = {"norm": {"mean": 0, "var": 0}, "block": {"norm": {"mean": 0, "var": 0}}}
+    own = dsbn.norms(params, stats)
+    assert own == {"norm": {"scale": 2, "bias": 3}, "block": {"norm": {"scale": 4}}}
+    other = {"norm": {"scale": 7, "bias": 8}, "block": {"norm": {"scale": 9}}}
+    assert dsbn.merged(params, other) == {
+        "conv": {"kernel": 1},
+        "norm": {"scale": 7, "bias": 8},
+        "block": {"norm": {"scale": 9}, "dense": {"w": 5}},
+    }
+    assert dsbn.merged(params, own) == params and dsbn.norms(params, {}) == {}
+
+
+def loss_of(name, **changes):
+    """A method's compiled loss and gradient, its state and its batch of 32 images."""
+    run = tiny.run(name, batch_size=32, epochs=4, **changes)
+    ts = run.init()
+    loss = tiny.loss_function(run)
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    return run, ts, tiny.batch_of(run, 32), functools.partial(step)
+
+
+def test_statistics_of_one_domain_are_not_moved_by_the_other():
+    _, ts, batch, step = loss_of("dsbn")
+    (_, (first, _)), _ = step(ts.params, ts.state, batch, jnp.zeros((), jnp.int32))
+    other = {**batch, "target": {**batch["target"], "view": batch["target"]["view"] * 3 + 1}}
+    (_, (second, _)), _ = step(ts.params, ts.state, other, jnp.zeros((), jnp.int32))
+    tiny.assert_same(second["stats"]["source"], first["stats"]["source"])
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), first["stats"], second["stats"])["backbone"]
+    assert max(jax.tree.leaves(gaps)) > 0.01
+
+
+def test_the_source_network_of_adda_stays_once_the_adversary_begins():
+    run, ts, batch, step = loss_of("adda")
+    switch = run.info.total_steps // 2
+    moved = jax.tree.map(lambda x: x + 0.1, ts.params)
+    for number, follows in ((switch - 1, True), (switch, False)):
+        _, state = run.method.after_update(moved, ts.state, jnp.asarray(number), run.info)
+        wanted = moved if follows else ts.params
+        tiny.assert_same(state["source"]["params"]["backbone"], wanted["backbone"])
+    # The first part is plain training on the source; the second reads no label.
+    target = {**batch, "target": {**batch["target"], "view": batch["target"]["view"] + 1}}
+    first = [step(ts.params, ts.state, b, jnp.asarray(switch - 1)) for b in (batch, target)]
+    tiny.assert_same(first[1][1]["backbone"], first[0][1]["backbone"])
+    unlabelled = {**batch, "source": {**batch["source"], "label": (batch["source"]["label"] + 1) % 10}}
+    second = [step(ts.params, ts.state, b, jnp.asarray(switch)) for b in (batch, unlabelled)]
+    tiny.assert_same(second[1][1], second[0][1])
+    assert all(np.any(np.asarray(x)) for x in jax.tree.leaves(second[0][1]["adversary"]))
+
+
+@pytest.mark.parametrize("name", [name for name in TWO_DOMAINS if name not in ("adda", "dsbn")])
+def test_without_weight_the_backbone_learns_from_the_source_alone(name):
+    """Two batches of the same pixels whose target rows trade places give one gradient: no label of the target acts."""
+    run, ts, batch, step = loss_of(name, **{"method.weight": 0.0})
+    _, grads = step(ts.params, ts.state, batch, jnp.asarray(run.info.total_steps - 1))
+    strange = {**batch, "target": {**batch["target"], "label": jnp.arange(16) % 10}}
+    _, same = step(ts.params, ts.state, strange, jnp.asarray(run.info.total_steps - 1))
+    tiny.assert_same(same, grads)
+    plain, own = loss_of("dann", **{"method.weight": 0.0})[2:]
+    _, wanted = own(
+        {**ts.params, "discriminator": tiny.fresh(tiny.run("dann")).params["discriminator"]}, ts.state, plain, 0
+    )
+    tiny.assert_close(grads["backbone"], wanted["backbone"], 1e-5)
+
+
+@pytest.mark.parametrize("name", TWO_DOMAINS)
+def test_no_label_of_the_target_is_seen(name):
+    """Even where the data had them: permuted, the parameters stay the same to the bit."""
+    run, _, _ = tiny.compiled(name)
+    assert (run.train.labels[run.train.fields["domain"] == 1] == -1).all()
+    true, _ = tiny.steps(name, 3)
+    labels = run.train.labels.copy()
+    rows = np.flatnonzero(run.train.fields["domain"] == 1)
+    labels[rows] = np.random.default_rng(0).integers(0, 10, len(rows))
+    changed, _ = tiny.steps(name, 3, labels=labels)
+    tiny.assert_same(changed.params, true.params)
+    tiny.assert_same(changed.state, true.state)
