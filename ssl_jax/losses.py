@@ -48,6 +48,20 @@ def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
 
 
+def mean_where(values: jax.Array, counted: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """This replica's share of a mean over what counts in the global batch: the mean over the replicas is that mean.
+
+    Args:
+      values: on this replica, of any shape.
+      counted: bool of the same shape; 0 is returned where nothing counts anywhere.
+      axis_name: mapped axis that the batch is spread over, or None.
+    """
+    count = counted.sum().astype(values.dtype)
+    if axis_name is not None:
+        count = jax.lax.pmean(count, axis_name)
+    return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(count, 1e-9)
+
+
 def guess_accuracy(labels: jax.Array, positions: jax.Array, count: int, axis_name: str | None = None) -> jax.Array:
     """Accuracy of an answer by chance: the label that is most frequent in the other half of the batch.
 

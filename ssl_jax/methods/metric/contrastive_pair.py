@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.methods.contract import Info, Metric
-from ssl_jax.methods.shared.embedding import Embedding, Rows, distances, mean_where
+from ssl_jax.methods.shared.embedding import Embedding, Rows, distances
 from ssl_jax.runtime.errors import UserError
 
 REDUCTIONS = ("hadsell", "nonzero")
@@ -55,9 +55,9 @@ def contrastive_loss(
     near = jnp.maximum(negative_margin - distance, 0.0)
     if reduction == "hadsell":
         found = jnp.square(jnp.where(positive, apart, near)) / 2
-        return mean_where(found, positive | negative, axis_name)
-    loss = mean_where(apart, positive & (apart > 0), axis_name)
-    return loss + mean_where(near, negative & (near > 0), axis_name)
+        return losses.mean_where(found, positive | negative, axis_name)
+    loss = losses.mean_where(apart, positive & (apart > 0), axis_name)
+    return loss + losses.mean_where(near, negative & (near > 0), axis_name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +90,8 @@ class ContrastivePair(Embedding):
         own = own._replace(z=losses.l2_normalize(own.z)) if self.normalise else own
         others = own.gathered(axis_name)
         distance = distances(own.z, others.z)
-        within = mean_where(distance, own.positives(others), axis_name)
-        between = mean_where(distance, own.negatives(others), axis_name)
+        within = losses.mean_where(distance, own.positives(others), axis_name)
+        between = losses.mean_where(distance, own.negatives(others), axis_name)
         return {"within": Metric(within, kind="value"), "between": Metric(between, kind="value")}
 
     def chance(self, info: Info) -> float:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.methods.contract import Info, Metric
-from ssl_jax.methods.shared.embedding import Embedding, Rows, mean_where
+from ssl_jax.methods.shared.embedding import Embedding, Rows
 from ssl_jax.runtime.errors import UserError
 
 
@@ -40,11 +40,11 @@ def n_pair_loss(
     logits = jnp.where(candidate, losses.similarity(own.z, others.z), -jnp.inf)
     rest = jnp.where(same, jax.nn.log_softmax(logits, -1), 0.0)
     lengths = jnp.sum(jnp.square(own.z), -1)
-    loss = mean_where(-jnp.sum(target * rest, -1), anchor, axis_name)
+    loss = losses.mean_where(-jnp.sum(target * rest, -1), anchor, axis_name)
     for rows in (anchor, ~anchor):
-        loss += 0.25 * penalty * mean_where(lengths, rows, axis_name)
+        loss += 0.25 * penalty * losses.mean_where(lengths, rows, axis_name)
     right = jnp.take_along_axis(same, jnp.argmax(logits, -1)[:, None], -1)[:, 0]
-    return loss, mean_where(right.astype(jnp.float32), anchor, axis_name)
+    return loss, losses.mean_where(right.astype(jnp.float32), anchor, axis_name)
 
 
 @dataclasses.dataclass(frozen=True)

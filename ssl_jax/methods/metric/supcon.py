@@ -19,7 +19,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Sampler, Shuffled
 from ssl_jax.methods.contract import Batch, Info
-from ssl_jax.methods.shared.embedding import Embedding, Rows, mean_where
+from ssl_jax.methods.shared.embedding import Embedding, Rows
 from ssl_jax.models.heads import MLP
 from ssl_jax.runtime.errors import UserError
 
@@ -40,7 +40,7 @@ def supcon_loss(own: Rows, *, temperature: float, axis_name: str | None = None) 
     logits = jnp.where(itself, -jnp.inf, losses.similarity(own.z, others.z) / temperature)
     found = jnp.where(positive, jax.nn.log_softmax(logits, -1), 0.0)
     count = positive.sum(1)
-    return mean_where(-found.sum(1) / jnp.maximum(count, 1), count > 0, axis_name)
+    return losses.mean_where(-found.sum(1) / jnp.maximum(count, 1), count > 0, axis_name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from ssl_jax import losses
 from ssl_jax.methods.contract import Info, Metric
-from ssl_jax.methods.shared.embedding import Embedding, Rows, distances, mean_where
+from ssl_jax.methods.shared.embedding import Embedding, Rows, distances
 from ssl_jax.runtime.errors import UserError
 
 MINING = ("every", "all", "semihard", "hard", "nearest_semihard", "batch_hard")
@@ -55,7 +55,7 @@ def triplet_loss(
         found, counted = _mined(distance, positive, negative, margin, mining)
     nearest = jnp.min(jnp.where(negative, distance, jnp.inf), 1)
     furthest = jnp.max(jnp.where(positive, distance, -jnp.inf), 1)
-    return mean_where(found, counted, axis_name), jnp.mean(nearest - furthest < margin, dtype=jnp.float32)
+    return losses.mean_where(found, counted, axis_name), jnp.mean(nearest - furthest < margin, dtype=jnp.float32)
 
 
 def _batch_hard(distance: jax.Array, positive: jax.Array, negative: jax.Array, margin: float) -> Any:

@@ -48,20 +48,6 @@ def distances(z: jax.Array, others: jax.Array, *, squared: bool = False) -> jax.
     return found if squared else jnp.sqrt(found)
 
 
-def mean_where(values: jax.Array, counted: jax.Array, axis_name: str | None) -> jax.Array:
-    """This replica's share of a mean over what counts in the global batch: the mean over the replicas is that mean.
-
-    Args:
-      values: on this replica, of any shape.
-      counted: bool of the same shape; 0 is returned where nothing counts anywhere.
-      axis_name: mapped axis that the batch is spread over, or None.
-    """
-    count = counted.sum().astype(values.dtype)
-    if axis_name is not None:
-        count = jax.lax.pmean(count, axis_name)
-    return jnp.sum(jnp.where(counted, values, 0.0)) / jnp.maximum(count, 1e-9)
-
-
 @dataclasses.dataclass(frozen=True)
 class Embedding(Method):
     """An embedding that is learned from classes; what is left is to compare embeddings."""
