@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ssl_jax import losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Joined, Sampler
+from ssl_jax.methods.combine.supervised import known_cross_entropy
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Variables
 from ssl_jax.models.heads import Classifier
 from ssl_jax.models.parts import apply, initialise
@@ -96,11 +96,6 @@ class SemiSupervised(Method):
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
-        if self.labels_per_class < 1 or self.ratio < 1:
-            raise UserError(
-                f"config.method.labels_per_class is {self.labels_per_class} and ratio {self.ratio}: both are at least "
-                "1."
-            )
         if not 0 <= self.average < 1 or not 0 <= self.ramp <= 1:
             raise UserError(
                 f"config.method.average is {self.average} and ramp {self.ramp}: the first is at least 0 and below 1, "
@@ -157,10 +152,10 @@ class SemiSupervised(Method):
         count = len(images[0])
         logits, h, stats = self._answer(params, state["stats"], jnp.concatenate(images), info, train)
         state = {**state, "stats": stats}
-        loss = losses.cross_entropy(logits[:count], known["label"])
+        loss, top1 = known_cross_entropy(logits[:count], known["label"])
         metrics = {
             "label_loss": Metric(loss, math.log(info.num_classes), kind="loss"),
-            "label_top1": Metric(losses.accuracy(logits[:count], known["label"]), 1 / info.num_classes),
+            "label_top1": Metric(top1, 1 / info.num_classes),
         }
         if self.weight:
             answers = jnp.split(logits[count:], len(images) - 1)
