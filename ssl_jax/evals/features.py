@@ -17,6 +17,7 @@ from ssl_jax.data.lazy import Images
 from ssl_jax.data.loader import streamed
 from ssl_jax.methods.contract import Method
 from ssl_jax.metrics.subset import evenly_spaced
+from ssl_jax.runtime import progress
 
 
 def extractor(
@@ -85,16 +86,18 @@ def _compiled(
         cropped, rows = isinstance(images, Images), np.arange(len(images))
         kept = [rows if most is None else evenly_spaced(rows, most)] * (len(stages) - 1) + [rows]
         found: list[np.ndarray] = []
-        for number, part in enumerate(_blocks(images, view, mesh, block, workers)):
-            first = number * block
-            places = dist.lay(np.arange(first, first + block), mesh, P(dist.AXIS))
-            new = jax.device_get(features(params, state, part, places, draw, cropped=cropped))
-            # In place: a list of blocks and what is made of them would be in memory together.
-            found = found or [np.empty((len(k), x.shape[1]), x.dtype) for k, x in zip(kept, new, strict=True)]
-            for out, k, x in zip(found, kept, new, strict=True):
-                low, high = np.searchsorted(k, (first, first + block))
-                out[low:high] = x[k[low:high] - first]
-            between()
+        with progress.counted(len(images), "images"):
+            for number, part in enumerate(_blocks(images, view, mesh, block, workers)):
+                first = number * block
+                progress.tick(min(block, len(images) - first))
+                places = dist.lay(np.arange(first, first + block), mesh, P(dist.AXIS))
+                new = jax.device_get(features(params, state, part, places, draw, cropped=cropped))
+                # In place: a list of blocks and what is made of them would be in memory together.
+                found = found or [np.empty((len(k), x.shape[1]), x.dtype) for k, x in zip(kept, new, strict=True)]
+                for out, k, x in zip(found, kept, new, strict=True):
+                    low, high = np.searchsorted(k, (first, first + block))
+                    out[low:high] = x[k[low:high] - first]
+                between()
         return found
 
     return extract

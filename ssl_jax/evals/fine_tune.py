@@ -19,6 +19,7 @@ from ssl_jax.methods.contract import Method, Variables
 from ssl_jax.metrics import label_curve
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.models.split import HALVES
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
 
@@ -140,11 +141,13 @@ class Tuner:
         velocity = dist.replicate(self._sgd.init(network[0]), self._mesh)
         updates = max(1, math.ceil(len(images) * epochs / self._batch))
         order = _order(len(images), updates * self._batch, seed).reshape(updates, -1)
-        for number, rows in enumerate(order):
-            batch = [dist.lay(x[rows], self._mesh, P(dist.AXIS)) for x in (images, labels.astype(np.int32))]
-            key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), number))
-            rate = np.float32(LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * number / updates)))
-            network, velocity = self._step(network, velocity, *batch, key, rate)
+        with progress.counted(updates, "updates"):
+            for number, rows in enumerate(order):
+                batch = [dist.lay(x[rows], self._mesh, P(dist.AXIS)) for x in (images, labels.astype(np.int32))]
+                key = jax.random.key_data(jax.random.fold_in(jax.random.key(seed), number))
+                rate = np.float32(LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * number / updates)))
+                network, velocity = self._step(network, velocity, *batch, key, rate)
+                progress.tick()
         return network
 
     def top1(self, network: Any, images: np.ndarray, labels: np.ndarray) -> float:

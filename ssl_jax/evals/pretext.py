@@ -19,6 +19,7 @@ from ssl_jax.evals.context import Context, in_memory
 from ssl_jax.methods.contract import Info, Method, Metric, measured
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.run import Run
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
 
@@ -105,12 +106,14 @@ def batch_measurer(run: Run, test: Dataset) -> Callable[..., dict[str, Metric]]:
 
     def measure(params: Any, state: Any, step: jax.Array) -> dict[str, Metric]:
         found = []
-        for update in range(updates):
-            for number in range(run.config.accumulate):
+        places = [(update, number) for update in range(updates) for number in range(run.config.accumulate)]
+        with progress.counted(len(places), "batches"):
+            for update, number in places:
                 rows = jax.tree.map(itemgetter(number), rows_of(own, update))
                 laid = samplers.each(lambda rows: dist.lay(rows, run.mesh, P(dist.AXIS)), rows)
                 place = np.int32(update), np.int32(number)
                 found.append(jax.device_get(mapped(params, state, step, data, laid, *place)))
+                progress.tick()
         return jax.tree.map(lambda *values: float(np.mean(values)), *found)
 
     return measure
@@ -158,9 +161,11 @@ def measurer(method: Method, info: Info, mesh: Mesh, batch_size: int) -> Callabl
     def measure(params: Any, state: Any, step: jax.Array, images: np.ndarray, labels: np.ndarray) -> dict[str, Metric]:
         blocks = _blocks(len(images), batch_size)
         found = []
-        for number, rows in enumerate(blocks):
-            on_device = jax.device_put((images[rows], labels[rows]), sharding)
-            found.append(jax.device_get(mapped(params, state, step, *on_device, np.int32(number))))
+        with progress.counted(len(blocks), "batches"):
+            for number, rows in enumerate(blocks):
+                on_device = jax.device_put((images[rows], labels[rows]), sharding)
+                found.append(jax.device_get(mapped(params, state, step, *on_device, np.int32(number))))
+                progress.tick()
         return jax.tree.map(lambda *values: float(np.mean(values)), *found)
 
     return measure

@@ -17,6 +17,7 @@ from ssl_jax.evals.table import table
 from ssl_jax.metrics import health
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.run import Run, prepare
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError, nearest
 from ssl_jax.state import TrainState
 from ssl_jax.workdir import images as stored_images
@@ -124,13 +125,15 @@ def _evaluate(
     if on.classes or any("labels" in find(name).NEEDS for name in names):
         images = context.with_labels(images, on.classes)
     results = Results(workdir, int(ts.step), data, run.train.name, fingerprint(network.variables), counts)
-    what = _context(network, images, names, FeatureCache(workdir), supervised, settings)
+    with progress.of("features"):
+        what = _context(network, images, names, FeatureCache(workdir), supervised, settings)
     if what.features.pretrained[0].size:  # wherever there are features: they cost next to nothing
         results.add(health.summary(evenly_spaced(what.features.pretrained[0], run.config.run.eval_images)))
     results.add({"seconds/extraction": time.time() - began, **_circumstances(run, ts)})
-    for name in names:
+    for number, name in enumerate(names, 1):
         try:
-            _measure(name, what, results)
+            with progress.of(f"{name} ({number} of {len(names)})"):
+                _measure(name, what, results)
         except UserError as error:
             if evals is not None:
                 raise

@@ -13,6 +13,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from ssl_jax.metrics import logistic
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 
 # Inverse strength of the L2 penalty at unit scale. Tried on CIFAR-10 with 20,000 images: from 10 to 100 the
@@ -79,22 +80,27 @@ def few_label(
             results[name] = {}
             plans[name] = [_draw(train_y, count, seed, i) for i in range(1 if count is None else draws)]
 
-    for name, (train_x, test_x) in representations.items():
-        known = test_y >= 0
-        train_x, test_x = flat(train_x), flat(test_x)
-        scaled = scaling(name, train_x, test_x, len(train_y), len(test_y))
-        test_x = scaled(test_x[known])
-        for count_name, rows in plans.items():
-            fits = [fit(scaled(train_x[r]), train_y[r], test_x, test_y[known]) for r in rows]
-            accuracies = [accuracy for accuracy, _ in fits]
-            results[count_name][name] = {
-                "mean": float(np.mean(accuracies)),
-                "std": float(np.std(accuracies, ddof=1)) if len(fits) > 1 else 0.0,
-                "fits": len(fits),
-                "unconverged": sum(not converged for _, converged in fits),
-                "images": len(rows[0]),
-            }
+    with progress.counted(len(representations) * sum(map(len, plans.values())), "fits"):
+        for name, (train_x, test_x) in representations.items():
+            known = test_y >= 0
+            train_x, test_x = flat(train_x), flat(test_x)
+            scaled = scaling(name, train_x, test_x, len(train_y), len(test_y))
+            test_x = scaled(test_x[known])
+            for count_name, rows in plans.items():
+                fits = [fit(scaled(train_x[r]), train_y[r], test_x, test_y[known]) for r in rows]
+                results[count_name][name] = _cell_of(fits, len(rows[0]))
     return results
+
+
+def _cell_of(fits: list[tuple[float, bool]], images: int) -> dict[str, Any]:
+    accuracies = [accuracy for accuracy, _ in fits]
+    return {
+        "mean": float(np.mean(accuracies)),
+        "std": float(np.std(accuracies, ddof=1)) if len(fits) > 1 else 0.0,
+        "fits": len(fits),
+        "unconverged": sum(not converged for _, converged in fits),
+        "images": images,
+    }
 
 
 def pca(train_x: ArrayLike, test_x: ArrayLike, components: int = 64) -> tuple[np.ndarray, np.ndarray]:

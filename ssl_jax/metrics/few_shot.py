@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 
 QUERIES = 15  # images a class that an episode is scored on (methods.md 7.6, as MAML and prototypical networks)
@@ -62,12 +63,14 @@ def few_shot(
     support, query = draw(labels, ways, shots, queries, episodes, seed)
     targets = np.repeat(np.arange(ways), queries)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in classifiers}
-    for start in range(0, episodes, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        for name, (seen, classify) in classifiers.items():
-            s, q = seen[support[rows]], seen[query[rows]]  # [E, ways, shots or queries, D]
-            s, q = (a.reshape(len(a), -1, x.shape[1]) for a in (s, q))
-            scores[name].append((classify(s, q, ways) == targets).mean(1))
+    with progress.counted(episodes, "episodes"):
+        for start in range(0, episodes, _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            for name, (seen, classify) in classifiers.items():
+                s, q = seen[support[rows]], seen[query[rows]]  # [E, ways, shots or queries, D]
+                s, q = (a.reshape(len(a), -1, x.shape[1]) for a in (s, q))
+                scores[name].append((classify(s, q, ways) == targets).mean(1))
+            progress.tick(len(support[rows]))
     return _summary(scores)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 
 # Below this length a feature counts as zero and keeps similarity 0 to everything, rather than becoming NaN.
@@ -69,12 +70,14 @@ def predict(
     bank, bank_labels = _unit(bank), jnp.asarray(bank_labels, jnp.int32)
     block = max(1, min(block, len(queries), _SIMILARITIES // len(bank)))
     out = []
-    for start in range(0, len(queries), block):
-        part = queries[start : start + block]
-        # The last block is padded to the size of the others, so that one compilation serves all.
-        padded = np.pad(part, ((0, block - len(part)), (0, 0)))
-        voted = _vote(bank, bank_labels, _unit(padded), temperature, num_classes=num_classes, k=k)
-        out.append(np.asarray(voted)[: len(part)])
+    with progress.counted(len(queries), "images"):
+        for start in range(0, len(queries), block):
+            part = queries[start : start + block]
+            # The last block is padded to the size of the others, so that one compilation serves all.
+            padded = np.pad(part, ((0, block - len(part)), (0, 0)))
+            voted = _vote(bank, bank_labels, _unit(padded), temperature, num_classes=num_classes, k=k)
+            out.append(np.asarray(voted)[: len(part)])
+            progress.tick(len(part))
     return np.concatenate(out) if out else np.zeros(0, np.int32)
 
 

@@ -39,6 +39,11 @@ def sizes(labels: ArrayLike, percents: Sequence[float] = PERCENTS) -> dict[float
     return {percent: count for percent, count in counts.items() if count <= MAX_IMAGES}
 
 
+def draws(percent: float) -> int:
+    """How many draws of the labelled images a share has."""
+    return DRAWS if percent <= 10 else 1
+
+
 def label_curve(
     train_x: ArrayLike,
     train_y: ArrayLike,
@@ -77,7 +82,7 @@ def label_curve(
     curve: dict[float, tuple[float, float | None]] = {}
     for percent in sizes(train_y, percents):
         accuracies = []
-        for draw in range(DRAWS if percent <= 10 else 1):
+        for draw in range(draws(percent)):
             rows = np.random.default_rng(seed).permutation(subset(train_y, percent, [seed, draw]))
             accuracies.append(fit(scaled(train_x[rows]), train_y[rows], test_x, test_y)[0])
         std = float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None

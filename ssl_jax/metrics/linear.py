@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 import optax
 
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 
 _MOMENTUM = 0.9
@@ -83,18 +84,21 @@ def probe(
             f"The probe got epochs={epochs}, batch_size={batch_size}, learning_rates={learning_rates}; make "
             "them positive and give at least one rate."
         )
-    fit = functools.partial(_fit, num_classes=num_classes, epochs=epochs)
     train_x, test_x = standardise(train_x, test_x)
     held_out = held_out_part(train_y, seed)
     choose_key, refit_key = jax.random.split(jax.random.key(seed))
 
     rest_x, rest_y = train_x[~held_out], train_y[~held_out]
-    heads = fit(rest_x, rest_y, rates, choose_key, batch_size=min(batch_size, len(rest_x)))
-    held_out_top1 = _accuracy(heads, train_x[held_out], train_y[held_out])
-    best = choose(held_out_top1)
-    head = fit(train_x, train_y, rates[best : best + 1], refit_key, batch_size=min(batch_size, len(train_x)))
+    with progress.counted(2 * epochs, "epochs"):
+        fit = functools.partial(_fit, num_classes=num_classes, epochs=epochs, told=progress.shown())
+        heads = fit(rest_x, rest_y, rates, choose_key, batch_size=min(batch_size, len(rest_x)))
+        held_out_top1 = _accuracy(heads, train_x[held_out], train_y[held_out])
+        best = choose(held_out_top1)
+        head = fit(train_x, train_y, rates[best : best + 1], refit_key, batch_size=min(batch_size, len(train_x)))
+        top1 = float(_accuracy(head, test_x, test_y)[0])
+        jax.effects_barrier()  # the last ticks
     return {
-        "top1": float(_accuracy(head, test_x, test_y)[0]),
+        "top1": top1,
         "learning_rate": float(rates[best]),
         "held_out_top1": float(held_out_top1[best]),
         "at_edge": len(rates) > 1 and best in (0, len(rates) - 1),
@@ -195,8 +199,8 @@ def choose(accuracies: np.ndarray) -> int:
     return int(best[np.argmin(np.abs(best - (len(accuracies) - 1) / 2))])
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size"))
-def _fit(x, y, rates, key, *, num_classes, epochs, batch_size):
+@functools.partial(jax.jit, static_argnames=("num_classes", "epochs", "batch_size", "told"))
+def _fit(x, y, rates, key, *, num_classes, epochs, batch_size, told=False):
     """Trains one head for each rate, all on the same batches: weights [L, D, C] and biases [L, C]."""
     steps = len(x) // batch_size
     cosine = optax.cosine_decay_schedule(batch_size / 256, epochs * steps)
@@ -214,6 +218,8 @@ def _fit(x, y, rates, key, *, num_classes, epochs, batch_size):
             return (optax.apply_updates(head, updates), velocity), None
 
         def epoch(carry, key):
+            if told:
+                jax.debug.callback(progress.tick)
             order = jax.random.permutation(key, len(x))[: steps * batch_size]
             return jax.lax.scan(step, carry, order.reshape(steps, batch_size))
 

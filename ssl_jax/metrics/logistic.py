@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from ssl_jax.metrics.linear import both_labelled, choose, held_out_part, standardise
+from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 
 # Inverse strengths of the L2 penalty, weakest last. On standardised features the held-out part has its best between
@@ -66,10 +67,11 @@ def probe(
     candidates = np.sort(np.asarray(cs, float))
     train_x, test_x = standardise(train_x, test_x)
     held_out = held_out_part(train_y, seed)
-    accuracies = _sweep(train_x, train_y, held_out, candidates)
-    best = choose(accuracies)
-    model = LogisticRegression(C=candidates[best], max_iter=MAX_ITERATIONS)
-    converged = fit(model, train_x, train_y)
+    with progress.counted(fits(candidates), "fits"):
+        accuracies = _sweep(train_x, train_y, held_out, candidates)
+        best = choose(accuracies)
+        model = LogisticRegression(C=candidates[best], max_iter=MAX_ITERATIONS)
+        converged = fit(model, train_x, train_y)
     return {
         "top1": float(model.score(test_x, test_y)),
         "c": float(candidates[best]),
@@ -77,6 +79,11 @@ def probe(
         "at_edge": len(candidates) > 1 and best in (0, len(candidates) - 1),
         "converged": converged,
     }
+
+
+def fits(cs: Sequence[float] | np.ndarray = CS) -> int:
+    """How often a probe with these candidates fits."""
+    return len(cs) + 1
 
 
 def _sweep(x: np.ndarray, y: np.ndarray, held_out: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -96,6 +103,7 @@ def fit(model: LogisticRegression, x: np.ndarray, y: np.ndarray) -> bool:
     with threadpool_limits(threads, user_api="blas"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(x, y)
+    progress.tick()
     for warning in caught:  # others are for people to see
         if not issubclass(warning.category, ConvergenceWarning):
             warnings.warn(warning.message, stacklevel=2)

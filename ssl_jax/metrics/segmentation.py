@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ssl_jax.runtime import progress
+
 IGNORE = 255  # pixels of this label count nowhere
 LEARNING_RATE, WEIGHT_DECAY = 1e-2, 1e-3
 BATCH_SIZE = 16  # images an update
@@ -97,9 +99,11 @@ class Probe:
             return optax.apply_updates(head, moves), state
 
         state, rng = optimizer.init(head), np.random.default_rng(seed)
-        for _ in range(epochs):
-            for rows in rng.permutation(len(maps))[: steps * batch].reshape(steps, batch):
-                head, state = update(head, state, maps[rows], masks[rows].astype(np.int32))
+        with progress.counted(epochs, "epochs"):
+            for _ in range(epochs):
+                for rows in rng.permutation(len(maps))[: steps * batch].reshape(steps, batch):
+                    head, state = update(head, state, maps[rows], masks[rows].astype(np.int32))
+                progress.tick()
         self._head = head
         self._answers = jax.jit(
             lambda x, size: self._logits(head, x, size).argmax(-1).astype(jnp.uint8), static_argnums=1
