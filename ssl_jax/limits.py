@@ -38,9 +38,9 @@ _AT_LEAST_ONE = re.compile(
 _ABOVE_ZERO = re.compile(r"data\.max_gib|eval\.\w*temperature|method\.(\w+\.)*(\w*temp|temperature|patch_size)")
 # From 0 to 1 with both ends, and without the upper one.
 _SHARES = re.compile(r"method\.(\w+\.)*(tau|m|momentum|centre_momentum|label_fraction|colour_drop)")
-_BELOW_ONE = re.compile(r"optim\.\w+\.(momentum|b1|b2)|method\.(\w+\.)*(mask_ratio|drop_path|dropout)")
+_BELOW_ONE = re.compile(r"data\.holdout|optim\.\w+\.(momentum|b1|b2)|method\.(\w+\.)*(mask_ratio|drop_path|dropout)")
 _AT_LEAST_TWO = re.compile(r"method\.(\w+\.)*(prototypes|permutations|ways)")  # one answer is always right
-_SEEDS = 2**32
+_SEED_FIELDS, _SEEDS = ("seed", "data.holdout_seed"), 2**32
 _LARGEST = 1e9  # beyond it the arithmetic of shapes and steps overflows
 _OF_WORDS = frozenset(("order", "classes", "tasks", "lead"))  # lists that may hold words
 
@@ -66,10 +66,10 @@ def _wanted(path: str, value: float) -> str:
     """What a number must be, if it is not."""
     rules = (
         (not math.isfinite(value), "a finite number"),
-        (abs(value) > _LARGEST and path != "seed", f"at most {_LARGEST:g}"),
+        (abs(value) > _LARGEST and path not in _SEED_FIELDS, f"at most {_LARGEST:g}"),
         (value < 0 and path not in _MAY_BE_NEGATIVE, "at least 0"),
         (path in _DEVICES and (value < -1 or value == 0), "at least 1, or -1 for all devices that are left"),
-        (path == "seed" and value >= _SEEDS, f"below {_SEEDS}"),
+        (path in _SEED_FIELDS and value >= _SEEDS, f"below {_SEEDS}"),
         (value < 1 and _AT_LEAST_ONE.fullmatch(path), "at least 1"),
         (value < 2 and _AT_LEAST_TWO.fullmatch(path), "at least 2"),
         (value <= 0 and _ABOVE_ZERO.fullmatch(path), "above 0"),

@@ -1,10 +1,11 @@
 """Online evaluation: kNN accuracy and health of the frozen backbone while a run trains."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from ssl_jax.data import loader
+from ssl_jax.data import Dataset, loader
 from ssl_jax.evals.features import extractor
 from ssl_jax.metrics import health, knn
 from ssl_jax.metrics.subset import evenly_spaced
@@ -16,7 +17,7 @@ from ssl_jax.workdir.log import Log
 class Monitor:
     """Measures the frozen backbone as the run goes: kNN accuracy where there are labels, and health.
 
-    Queries are the test split; without one, every tenth training image is a query and the rest the bank.
+    Queries are the test split, and the bank the training images; without a test split there is no kNN accuracy.
 
     Args:
       run: from `prepare`.
@@ -28,17 +29,8 @@ class Monitor:
         workers = loader.workers(run.config.data.workers)
         self._extract = extractor(run.method, run.eval_view, run.mesh, workers=workers, between=between)
         limit = run.config.run.eval_images
-        bank, queries = run.train, run.test
-        # Evenly spaced, since images come sorted by class.
-        rows = np.arange(len(bank.images))
-        if queries is None:
-            queries, query_rows = run.train, rows[::10]
-            rows = np.setdiff1d(rows, query_rows)
-        else:
-            query_rows = np.arange(len(queries.images))
-        rows, query_rows = evenly_spaced(rows, limit), evenly_spaced(query_rows, limit)
-        self._bank = bank.images[rows], bank.labels[rows]
-        self._queries = queries.images[query_rows], queries.labels[query_rows]
+        queries = run.train[:0] if run.test is None else run.test
+        self._bank, self._queries = (_some(d, limit) for d in (run.train, queries))
         self._classes = len(run.train.classes)
         # A single class tells nothing: any answer is right.
         self._scored = self._classes > 1 and bool((self._bank[1] >= 0).any() and (self._queries[1] >= 0).any())
@@ -74,3 +66,9 @@ class Monitor:
             if words:
                 log.say(words)
         return values
+
+
+def _some(d: Dataset, limit: int) -> tuple[Any, np.ndarray]:
+    """At most `limit` images with their labels, evenly spaced, since images come sorted by class."""
+    rows = evenly_spaced(np.arange(len(d)), limit)
+    return d.images[rows], d.labels[rows]

@@ -147,8 +147,13 @@ def _images(run: Run) -> str:
     names = run.train.classes
     some = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     classes = f"of {len(names)} classes ({some})" if names else "without labels"
-    tests = f"{len(run.test)} test images" if run.test is not None else "no test images"
-    return f"{run.info.num_examples} training images {classes}, {tests}"
+    found = f"{run.info.num_examples} training images {classes}"
+    if run.test is None:
+        return f"{found}, no test images"
+    if not run.test.held_out:
+        return f"{found}, {len(run.test)} test images"
+    share = f"{100 * run.config.data.holdout:g} %"
+    return f"{found}, {len(run.test)} held-out images ({share} of each class, since there are no test images)"
 
 
 __all__ = ["NotFinite", "Stopped", "train"]

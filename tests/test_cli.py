@@ -309,7 +309,7 @@ def test_unlabelled_images_train_and_say_what_they_cannot_be_asked(tmp_path, cap
     assert signal.getsignal(signal.SIGINT) is handler  # given back after training
     assert not any("knn/top1" in e or "probe_top1" in e for e in logged)
     assert evaluate.main([f"--workdir={tmp_path / 'run'}"]) == 0
-    assert "lacks labels and test images: only health can be measured" in capsys.readouterr().out
+    assert "lacks labels: only health, pretext can be measured" in capsys.readouterr().out
     assert "health/rankme" in json.loads((tmp_path / "run" / "results.json").read_text())
     assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=health,knn"]) == 2
     assert "needs labels and a test split" in capsys.readouterr().err

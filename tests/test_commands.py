@@ -333,7 +333,7 @@ def test_batch_and_epochs_fit_the_number_of_photographs(photographs, tmp_path):
     (tmp_path / "few").mkdir()
     for name in ("a", "b", "c"):
         Image.new("RGB", (9, 9)).save(tmp_path / "few" / f"{name}.png")
-    with pytest.raises(UserError, match="has 3 training images: at least 8 are needed"):
+    with pytest.raises(UserError, match="has 2 training images besides those held out: at least 8 are needed"):
         command_line.load(f"simclr:folder:{tmp_path}/few")
     with pytest.raises(UserError, match="nowhere"):
         command_line.load("simclr:folder:nowhere")

@@ -122,7 +122,7 @@ def test_the_commands_of_the_readme_run_in_order(tmp_path, images):
         if name != "ssl_jax":
             continue
         command = arguments[0]
-        arguments = [a.replace("path/to/images", str(images)).replace(".parquet", ".csv") for a in arguments]
+        arguments = [a.replace("path/to/images", str(images)) for a in arguments]
         if command == "train":
             arguments += [*SMALL, "--config.run.eval_epochs=0"]
         if command == "plan":

@@ -138,14 +138,22 @@ def folders(tmp_path, size=(8, 8)) -> tuple[str, str]:
 
 def test_a_domain_without_test_images_keeps_its_number(tmp_path):
     source, target = folders(tmp_path)
-    train, test = train_test.load(section(target, source))
+    train, test = train_test.load(section(target, source, holdout=0.0))
     assert train.fields["domain"].tolist() == [0] * 4 + [1] * 4 and test.fields["domain"].tolist() == [1] * 4
-    assert train_test.load(section(target, target))[1] is None
+    assert train_test.load(section(target, target, holdout=0.0))[1] is None
+
+
+def test_images_are_held_out_of_a_domain_without_test_images(tmp_path):
+    """Of each class; their labels are for measuring, as those of test images are."""
+    source, target = folders(tmp_path)
+    train, test = train_test.load(section(source, target))
+    assert train.fields["domain"].tolist() == [0] * 4 + [1] * 2 and test.fields["domain"].tolist() == [0] * 4 + [1] * 2
+    assert train.labels.tolist()[4:] == [-1, -1] and test.labels.tolist()[4:] == [0, 1] and test.held_out
 
 
 def test_streamed_domains_are_those_in_memory(tmp_path):
     source, target = folders(tmp_path)
-    held, streamed = (train_test.load(section(source, target, stream=how)) for how in ("never", "always"))
+    held, streamed = (train_test.load(section(source, target, stream=how, holdout=0.0)) for how in ("never", "always"))
     for kept, listed in zip(held, streamed, strict=True):
         assert listed.streamed and listed.name == kept.name
         np.testing.assert_array_equal(listed.images.pictures(8), kept.images)

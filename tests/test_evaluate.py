@@ -352,7 +352,8 @@ def test_health_needs_no_labels(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     for i in range(24):
         Image.fromarray(rng.integers(0, 256, (8, 8), np.uint8)).save(tmp_path / "images" / f"{i}.png")
-    run = tiny.run("rotation", **{"data.source": f"folder:{tmp_path / 'images'}", "batch_size": 8})
+    changes = {"data.source": f"folder:{tmp_path / 'images'}", "data.holdout": 0.0, "batch_size": 8}
+    run = tiny.run("rotation", **changes)
     store(run, run.init(), tmp_path / "run")
     assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=health"]) == 0
     assert "health/lidar" in results(tmp_path / "run")
@@ -361,6 +362,9 @@ def test_health_needs_no_labels(tmp_path, capsys):
     assert "pretext needs test images" in capsys.readouterr().err
     assert evaluate.main([f"--workdir={tmp_path / 'run'}", "--evals=knn"]) == 2
     assert "needs labels and a test split" in capsys.readouterr().err
+
+
+DEFAULT = [name for name, e in find.evaluations().items() if e.DEFAULT and not e.NEEDS - {"labels", "test images"}]
 
 
 def pictures(root, counts):
@@ -376,8 +380,9 @@ def pictures(root, counts):
 @pytest.mark.parametrize(
     ("counts", "measured", "words"),
     [
-        ({"": 12}, "health", "lacks labels and test images: only health can be measured"),
-        ({"train/a": 6, "train/b": 6}, "health", "lacks test images: only health can be measured"),
+        ({"": 12}, "health pretext", "lacks labels: only health, pretext can be measured"),
+        ({"a": 6, "b": 6}, " ".join(DEFAULT), "Measured on 2 held-out images"),
+        ({"train/a": 1, "train/b": 1}, "health", "lacks test images: only health can be measured"),
         ({"train": 12, "test": 8}, "health pretext", "lacks labels: only health, pretext can be measured"),
     ],
 )
@@ -412,15 +417,15 @@ def test_streamed_images_without_a_test_split_have_the_features_of_resident_ones
         for name, value in (("affine", 0.0), ("jitter", 0.0), ("mean", (0.5,)), ("std", (0.25,))):
             options[f"method.view.{name}"] = value
         run = tiny.run("rotation", batch_size=4, **options)
-        assert run.train.streamed == (stream == "always") and run.test is None
+        assert run.train.streamed == (stream == "always") and run.test.held_out
         what = context.prepare(run, run.init(), context.load_images(run), cache=cache.FeatureCache(tmp_path / stream))
         found[stream] = what.features
     assert [(x.shape, y.shape) for x, y in found["always"].stages["pretrained"]] == [
-        ((12, d), (0, d)) for d in (4, 8, 16)
+        ((11, d), (1, d)) for d in (4, 8, 16)
     ]
     for x, y in zip(found["always"].stages["pretrained"], found["never"].stages["pretrained"], strict=True):
         np.testing.assert_allclose(x[0], y[0], atol=0.02 * np.abs(y[0]).max())
-    assert found["always"].pretrained[0].shape == (12, 16)
+    assert found["always"].pretrained[0].shape == (11, 16)
 
 
 def test_pretext_is_the_loss_of_the_test_images():

@@ -233,7 +233,8 @@ def test_pages_and_frames_are_said(tmp_path, caplog):
 def test_grey_images_are_what_the_views_want(tmp_path):
     """A preset of colour takes them, in memory as from a stream; one that predicts colours does not."""
     where = write(tmp_path / "grey", {f"{n % 2}/{n}.png": png(n, "L") for n in range(20)})
-    changes = {"data.source": f"folder:{where}", "data.size": 32, "method.view.mean": (0.5,) * 3}
+    changes = {"data.source": f"folder:{where}", "data.size": 32, "data.holdout": 0.0}
+    changes["method.view.mean"] = (0.5,) * 3
     changes["method.view.std"] = (0.2,) * 3
     resident = prepare(tiny.config("rotation", **changes), jax.devices()[:1])
     streamed = data.load(f"folder:{where}", "train", size=32, stream=True)

@@ -75,6 +75,7 @@ class Dataset:
       card: the facts of the data set.
       content: a digest of what the images are, of their names and sizes or of a version, from a source that knows it
         without decoding them (which may give other pixels elsewhere); "": their pixels or names tell.
+      held_out: whether they were held out of a source's training images, since it has no test images.
 
     Raises:
       ValueError: the labels or a field have another length than the images.
@@ -87,6 +88,7 @@ class Dataset:
     fields: Mapping[str, np.ndarray | Lazy] = dataclasses.field(default_factory=dict)
     card: Card = Card()
     content: str = ""
+    held_out: bool = False
 
     def __post_init__(self) -> None:
         for name, values in {"labels": self.labels, **self.fields}.items():

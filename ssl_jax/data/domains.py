@@ -46,7 +46,9 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
     name = f"{' + '.join(names[:-1])} to {names[-1]}" if target else " + ".join(names)
     found = Dataset(name, images, np.concatenate(labels), classes, fields)
     content = hashlib.sha256(repr([record.content(part) for part in parts]).encode()).hexdigest()[:32]
-    return dataclasses.replace(found, card=_card(found, parts, names), content=content)
+    return dataclasses.replace(
+        found, card=_card(found, parts, names), content=content, held_out=any(d.held_out for d in parts)
+    )
 
 
 def _labels(part: Dataset, classes: tuple[str, ...], may_lack: bool, first: str) -> np.ndarray:

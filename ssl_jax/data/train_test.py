@@ -1,19 +1,25 @@
 """The training and the test split that a config names, in memory or streamed, of one source or of several domains."""
 
 import dataclasses
+import hashlib
 from typing import Any
 
 import numpy as np
 
 from ssl_jax.data import domains, loading
 from ssl_jax.data.dataset import Dataset, DoesNotFit
+from ssl_jax.data.labels import first_per_class
+from ssl_jax.metrics.subset import stratified
 from ssl_jax.runtime.errors import UserError
 
 Pair = tuple[Dataset, Dataset | None]
 
 
 def load(config: Any) -> Pair:
-    """Loads the training split, and the test split where there is one; or lists them for streaming.
+    """Loads the training split and the test split, or lists them for streaming.
+
+    Of a source without test images the share `holdout` is held out (see `hold_out`): training does not see it, and the
+    monitor, the evaluations and the report measure on it. Without either there is no test split.
 
     With a target, or with several sources, each split is joined of all of them (see `domains.join`). The labels of the
     target's training images are withheld; those of its test images are for measuring.
@@ -75,11 +81,47 @@ def _load(config: Any, streamed: bool) -> Pair:
     return train, domains.join(tests, target, max_gib=config.max_gib)
 
 
+def hold_out(d: Dataset, share: float, seed: int) -> Pair:
+    """Parts the images of a source that has no test images: those to train on, and those to measure on.
+
+    A share of each class is held out, and of the images without a class; at least one, but never the only one.
+    Nothing is held out of videos, whose neighbouring frames are alike, nor where measuring wants new classes.
+
+    Args:
+      d: all images.
+      share: from 0 to 1; 0: nothing is held out.
+      seed: of the draw.
+    """
+    if not share or "clip" in d.fields or d.card.new_classes:
+        return d, None
+    mask = stratified(d.labels, share, seed)
+    if not mask.any():
+        return d, None
+    train, test = _part(d, np.flatnonzero(~mask)), _part(d, np.flatnonzero(mask))
+    return train, dataclasses.replace(test, held_out=True)
+
+
+def count(source: str, share: float, seed: int) -> int:
+    """How many images of a source are trained on, at a hold-out; they are listed and not opened."""
+    splits = loading.splits(source)
+    if "train" not in splits:
+        return 0
+    found = loading.load(source, "train", stream=True)
+    return len(found if "test" in splits else hold_out(found, share, seed)[0])
+
+
+def _part(d: Dataset, rows: np.ndarray) -> Dataset:
+    """Some rows; what is known of the images without decoding them stays known of these."""
+    content = f"{d.content} {hashlib.sha256(rows.tobytes()).hexdigest()[:32]}" if d.content else ""
+    return dataclasses.replace(d[rows], content=content)
+
+
 def _one(source: str, c: Any, streamed: bool) -> Pair:
     options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed, "range": c.get("range")}
-    train = loading.load(source, "train", per_class=c.per_class, **options)
     if "test" not in loading.splits(source, c.path):
-        return train, None
+        train, test = hold_out(loading.load(source, "train", **options), c.holdout, c.holdout_seed)
+        return train if c.per_class is None else _part(train, first_per_class(train.labels, c.per_class, source)), test
+    train = loading.load(source, "train", per_class=c.per_class, **options)
     test = loading.load(source, "test", **options)
     if streamed:
         return train, test

@@ -13,6 +13,7 @@ from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import stage_extractor
 from ssl_jax.methods.contract import Variables
 from ssl_jax.metrics.subset import evenly_spaced
+from ssl_jax.recipes import base
 from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
@@ -133,13 +134,12 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         size = None if loading.card(source).whole_images else run.eval_side
         with config.ignore_type(), config.unlocked():
             others = {"per_class": None, "target": None, "range": None, "stream": "auto"}
-            config.data.update({"source": source, "path": path, "size": size, **others})
+            held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
+            config.data.update(source=source, path=path, size=size, holdout=held, **others)
         found, test = train_test.load(config.data)
-    if test is None:
-        test = found[:0]
+    test = found[:0] if test is None else test
     channels = run.train.image_shape[-1]
-    found, test = (_recoloured(d, channels) for d in (found, test))
-    return found, test
+    return _recoloured(found, channels), _recoloured(test, channels)
 
 
 def _recoloured(d: data.Dataset, channels: int) -> data.Dataset:
@@ -191,8 +191,8 @@ def with_labels(images: Images, classes: Sequence[int] = ()) -> Images:
     names = images[0].classes
     if len(names) < 2 or not len(images[1].images):
         raise UserError(
-            f"Evaluation needs labels and a test split, which {images[0].name} lacks: add two class folders or more "
-            "under train/ and test/, or ask for --evals=health alone."
+            f"Evaluation needs labels and a test split, which {images[0].name} lacks: sort its images into two class "
+            "folders or more (under train/ and test/ for a run that held none out), or ask for --evals=health alone."
         )
     if unknown := [c for c in classes if not 0 <= c < len(names)]:
         raise UserError(

@@ -122,6 +122,9 @@ def _evaluate(
     names = _default(on, images) if evals is None else tuple(evals)
     data = images[0].name + (f", classes {','.join(map(str, on.classes))}" if on.classes else "")
     counts = [len(split.images) for split in images]
+    measured_on = f"{counts[1]} {'held-out' if images[1].held_out else 'test'} images of {images[0].name}"
+    if images[1].held_out:
+        print(f"Measured on {measured_on}, which comes without test images.")
     if on.classes or any("labels" in find(name).NEEDS for name in names):
         images = context.with_labels(images, on.classes)
     results = Results(workdir, int(ts.step), data, run.train.name, fingerprint(network.variables), counts)
@@ -129,7 +132,7 @@ def _evaluate(
         what = _context(network, images, names, FeatureCache(workdir), supervised, settings)
     if what.features.pretrained[0].size:  # wherever there are features: they cost next to nothing
         results.add(health.summary(evenly_spaced(what.features.pretrained[0], run.config.run.eval_images)))
-    results.add({"seconds/extraction": time.time() - began, **_circumstances(run, ts)})
+    results.add({"seconds/extraction": time.time() - began, "measured_on": measured_on, **_circumstances(run, ts)})
     for number, name in enumerate(names, 1):
         try:
             with progress.of(f"{name} ({number} of {len(names)})"):

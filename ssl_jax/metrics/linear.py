@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 import optax
 
+from ssl_jax.metrics.subset import stratified
 from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError
 
@@ -183,11 +184,7 @@ def held_out_part(labels: np.ndarray, seed: int) -> np.ndarray:
     Raises:
       UserError: if no class has two images.
     """
-    rng = np.random.default_rng(seed)
-    mask = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = rng.permutation(np.flatnonzero(labels == label))
-        mask[rows[: min(max(1, round(_HELD_OUT * len(rows))), len(rows) - 1)]] = True
+    mask = stratified(labels, _HELD_OUT, seed)
     if not mask.any():
         raise UserError("The probe holds out training images to choose by, but no class has two; label more images.")
     return mask

@@ -1,4 +1,4 @@
-"""Fewer rows, where a measure would take too long on all."""
+"""Fewer rows, where a measure would take too long on all; and rows to hold out."""
 
 import numpy as np
 
@@ -6,3 +6,22 @@ import numpy as np
 def evenly_spaced(rows: np.ndarray, limit: int) -> np.ndarray:
     """At most `limit` of the rows, evenly spaced (images usually come sorted by class)."""
     return rows[np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int)]
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A hold-out: a share of each class, drawn at random; at least one image of each, but never its only one.
+
+    Args:
+      labels: int [N]; -1 is a class of its own.
+      share: of each class, above 0 and below 1.
+      seed: of the draw.
+
+    Returns:
+      bool [N], whether a row is held out.
+    """
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == label))
+        mask[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
+    return mask

@@ -38,6 +38,8 @@ def fields() -> ConfigDict:
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.data.range = config_dict.placeholder(tuple)  # of deeper pixels than bytes, to 0 and 255; None: as images say
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
+    config.data.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
+    config.data.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them
     config.data.max_gib = 8.0  # largest split to hold in memory, GiB
     config.data.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes
     config.data.workers = config_dict.placeholder(int)  # processes that do; 0: threads; None: one a core if over 4

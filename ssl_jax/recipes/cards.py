@@ -16,6 +16,8 @@ from typing import Any
 from ssl_jax import data
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD, View
+from ssl_jax.data import train_test
+from ssl_jax.recipes import base
 from ssl_jax.recipes.domains import DOMAINS
 from ssl_jax.recipes.layer import Card
 from ssl_jax.runtime.errors import UserError
@@ -65,9 +67,10 @@ def photographs(source: str) -> Card:
     Raises:
       UserError: if there are no images, or fewer than make a batch.
     """
-    count = len(data.load(source, "train", stream=True)) if "train" in data.splits(source) else 0
+    usual = base.fields().data
+    count = train_test.count(source, usual.holdout, usual.holdout_seed)
     if count < _FEWEST:
-        raise UserError(f"{source} has {count} training images: at least {_FEWEST} are needed.")
+        raise UserError(f"{source} has {count} training images besides those held out: at least {_FEWEST} are needed.")
     epochs = min(max(round(_SEEN / count), 10), 200)
     every = max(epochs / 10, 1.0)  # epochs between evaluations, and between checkpoints
     return small_images(

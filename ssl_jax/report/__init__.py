@@ -15,7 +15,7 @@ from etils import epath
 
 from ssl_jax import command_line
 from ssl_jax.report import curves, maps, neighbours, network, page, runs, summary, tables
-from ssl_jax.report.page import Empty, Section
+from ssl_jax.report.page import Absent, Empty, Section
 from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.runtime.files import write
@@ -107,6 +107,8 @@ class _Pictures:
         return page.beside(neighbours.nearest(self.sample), drawn)
 
     def confusion(self) -> str:
+        if not self.network.run.test:
+            raise Absent("The kNN is measured on test or held-out images, and there are none.")
         config = self._files.config.eval
         return neighbours.confusion(self.sample, config.knn_k, config.knn_temperature)
 
@@ -126,7 +128,8 @@ def _title(files: list[runs.Files]) -> str:
 
 def _lead(files: list[runs.Files]) -> str:
     if len(files) == 1:
-        return page.note(f"{summary.about(files[0])}.")
+        measured_on = files[0].results.get("measured_on")
+        return page.note(f"{summary.about(files[0])}." + (f" Measured on {measured_on}." if measured_on else ""))
     listed = "".join(f"<p><b>{html.escape(run.name)}</b>: {html.escape(summary.about(run))}.</p>" for run in files)
     return page.folded(f"The {len(files)} runs", listed) + page.note(
         f"Views, neighbours, maps and filters are those of {files[0].name}."

@@ -42,7 +42,7 @@ class Sample:
 
 
 def sample(network: Network) -> Sample:
-    """Extracts features: queries are test images, or every tenth training image where there is no test split."""
+    """Extracts features: queries are test images or, without such, training images, for which nothing is measured."""
     run = network.run
     rows = np.arange(len(run.train.images))
     queries = run.test or run.train
@@ -51,7 +51,7 @@ def sample(network: Network) -> Sample:
     query_rows = evenly_spaced(query_rows, _QUERIES)
     if not len(rows):
         raise Empty("There are too few images to have neighbours.")
-    kind = "test images" if run.test else "training images that are left out of the bank"
+    kind = ("held-out images" if run.test.held_out else "test images") if run.test else "training images"
     images, labels = run.train.pictures(rows, run.eval_side), run.train.labels[rows]
     text = f"{len(query_rows)} {kind}, compared with {len(rows)} training images; both evenly spaced."
     seen = queries.pictures(query_rows, run.eval_side)

@@ -124,8 +124,8 @@ def matrix(runs: list[Files], guess: float | None = None) -> str:
     body = "".join(_line(name, cells, None) for name, cells in baselines if any(not math.isnan(v) for v, _ in cells))
     body += "".join(_line(name, cells, best) for name, cells in rows)
     return f'<div class="scroll"><table class="matrix"><tr>{head}</tr>{body}</table></div>' + page.note(
-        "Accuracy on test images, in %. The best of each column is bold. ± is the standard deviation over seeds. A "
-        "heading sorts by its column."
+        "Accuracy on test or held-out images, in %. The best of each column is bold. ± is the standard deviation over "
+        "seeds. A heading sorts by its column."
     )
 
 

@@ -144,7 +144,7 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> list[str]:
 
 
 # What a run of an earlier version, which did not have the field, did; elsewhere presets did not change with the field.
-_BEFORE = {"pillow": False}
+_BEFORE = {"pillow": False, "holdout": 0.0}
 
 
 def _complete(stored: dict[str, Any]) -> list[str]:
