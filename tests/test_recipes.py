@@ -25,7 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from ssl_jax import data, models, optim
 from ssl_jax.data import train_test
 from ssl_jax.methods import build
-from ssl_jax.recipes import base, get_config, presets, published
+from ssl_jax.recipes import base, cards, get_config, presets, published
 from ssl_jax.recipes.cards import CARDS, small_images
 from ssl_jax.recipes.layer import MEASURES, Expected, Recipe
 from ssl_jax.run import prepare
@@ -110,7 +110,7 @@ def test_published_recipes_say_where_they_are_from(name):
     own = getattr(importlib.import_module(f"ssl_jax.recipes.{name}"), "UNPUBLISHED", {})
     assert not set(own) & set(published(name))
     for preset, recipe in published(name).items():
-        assert (recipe.card or preset) in CARDS and recipe.source
+        assert cards.find(recipe.card or preset).source and recipe.source
         for result in recipe.expected:
             assert 0 < result.value < 1 and result.measure in MEASURES
     assert not any(recipe.source or recipe.expected for recipe in own.values())

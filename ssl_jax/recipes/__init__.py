@@ -137,7 +137,7 @@ def _card(method: str, preset: str, recipe: Recipe) -> Card:
     """
     known, why = presets(method), ""
     if preset in known:
-        return CARDS[recipe.card or preset]
+        return cards.find(recipe.card or preset)
     if preset in CARDS or "." in preset or preset.partition(":")[0] in loading.names():
         card = cards.find(preset)
         if card.benchmark and preset in loading.names():

@@ -239,6 +239,18 @@ CARDS = {
         model={"name": "convnet", "width": 32},
         eval={"knn_k": 20},
     ),
+    "photo_movers": Card(
+        about="32x32 clips of an object that moves over a photograph: masks and motion without a download.",
+        source="photo_movers",
+        side=32,
+        benchmark=True,
+        has=frozenset({"clips"}),
+        strong=recipes.LIGHTLY_SIMCLR,
+        weak=View(size=32, area=(0.8, 1.0), flip=0.5, shared=True, mean=(0.42,), std=(0.33,)),
+        epochs=10,
+        model={"name": "convnet", "width": 32},
+        eval={"knn_k": 20},
+    ),
     "camvid": Card(
         about="Street scenes of CamVid, 240x180, in crops of 64 pixels at nearly their own scale: linear segmentation.",
         source="camvid",
