@@ -388,6 +388,22 @@ def test_every_task_has_its_pictures_on_the_page(name):
     assert network.filters(network.Network(run, 3, ts.params, ts.state)).count("<img") > 0
 
 
+PARTS = {
+    "dann": ["source: image", "source: view", "target: image", "target: view"],
+    "protonet": ["image", "view"],
+    "shuffle_and_learn": ["image", "view"],
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_views_of_domains_episodes_and_clips(name):
+    run = tiny.run(name)
+    shown = network.views(network.Network(run, 3, None, None))
+    assert re.findall(r"<span[^>]*>(.*?)</span>", shown) == PARTS[name]
+    entries = 6 if name == "dann" else 10  # of an episode or of clips, whose first images belong together
+    assert shown.count("<img") == entries * len(PARTS[name])
+
+
 @pytest.mark.fast
 def test_small_images_are_kept_exactly_and_large_ones_made_smaller():
     small = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)

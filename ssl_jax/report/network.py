@@ -19,6 +19,7 @@ from ssl_jax.report.runs import Files
 from ssl_jax.run import Run, prepare
 
 _IMAGES = 6  # whose views and pictures are shown
+_STRIP = 10  # views in a row
 _FILTERS = 64
 _MAPS = 8  # channels shown of a stage
 
@@ -59,14 +60,24 @@ def restored(files: Files) -> Network:
 
 def views(network: Network) -> str:
     """Images of the newest update, and each view of them as the network saw it."""
-    images, batch, _ = network.batch
-    recipes = network.run.method.views()
-    rows = [[Cell(image / 255.0, "" if i else "image") for i, image in enumerate(images)]]
-    for name, view in recipes.items():
-        seen = np.asarray(batch[name]) * np.array(view.std) + np.array(view.mean)
-        rows.append([Cell(x, "" if i else name) for i, x in enumerate(seen)])
+    run, found = network.run, network.batch[1]
+    recipes = run.method.views()
+    side = max(view.size for view in recipes.values())
+    rows = []
+    for part, fields in ({"": found} if "" in run.sampler.parts else found).items():
+        before = f"{part}: " if part else ""
+        images = run.train.pictures(np.asarray(fields["index"]).reshape(-1)[:_STRIP], side)
+        rows.append([Cell(image / 255.0, "" if i else f"{before}image") for i, image in enumerate(images)])
+        for name, view in batch.views_of(recipes, part).items():
+            seen = _strip(np.asarray(fields[name])) * np.array(view.std) + np.array(view.mean)
+            rows.append([Cell(x, "" if i else f"{before}{name}") for i, x in enumerate(seen)])
     text = f"Images of update {max(network.step, 1)}, and below them their views in that update, before normalisation."
     return page.note(text) + page.pictures((), rows)
+
+
+def _strip(images: np.ndarray) -> np.ndarray:
+    """The first images of an array [..., H, W, C]: of an episode or a clip those that belong together."""
+    return images.reshape(-1, *images.shape[-3:])[:_STRIP]
 
 
 def pictures(network: Network) -> str:
