@@ -361,3 +361,23 @@ def test_maml_takes_more_steps_when_it_is_measured():
     assert float(measured) == pytest.approx(float(loss(params, queries, jnp.repeat(jnp.arange(2), 3))), rel=1e-5)
     with pytest.raises(UserError, match="inner_steps is 1 and test_steps 0"):
         MAML(ConvNet(2), test_steps=0).check(224, 224, 3)
+
+
+def test_inner_steps_are_computed_anew(monkeypatch):
+    """An inner step more keeps its parameters until the outer gradient, and not what its second derivative wants."""
+    draw = np.random.default_rng(0)
+    weights = {"W1": draw.normal(size=(4, 8)), "b1": np.zeros(8), "W2": draw.normal(size=(8, 3)), "b2": np.zeros(3)}
+    data = draw.normal(size=(1, 4096, 4)), draw.integers(0, 3, (1, 4096))
+    options = {"heads": ALL, "first_order": False}
+
+    def grown():
+        """Bytes that eight steps more take."""
+        sizes = []
+        for steps in (1, 9):
+            outer = jax.grad(functools.partial(_outer, (*data, *data), steps=steps, **options))
+            sizes.append(jax.jit(outer).lower(weights).compile().memory_analysis().temp_size_in_bytes)
+        return sizes[1] - sizes[0]
+
+    with_it = grown()
+    monkeypatch.setattr(jax, "checkpoint", lambda fn: fn)
+    assert grown() > 10 * max(with_it, 1)
