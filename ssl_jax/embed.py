@@ -25,11 +25,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ssl_jax import command_line, data, weights
-from ssl_jax.data.crop import Crop, cut
-from ssl_jax.data.files import retry
+from ssl_jax.data import train_test
 from ssl_jax.data.lazy import Images
 from ssl_jax.runtime import compile_cache, modules
 from ssl_jax.runtime.errors import UserError, explained
+from ssl_jax.weights.pictures import as_seen, centre
 from ssl_jax.workdir.log import speak_plainly
 
 FORMATS = (".npz", ".csv", ".parquet")
@@ -124,16 +124,16 @@ def embed(backbone: str, images: str | None = None, *, stage: int | None = None,
       UserError: if there is no such backbone or there are no such images.
     """
     network = weights.load(backbone)
-    source, path = _source(network, images)
-    side = round(network.view.size / network.view.centre)
-    parts = [_load(source, path, split, side) for split in data.splits(source, path)]
+    source, options = _source(network, images)
+    side, path = network.side, options["path"]
+    parts = [_load(source, split, side, options) for split in data.splits(source, path)]
     features, kept, skipped = [], [], []
     with tqdm(total=sum(map(len, parts)), unit="image", disable=not progress) as bar:
         for d in parts:
             rows = []
             for block, read, damaged in _blocks(d, side):
                 if len(read):
-                    features.append(network(_as_seen(block, network.takes), stage=stage))
+                    features.append(network(as_seen(block, network.takes), stage=stage))
                 rows.append(read)
                 skipped += damaged
                 bar.update(len(read) + len(damaged))
@@ -150,22 +150,24 @@ def embed(backbone: str, images: str | None = None, *, stage: int | None = None,
     )
 
 
-def _source(network: weights.Backbone, images: str | None) -> tuple[str, str | None]:
-    """The data source of the images, and where it is looked for."""
+def _source(network: weights.Backbone, images: str | None) -> tuple[str, dict[str, Any]]:
+    """The data source of the images, and how it is loaded: pixels are taken as those of the run were."""
     if images is None:
         config = network.origin.get("config")
         if config is None:
             raise UserError("This backbone comes without a run, which would name its data: name images with --images.")
-        return config["data"]["source"], config["data"]["path"]
+        return config["data"]["source"], {"path": config["data"]["path"], **train_test.reading(config["data"])}
     place = pathlib.Path(images).expanduser()
-    return (f"folder:{place}" if place.exists() or "://" in images else images), None
+    said = network.reading
+    options = {"path": None, "range": said.span, "channels": said.channels, "max_pixels": said.max_pixels}
+    return (f"folder:{place}" if place.exists() or "://" in images else images), options
 
 
-def _load(source: str, path: str | None, split: str, side: int) -> data.Dataset:
+def _load(source: str, split: str, side: int, options: dict[str, Any]) -> data.Dataset:
     """One split: its files where it has some, which may be of any size, else its images."""
     if data.streams(source) and not source.endswith((".gz", ".tgz")):
-        return data.load(source, split, path=path, stream=True)
-    return data.load(source, split, path=path, size=side)
+        return data.load(source, split, stream=True, **options)
+    return data.load(source, split, size=side, **options)
 
 
 def _blocks(d: data.Dataset, side: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
@@ -183,29 +185,13 @@ def _blocks(d: data.Dataset, side: int) -> Iterator[tuple[np.ndarray, np.ndarray
 
 
 def _square(images: Images, side: int, row: int) -> np.ndarray | None:
-    """The centre square of one image, uint8 [side, side, 3]; None where it cannot be read."""
-
-    def centre(height: int, width: int) -> list[Crop]:
-        short = min(height, width)
-        return [Crop((height - short) // 2, (width - short) // 2, short, short, side)]
-
-    file = int(images.rows[row])
+    """The centre square of one image, uint8 [side, side, C]; None where it cannot be read."""
     try:
-        content = retry(functools.partial(images.files.read, file), images.files.name(file))
-        return cut(content, centre)[0]
+        return images.crops(int(images.rows[row]), centre(side))[0]
     except (MemoryError, UserError):
         raise
     except Exception:  # Pillow's readers raise anything at all on damaged files
         return None
-
-
-def _as_seen(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images with the channels that the backbone wants: grey is repeated, colour becomes its luma (ITU-R 601)."""
-    if images.shape[-1] == channels:
-        return images
-    if channels == 3:
-        return np.repeat(images, 3, axis=-1)
-    return np.round(images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
 
 
 @explained

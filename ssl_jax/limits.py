@@ -33,7 +33,7 @@ _DEVICES = frozenset(("mesh.data", "mesh.fsdp"))  # -1: all that are left
 _MAY_BE_NEGATIVE = _DEVICES | {"method.mean", "data.range"}  # the former of the numbers that aet predicts
 _AT_LEAST_ONE = re.compile(
     r"batch_size|epochs|accumulate|model\.(width|patch|bn_groups)|eval\.(?!published)\w+(_k|_epochs|_batch)|eval\.draws"
-    r"|run\.(steps_per_call|log_steps|eval_images|keep|stop_epoch)|data\.(size|per_class)"
+    r"|run\.(steps_per_call|log_steps|eval_images|keep|stop_epoch)|data\.(size|per_class|max_pixels)"
 )
 _ABOVE_ZERO = re.compile(r"data\.max_gib|eval\.\w*temperature|method\.(\w+\.)*(\w*temp|temperature|patch_size)")
 # From 0 to 1 with both ends, and without the upper one.

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 import numpy as np
 import optax
 
-from ssl_jax import data, dist, limits, mesh, models, optim, probe, streams
+from ssl_jax import channels, data, dist, limits, mesh, models, optim, probe, streams
 from ssl_jax.augment.view import View
 from ssl_jax.data import cutter, loader, record, samplers, train_test
 from ssl_jax.data.samplers import Sampler
@@ -83,20 +83,27 @@ def prepare(
       UserError: for anything in the config that cannot be.
     """
     limits.check(config)
+    config = channels.completed(config, splits and splits[0])
     with limits.explained(config):
         devices_mesh = mesh.make(config.mesh, devices)
         method = build.method(config.method, models.from_config(config.model))
     train, test = splits or train_test.load(config.data)
+    config = _with_range(config, train)
     train, test = _as_views_see(train, method), None if test is None else _as_views_see(test, method)
     _check_same(train)
     with limits.explained(config):
         method.check(*train.image_shape)
-        _check_config(config, method, train)
-        if config.mapping == "pmap" and dist.FSDP in devices_mesh.axis_names:
-            raise UserError(
-                "config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use shard_map."
-            )
+        _check_config(config, method, train, devices_mesh)
         return _built(config, method, devices_mesh, train, test)
+
+
+def _with_range(config: Any, train: data.Dataset) -> Any:
+    """The config with the range that pixels deeper than bytes were found to have, for other images to come."""
+    if train.span is None or config.data.get("range") is not None:
+        return config
+    config = config.copy_and_resolve_references()
+    config.data.range = train.span
+    return config
 
 
 def _as_views_see(d: data.Dataset, method: Method) -> data.Dataset:
@@ -110,14 +117,14 @@ def _as_views_see(d: data.Dataset, method: Method) -> data.Dataset:
 def _built(config: Any, method: Method, devices_mesh: Mesh, train: data.Dataset, test: data.Dataset | None) -> Run:
     """The run of a config whose parts fit together."""
     info, sampler = _sampled(config, method, train, devices_mesh)
-    channels = train.image_shape[-1]
-    shapes = jax.eval_shape(lambda: _init_method(method, config, channels, info))
+    depth = train.image_shape[-1]
+    shapes = jax.eval_shape(lambda: _init_method(method, config, depth, info))
     labels = method.groups(shapes[0])
     optimizer, schedules = optim.build(config.optim, labels, config.batch_size, info.steps_per_epoch, info.total_steps)
 
     def init(given: Variables | None = None) -> TrainState:
         with starting_from(given):
-            params, state = _init_method(method, config, channels, info)
+            params, state = _init_method(method, config, depth, info)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             rng=jax.random.key_data(jax.random.key(config.seed)),
@@ -137,8 +144,10 @@ def _built(config: Any, method: Method, devices_mesh: Mesh, train: data.Dataset,
     return Run(config, train, test, method, devices_mesh, info, sampler, optimizer, schedules, compiled)
 
 
-def _check_config(config: Any, method: Method, train: data.Dataset) -> None:
-    """Refuses settings of the step that the method or the data cannot have."""
+def _check_config(config: Any, method: Method, train: data.Dataset, devices_mesh: Mesh) -> None:
+    """Refuses settings of the step that the method, the data or the devices cannot have."""
+    if config.mapping == "pmap" and dist.FSDP in devices_mesh.axis_names:
+        raise UserError("config.mapping is 'pmap', which cannot shard parameters (config.mesh.fsdp): use shard_map.")
     if config.accumulate_loss not in ("micro", "whole"):
         raise UserError(f"config.accumulate_loss is '{config.accumulate_loss}': use 'micro' or 'whole'.")
     if config.accumulate_loss == "whole" and type(method).embed is Method.embed:
@@ -218,7 +227,7 @@ def _check_same(d: data.Dataset) -> None:
         )
 
 
-def _init_method(method: Method, config: Any, channels: int, info: Info) -> tuple[Any, Any]:
+def _init_method(method: Method, config: Any, depth: int, info: Info) -> tuple[Any, Any]:
     # Only shapes matter; rendering real views would double the time to compile the initialisation.
-    batch = {name: jnp.zeros((2, v.size, v.size, channels)) for name, v in method.views().items()}
+    batch = {name: jnp.zeros((2, v.size, v.size, depth)) for name, v in method.views().items()}
     return method.init(jax.random.fold_in(jax.random.key(config.seed), streams.WEIGHTS), batch, info)

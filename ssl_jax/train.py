@@ -9,7 +9,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import dist, limits, optim, recipes
+from ssl_jax import channels, dist, limits, optim, recipes
 from ssl_jax.batch import make_loader
 from ssl_jax.data import loader
 from ssl_jax.loop import Loop, NotFinite, Stopped, end_of
@@ -57,8 +57,10 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
 
 def _train(config: Any, workdir: str, stop: processes.Stop, mine: Callable[[], None]) -> None:
     trackers.names(config.run.loggers)  # before anything that takes long
+    config = channels.completed(config)
     earlier = stored_config.check(workdir, config)
     run = prepare(config)
+    config = run.config
     stored_images.check(workdir, run.images, run.info.steps_per_epoch)
     longer = "" if earlier is None else _longer(run, workdir, earlier)
     if processes.first():
@@ -147,6 +149,8 @@ def _images(run: Run) -> str:
     names = run.train.classes
     some = f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
     classes = f"of {len(names)} classes ({some})" if names else "without labels"
+    bare = int((run.train.labels < 0).sum())
+    classes += f", {bare} of them without a label" if names and bare else ""
     found = f"{run.info.num_examples} training images {classes}"
     if run.test is None:
         return f"{found}, no test images"

@@ -86,10 +86,22 @@ def test_an_ordinary_folder_is_not_remarked_on(tmp_path, caplog):
     assert warnings(caplog, write(tmp_path / "flat", {"a/0.png": png(0), "b/0.png": png(0)})) == []
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "extra"])
+def test_an_unlabelled_split_is_trained_on_without_labels(tmp_path, caplog, name, stream):
+    more = {f"{name}/0.png": png((90, 0, 0)), f"{name}/a/1.png": png((91, 0, 0))}
+    where = write(tmp_path / "images", both("train", "test") | more)
+    train, test = (data.load(f"folder:{where}", split, stream=stream) for split in ("train", "test"))
+    assert train.labels.tolist() == [-1, -1, 0, 1] and train.classes == ("a", "b") and len(test) == 2
+    images = train.images.pictures(8) if stream else train.images
+    assert images[:, 0, 0, 0].tolist() == [90, 91, 0, 10]
+    assert not caplog.records
+
+
 def test_what_is_left_out_is_said_in_at_most_four_lines(tmp_path, caplog):
     extra = {
-        "unlabeled/0.png": png(1),
-        "unlabeled/1.png": png(2),
+        "spare/0.png": png(1),
+        "spare/1.png": png(2),
         "lone.png": png(3),
         "train/a/deep/0.png": png(4),
         "train/x.npy": b"",
@@ -101,9 +113,9 @@ def test_what_is_left_out_is_said_in_at_most_four_lines(tmp_path, caplog):
     os.symlink("nowhere.png", tmp_path / "images" / "train" / "a" / "broken.png")
     said = warnings(caplog, where)
     assert len(said) == 4 and all(line.startswith(f"{where}: ") for line in said)
-    assert said[0].endswith("left out 3 files that are no images by their suffix (.dcm, .npy)")
+    assert said[0].endswith("left out 3 files that are no images by their suffix (2 .dcm, 1 .npy)")
     assert said[1].endswith("left out 1 names that lead to no file (train/a/broken.png)")
-    assert "left out 3 images beside the splits test/, train/: unlabeled/ (2), ./ (1)" in said[2]
+    assert "left out 3 images beside the splits test/, train/: spare/ (2), ./ (1)" in said[2]
     assert "1 images lie in folders below that of their class, such as train/a/deep/0.png" in said[3]
 
 
@@ -226,7 +238,9 @@ def test_pages_and_frames_are_said(tmp_path, caplog):
     frames = [Image.new("L", (8, 8), value) for value in (10, 20)]
     frames[0].save(out, "TIFF", save_all=True, append_images=frames[1:])
     where = write(tmp_path / "images", {"a/0.tif": out.getvalue()})
-    assert warnings(caplog, where) == [f"{where}: some images have several frames or pages, of which the first is used"]
+    assert warnings(caplog, where) == [
+        f"{where}: some images have several frames or pages, of which the first is used (--config.data.pages=all)"
+    ]
     assert shade(data.load(f"folder:{where}", "train")) == [10]
 
 

@@ -9,9 +9,8 @@ from PIL import Image
 import pytest
 
 from ssl_jax import data
-from ssl_jax.data import arrays, loading
+from ssl_jax.data import arrays, loading, prepared
 from ssl_jax.data.dataset import DoesNotFit
-from ssl_jax.data.sources import tfds
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -412,9 +411,14 @@ def test_davis_is_its_frames_in_order(tmp_path):
 
 
 def test_of_several_image_features_the_one_called_image_is_taken(tmp_path):
-    assert tfds._image_key(["depth_mask", "image"], [], tmp_path) == "image"
-    assert tfds._image_key(["picture"], [], tmp_path) == "picture"
-    with pytest.raises(UserError, match=r"several image features \(left, right\)"):
-        tfds._image_key(["left", "right"], [], tmp_path)
-    with pytest.raises(UserError, match="no image feature, only label"):
-        tfds._image_key([], ["label"], tmp_path)
+    def meant(given, found):
+        return prepared._meant(given, "image", found, [*found, "bands"], tmp_path)
+
+    assert meant(None, ["depth_mask", "image"]) == "image"
+    assert meant(None, ["picture"]) == "picture"
+    assert meant(None, []) is None
+    assert meant("right", ["left", "right"]) == "right" and meant("bands", ["image"]) == "bands"
+    with pytest.raises(UserError, match=r"several image features \(left, right\) .*--config.data.image=left"):
+        meant(None, ["left", "right"])
+    with pytest.raises(UserError, match=r"config.data.image is 'up', .* only left, bands"):
+        meant("up", ["left"])

@@ -110,6 +110,7 @@ class View:
     def _check_channels(self, where: str, channels: int) -> None:
         colour = [f for f in ("saturation", "hue") if self.jitter and getattr(self, f)]
         colour += [step for step in ("gray", "pca") if getattr(self, step)]
+        colour += ["hsv"] if self.hsv and channels != 1 else []
         if channels != 3 and colour:
             raise UserError(
                 f"{where} changes colour ({', '.join(colour)}), which has no meaning on images of {channels} "

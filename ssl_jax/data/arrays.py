@@ -10,13 +10,14 @@ import numpy as np
 from PIL import Image
 
 from ssl_jax.data.dataset import Dataset, Request, check_memory
-from ssl_jax.data.decode import fit
+from ssl_jax.data.decode import fit, stacked
 from ssl_jax.data.labels import first_per_class
+from ssl_jax.data.pixels import as_planes, chosen
 from ssl_jax.runtime.errors import UserError
 
 
 def requested(dataset: Dataset, request: Request) -> Dataset:
-    """Applies `per_class` and `size` of a request to a data set in memory.
+    """Applies `per_class`, `channels` and `size` of a request to a data set in memory.
 
     A field that has a value for every pixel is resized with the images; each new value is one that was there.
 
@@ -26,8 +27,14 @@ def requested(dataset: Dataset, request: Request) -> Dataset:
 
     Raises:
       DoesNotFit: the images would become larger than `max_gib`.
-      UserError: `per_class` of images without classes.
+      UserError: `per_class` of images without classes, or a channel that they do not have.
     """
+    if request.channels is not None:
+        try:
+            images = np.ascontiguousarray(chosen(dataset.images, request.channels))
+        except ValueError as error:
+            raise UserError(f"The images of {dataset.name} cannot be taken so: {error}.") from error
+        dataset = dataclasses.replace(dataset, images=images)
     if request.per_class is not None:
         dataset = dataset[first_per_class(dataset.labels, request.per_class, dataset.name)]
     side, shape = request.size, dataset.images.shape
@@ -42,11 +49,9 @@ def requested(dataset: Dataset, request: Request) -> Dataset:
 
 
 def _resized(images: np.ndarray, side: int) -> np.ndarray:
-    channels = images.shape[3]
-    found = np.zeros((len(images), side, side, channels), np.uint8)
+    found = np.zeros((len(images), side, side, images.shape[3]), np.uint8)
     for row, image in enumerate(images):
-        fitted = fit(Image.fromarray(image.squeeze(2) if channels == 1 else image), side)
-        found[row] = np.asarray(fitted).reshape(side, side, channels)
+        found[row] = stacked([np.asarray(fit(plane, side)) for plane in as_planes(image)])
     return found
 
 

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 
 from ssl_jax.data.dataset import Dataset, Request, check_memory
+from ssl_jax.data.pixels import AS_IS
 from ssl_jax.runtime.files import replacing
 from ssl_jax.runtime.paths import cache_folder
 
@@ -34,7 +35,9 @@ def cached(identity: object, request: Request, where: str, make: Callable[[], tu
       UserError: the stored images exceed `max_gib`, or what `make` raises.
     """
     key = [CACHE_VERSION, identity, request.split, request.size, request.per_class]
-    file = _cache_file([*key, *(request.span or ())], request.cache)
+    if (reading := request.reading) != AS_IS or request.pages != "first":
+        key += [reading.channels, reading.span, reading.max_pixels, request.pages]
+    file = _cache_file(key, request.cache)
     stored = _read_cache(file, request.max_gib, where)
     if stored is None:
         stored = make()

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 import functools
-import io
 import math
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from ssl_jax.data.decode import Span, eight_bits, fit
+from ssl_jax.data import pixels
+from ssl_jax.data.decode import fit, stacked
+from ssl_jax.data.pixels import AS_IS, Reading
 
 try:  # the same filters as Pillow's in SIMD, three to five times as fast; its wheels are for x86-64
     import cykooz_resizer as simd
@@ -32,8 +33,15 @@ class Crop(NamedTuple):
     antialias: bool = True  # where the crop shrinks
 
 
+Place = Callable[[int, int], list[Crop]]  # the crops of an image of that height and width
+
+
 def cut(
-    data: bytes, place: Callable[[int, int], list[Crop]], size: int | None = None, span: Span | None = None
+    data: bytes,
+    place: Place,
+    size: int | None = None,
+    reading: Reading = AS_IS,
+    page: int = 0,
 ) -> list[np.ndarray]:
     """Decodes an image once and cuts crops out of it.
 
@@ -44,15 +52,39 @@ def cut(
       data: bytes of the file.
       place: gives the crops of an image of that height and width, upright as its EXIF orientation says.
       size: first resize the short side to so many pixels and crop the centre, as `decode.decode` does.
-      span: as for `decode.eight_bits`.
+      reading: how its pixels are taken.
+      page: number of the page or frame.
 
     Returns:
-      uint8 `[side, side, 3]` a crop; grey images get three equal channels, transparency is dropped.
+      uint8 `[side, side, 3]` a crop; grey images get three equal channels, transparency is dropped. Where `reading`
+      names channels, `[side, side, C]` of these.
 
     Raises:
       Exception: whatever Pillow meets in a damaged file.
     """
-    with Image.open(io.BytesIO(data)) as opened:
+    if reading.channels is not None:
+        planes = pixels.planes(data, reading, page)
+        crops, shrunk = place(*((size, size) if size else planes[0].size[::-1])), 1
+    else:
+        planes, crops, shrunk = _colour(data, place, size, reading, page)
+    if size:
+        planes, shrunk = [fit(plane, size) for plane in planes], 1
+    return cut_out(planes, crops, shrunk)
+
+
+def cut_out(planes: list[Image.Image], crops: list[Crop], shrunk: int = 1) -> list[np.ndarray]:
+    """Cuts crops out of the planes of an image that was decoded `shrunk` times smaller than their pixels."""
+    return [stacked([_resized(plane, crop, shrunk) for plane in planes]) for crop in crops]
+
+
+def _colour(
+    data: bytes, place: Place, size: int | None, reading: Reading, page: int
+) -> tuple[list[Image.Image], list[Crop], int]:
+    """The image in colour, its crops, and how many times smaller than their pixels it was decoded."""
+    if not pixels.is_picture(data, reading):
+        image = pixels.planes(data, reading, page)[0].convert("RGB")
+        return [image], place(*((size, size) if size else image.size[::-1])), 1
+    with pixels.opened(data, reading, page) as opened:
         width, height = opened.size
         orientation = opened.getexif().get(0x0112, 1)
         if orientation in _SIDEWAYS:
@@ -64,12 +96,10 @@ def cut(
         if reduced:
             # Rounded down, so that Pillow takes exactly this scale.
             reduced = opened.draft(None, (opened.width // scale, opened.height // scale)) is not None
-        image = eight_bits(opened if orientation == 1 else ImageOps.exif_transpose(opened), span)
+        image = pixels.picture(opened, data, reading, page)
         image = image if image.mode == "RGB" else image.convert("RGB")
         image.load()
-    if size:
-        image, reduced = fit(image, size), False
-    return [_resized(image, crop, scale if reduced else 1) for crop in crops]
+    return [image], crops, scale if reduced else 1
 
 
 def draft_scale(crops: list[Crop]) -> int:
@@ -91,7 +121,7 @@ def _resized(image: Image.Image, crop: Crop, shrunk: int) -> np.ndarray:
         return np.asarray(part)
     box = (left - outer[0], top - outer[1], width, height)
     if not crop.antialias:
-        rows = _interpolated(np.asarray(part, np.float32), box[1], height, crop)
+        rows = _interpolated(np.atleast_3d(np.asarray(part, np.float32)), box[1], height, crop)
         both = _interpolated(rows.swapaxes(0, 1), box[0], width, crop).swapaxes(0, 1)
         return np.clip(np.rint(both), 0, 255).astype(np.uint8)
     if simd is None:
@@ -109,7 +139,7 @@ def _resize_simd(part: Image.Image, box: tuple[float, ...], crop: Crop) -> np.nd
     # Catmull-Rom is the cubic with a = -0.5, which Pillow calls bicubic.
     kind = simd.FilterType.bilinear if crop.interpolation == "bilinear" else simd.FilterType.catmull_rom
     how = simd.ResizeAlg.convolution(kind)
-    target = Image.new("RGB", (crop.side, crop.side))
+    target = Image.new(part.mode, (crop.side, crop.side))
     # From image to image: raw pixels would have to be packed first, which takes as long as the resizing.
     simd.Resizer().resize_pil(
         part, target, simd.ResizeOptions(resize_alg=how, use_alpha=False, crop_box=simd.CropBox(*box))

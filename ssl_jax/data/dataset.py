@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ssl_jax.data.pixels import MOST_PIXELS, Reading, Span
 from ssl_jax.runtime.errors import UserError
 
 
@@ -20,7 +21,7 @@ class Card:
 
     Attributes:
       side: height and width of an image in pixels; None: the images differ in size, or are not square.
-      channels: 1 (grey) or 3.
+      channels: 1 (grey), 3, or those that were asked for.
       classes: number of classes; 0: there are none.
       count: training images.
       test_count: test images.
@@ -67,8 +68,8 @@ class Dataset:
 
     Attributes:
       name: the source it was loaded from.
-      images: uint8 `[N, H, W, C]`, C is 1 (every image of the split is grey) or 3; or what reads them when they are
-        wanted, always in colour.
+      images: uint8 `[N, H, W, C]`, C is 1 (every image of the split is grey) or 3, or the channels that were asked
+        for; or what reads them when they are wanted, then always in colour.
       labels: int32 `[N]`, -1 where unknown.
       classes: class names in label order; empty where there are none.
       fields: further arrays `[N, ...]` by name, or what reads their rows: `domain`, `clip`, `mask` `[N, H, W]`, ...
@@ -76,6 +77,7 @@ class Dataset:
       content: a digest of what the images are, of their names and sizes or of a version, from a source that knows it
         without decoding them (which may give other pixels elsewhere); "": their pixels or names tell.
       held_out: whether they were held out of a source's training images, since it has no test images.
+      span: what became 0 and 255, of pixels that were no bytes; None: they were, or have 16 bits.
 
     Raises:
       ValueError: the labels or a field have another length than the images.
@@ -89,6 +91,7 @@ class Dataset:
     card: Card = Card()
     content: str = ""
     held_out: bool = False
+    span: Span | None = None
 
     def __post_init__(self) -> None:
         for name, values in {"labels": self.labels, **self.fields}.items():
@@ -113,7 +116,7 @@ class Dataset:
         """Height, width and channels of an image; a side of 2^31 - 1 stands for sides that differ."""
         if self.streamed:
             side = self.images.size or 2**31 - 1
-            return side, side, 3
+            return side, side, self.images.channels
         height, width, channels = self.images.shape[1:]
         return height, width, channels
 
@@ -140,6 +143,11 @@ class Request:
       max_gib: the largest array of images to make, in GiB.
       cache: folder for downloads and decoded images; None: the usual one.
       span: the values that become 0 and 255, of images whose pixels are no bytes; None: as the images say.
+      channels: numbers of those that are meant, from 0; None: grey or colour.
+      pages: "first" page or frame of an image, or "all", each an image of its own.
+      max_pixels: an image of more counts as unreadable.
+      image: name of the feature that has the images, where a source has several.
+      label: name of the feature that has the labels, likewise.
     """
 
     split: str
@@ -147,17 +155,41 @@ class Request:
     per_class: int | None = None
     max_gib: float = 8.0
     cache: str | None = None
-    span: tuple[float, float] | None = None
+    span: Span | None = None
+    channels: tuple[int, ...] | None = None
+    pages: str = "first"
+    max_pixels: int = MOST_PIXELS
+    image: str | None = None
+    label: str | None = None
 
     def __post_init__(self) -> None:
-        if self.span is not None and not (len(self.span) == 2 and self.span[0] < self.span[1]):
-            raise UserError(f"data.range is {self.span}: give the two ends of a range, as (LOW,HIGH).")
+        self._check_span()
+        if self.channels is not None and not (self.channels and all(type(c) is int and c >= 0 for c in self.channels)):
+            raise UserError(f"data.channels is {self.channels}: give the numbers of channels, from 0, as (0,1,2,3,4).")
+        if self.pages not in ("first", "all"):
+            raise UserError(f"data.pages is '{self.pages}': use 'first' or 'all'.")
         if self.split not in ("train", "test"):
             raise UserError(f"There is no split '{self.split}': ask for 'train' or 'test'.")
         for field in ("size", "per_class"):
             value = getattr(self, field)
             if value is not None and value < 1:
                 raise UserError(f"data.{field} is {value}: set it to at least 1, or to None.")
+
+    def _check_span(self) -> None:
+        if self.span is None:
+            return
+        ends = [np.atleast_1d(np.asarray(end, float)) for end in self.span]
+        lengths = {1, len(self.channels or (0,))}
+        if not (len(ends) == 2 and {len(e) for e in ends} <= lengths and np.all(ends[0] < ends[1])):
+            raise UserError(
+                f"data.range is {self.span}: give the two ends of a range, as (LOW,HIGH), each a number or, with "
+                "data.channels, one for each of them."
+            )
+
+    @property
+    def reading(self) -> Reading:
+        """How pixels are taken."""
+        return Reading(self.channels, self.span, self.max_pixels)
 
 
 def check_memory(shape: tuple[int, ...], max_gib: float, where: str) -> None:

@@ -2,69 +2,47 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-import io
 import itertools
 import sys
 import warnings
 
 import joblib
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 import tqdm
 
 from ssl_jax.data.dataset import DoesNotFit, Request, check_memory
 from ssl_jax.data.files import Reader, retry
+from ssl_jax.data.pixels import AS_IS, Reading, planes
 from ssl_jax.runtime.errors import UserError
 
-Span = tuple[float, float]
-
-DEEP = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")  # modes of more than eight bits a pixel
-_WHOLE = (0.0, 65535.0)
-_FEW, _MANY = 16, 64  # images that are looked at for deep pixels, and if there are any, for their range
 _STRIP = 8  # of a longer strip only the middle is resized: the rest costs time and memory, and is cropped
 PROGRESS_FROM = 2000  # fewer images than this are decoded before a progress bar is of use
 
 
-def decode(data: bytes, size: int | None = None, span: Span | None = None) -> np.ndarray:
+def decode(data: bytes, size: int | None = None, reading: Reading = AS_IS, page: int = 0) -> np.ndarray:
     """Decodes one image file, upright as its EXIF orientation says.
 
     Args:
       data: the bytes of the file.
       size: side in pixels of the result; None keeps the image's own size.
-      span: as for `eight_bits`.
+      reading: how its pixels are taken.
+      page: number of the page or frame.
 
     Returns:
-      uint8 `[H, W, 1]` for a grey image, else `[H, W, 3]`. Transparency is dropped, and so are all frames or pages but
-      the first.
+      uint8 `[H, W, 1]` for a grey image, `[H, W, 3]` for others (transparency is dropped), or `[H, W, C]` of the
+      channels that `reading` names.
 
     Raises:
       Exception: whatever Pillow meets in a damaged file.
     """
-    with Image.open(io.BytesIO(data)) as opened:
-        image = eight_bits(ImageOps.exif_transpose(opened), span)
-    pixels = np.asarray(fit(image, size) if size else image)
-    return pixels[..., None] if pixels.ndim == 2 else pixels
+    return stacked([np.asarray(fit(plane, size) if size else plane) for plane in planes(data, reading, page)])
 
 
-def eight_bits(image: Image.Image, span: Span | None = None) -> Image.Image:
-    """Brings an image to mode "L" or "RGB": transparency is dropped, deeper pixels become bytes.
-
-    Args:
-      image: of any mode.
-      span: what becomes 0 and what 255 of pixels that are no bytes; None: those of 16 bits without sign.
-
-    Raises:
-      ValueError: it has floating-point pixels, and no span.
-    """
-    if image.mode in ("L", "RGB"):
-        return image
-    if image.mode == "F" and span is None:
-        raise ValueError("floating-point pixels have no known range: set data.range")
-    if image.mode in DEEP:
-        low, high = span or _WHOLE
-        values = np.nan_to_num(np.asarray(image, np.float64), nan=low)
-        return Image.fromarray((np.clip((values - low) / (high - low), 0, 1) * 255 + 0.5).astype(np.uint8))
-    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+def stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """One image `[H, W, C]` of its planes, each `[H, W]` or `[H, W, 3]`."""
+    parts = [part[..., None] if part.ndim == 2 else part for part in parts]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 def fit(image: Image.Image, size: int, filter: Image.Resampling = Image.Resampling.BICUBIC) -> Image.Image:
@@ -82,62 +60,25 @@ def fit(image: Image.Image, size: int, filter: Image.Resampling = Image.Resampli
     return resized.crop((left, top, left + size, top + size))
 
 
-def span_of(read: Sequence[Reader]) -> tuple[Span | None, bool]:
-    """Finds out what the deep pixels of a data set span, from some of its images.
-
-    Args:
-      read: give the bytes of the images, in order.
-
-    Returns:
-      the span, which is None where `eight_bits` needs none; and whether an image has several frames or pages. Whole
-      numbers from 0 on span 8, 10, 12, 14 or 16 bits; others all but a thousandth of the values at either end.
-
-    Raises:
-      UserError: what reading them raises.
-    """
-    found: list[np.ndarray] = []
-    paged = whole = False
-    for count in (_FEW, _MANY):
-        for row in np.unique(np.linspace(0, len(read) - 1, min(count, len(read))).astype(int)):
-            try:
-                with Image.open(io.BytesIO(read[row]())) as image:
-                    paged = paged or getattr(image, "n_frames", 1) > 1
-                    if image.mode in DEEP:
-                        whole = image.mode != "F"
-                        found.append(np.asarray(image).ravel()[:: max(1, image.width * image.height // 100_000)])
-            except UserError:
-                raise
-            except Exception:  # damaged, which decoding says
-                continue
-        if not found:
-            return None, paged
-    values = np.concatenate(found)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return None, paged
-    if whole and values.min() >= 0:
-        high = float(next((2**bits - 1 for bits in (8, 10, 12, 14) if values.max() < 2**bits), 65535))
-        return (None if high == _WHOLE[1] else (0.0, high)), paged
-    if not whole and values.min() >= 0 and values.max() <= 1:
-        return (0.0, 1.0), paged
-    low, high = (float(f"{v:.3g}") for v in np.percentile(values, (0.1, 99.9)))
-    return (low, high if high > low else low + 1), paged
-
-
 def decode_all(
-    items: Iterable[tuple[int, str, Reader]], count: int, request: Request, where: str
+    items: Iterable[tuple[int, str, Reader]],
+    count: int,
+    request: Request,
+    where: str,
+    pages: Sequence[int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Decodes images in parallel into one array.
 
     Args:
       items: row in the result, name, and a function that gives the bytes of the file.
       count: how many items there are.
-      request: the size and the memory limit.
+      request: the size, the memory limit, and how pixels are taken.
       where: the source, for messages.
+      pages: of each row; None: the first.
 
     Returns:
       images uint8 `[M, H, W, C]` in the order of their rows, the rows int `[M]` that could be read, and the
-      names of the others.
+      names of the others, the first with the reason.
 
     Raises:
       UserError: several sizes without `size`, too much memory, or nothing that can be read.
@@ -145,15 +86,16 @@ def decode_all(
     images, first, reason = np.zeros((0, 0, 0, 0), np.uint8), "", ""
     good, skipped = np.zeros(count, bool), {}
     for row, name, pixels in tqdm.tqdm(
-        _decoded(items, request),
+        _decoded(items, request, pages),
         total=count,
         desc=f"decoding {where}",
         unit="img",
         disable=count < PROGRESS_FROM or not sys.stderr.isatty(),
     ):
         if isinstance(pixels, Exception):
-            skipped[row] = name
-            reason = reason or f"{name}: {' '.join(str(pixels).split())[:150]}"
+            told = " ".join(str(pixels).split())[:150] or type(pixels).__name__
+            skipped[row] = name if reason else f"{name} ({told})"
+            reason = reason or f"{name}: {told}"
             continue
         if not first:
             check_memory((count, *pixels.shape), request.max_gib, where)
@@ -174,14 +116,15 @@ def decode_all(
 
 
 def _decoded(
-    items: Iterable[tuple[int, str, Reader]], request: Request
+    items: Iterable[tuple[int, str, Reader]], request: Request, pages: Sequence[int] | None
 ) -> Iterator[tuple[int, str, np.ndarray | Exception]]:
     """Decodes in threads (Pillow releases the interpreter), a bounded number of images ahead."""
 
     def one(item: tuple[int, str, Reader]) -> tuple[int, str, np.ndarray | Exception]:
         row, name, read = item
         try:
-            return row, name, decode(retry(read, name), request.size, request.span)
+            page = 0 if pages is None else pages[row]
+            return row, name, decode(retry(read, name), request.size, request.reading, page)
         except (MemoryError, UserError):
             raise
         except Exception as error:  # Pillow's readers raise anything at all on damaged files

@@ -10,6 +10,7 @@ import numpy as np
 from ssl_jax.data import record
 from ssl_jax.data.dataset import Card, Dataset, DoesNotFit, check_memory
 from ssl_jax.data.lazy import Images, JoinedFiles
+from ssl_jax.data.pixels import Reading
 from ssl_jax.runtime.errors import UserError
 
 
@@ -46,9 +47,9 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
     name = f"{' + '.join(names[:-1])} to {names[-1]}" if target else " + ".join(names)
     found = Dataset(name, images, np.concatenate(labels), classes, fields)
     content = hashlib.sha256(repr([record.content(part) for part in parts]).encode()).hexdigest()[:32]
-    return dataclasses.replace(
-        found, card=_card(found, parts, names), content=content, held_out=any(d.held_out for d in parts)
-    )
+    spans = {part.span for part in parts}
+    known = {"span": spans.pop() if len(spans) == 1 else None, "held_out": any(d.held_out for d in parts)}
+    return dataclasses.replace(found, card=_card(found, parts, names), content=content, **known)
 
 
 def _labels(part: Dataset, classes: tuple[str, ...], may_lack: bool, first: str) -> np.ndarray:
@@ -99,23 +100,30 @@ def _streamed(parts: Sequence[Dataset]) -> Images:
     starts = np.cumsum([0, *(len(part.files) for part in images)])
     rows = np.concatenate([part.rows + start for part, start in zip(images, starts, strict=False)])
     content = hashlib.sha256(repr([part.content for part in images]).encode()).hexdigest()
-    return Images(
-        JoinedFiles(tuple(part.files for part in images), starts), rows, images[0].size, content, _span(images)
-    )
+    files = JoinedFiles(tuple(part.files for part in images), starts)
+    return Images(files, rows, images[0].size, content, _reading(images), _pages(images))
 
 
-def _span(parts: Sequence[Images]) -> tuple[float, float] | None:
-    """What the deep pixels of all parts span.
+def _pages(parts: Sequence[Images]) -> np.ndarray | None:
+    """The pages of all files; None where all are the first."""
+    if all(part.pages is None for part in parts):
+        return None
+    return np.concatenate([np.zeros(len(p.files), int) if p.pages is None else p.pages for p in parts])
+
+
+def _reading(parts: Sequence[Images]) -> Reading:
+    """How the pixels of all parts are taken.
 
     Raises:
       UserError: it is not the same.
     """
-    spans = {part.span for part in parts}
-    if len(spans) > 1:
+    found = {part.reading for part in parts}
+    if len(found) > 1:
+        spans = {reading.span for reading in found}
         raise UserError(
             f"The sources have pixels of several ranges ({spans}): set --config.data.range for all of them."
         )
-    return spans.pop()
+    return found.pop()
 
 
 def _card(found: Dataset, parts: Sequence[Dataset], names: tuple[str, ...]) -> Card:

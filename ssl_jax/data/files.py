@@ -1,7 +1,7 @@
 """Image files in a folder or a bucket: their names, and their bytes, with a retry where reading fails for now."""
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
 import os
@@ -12,10 +12,15 @@ from typing import Any
 import zlib
 
 import fsspec
+from PIL import features
 
 from ssl_jax.runtime.errors import TryAgain, UserError
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_PLAIN = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# What Pillow reads where it was built so.
+_OPTIONAL = {".jp2": "jpg_2000", ".avif": "avif"}
+EXTENSIONS = (*_PLAIN, *(ending for ending, name in _OPTIONAL.items() if name in features.get_supported()))
+ARRAYS = (".npy", ".npz")  # images too, where there are no others
 _PAUSES = (1.0, 4.0, 16.0, 64.0)  # seconds between attempts to read what cannot be read now
 
 Reader = Callable[[], bytes]
@@ -31,6 +36,7 @@ class Entry:
     label: int = -1
     file: str = ""  # the .tar file that holds it, if any
     offset: int = 0  # of its first byte in there
+    page: int = 0  # or frame
 
 
 class Folder:
@@ -38,16 +44,12 @@ class Folder:
 
     def __init__(self, root: pathlib.Path):
         self.root = root
-        self._others: collections.Counter[str] = collections.Counter()  # files by their suffix
         self._unreadable: list[str] = []  # names of what is no file, and of links that lead nowhere
-        self.entries = sorted(self._walk(), key=lambda entry: entry.name)
+        names, self._others = images_among(names_below(root))
+        self.entries = sorted(self._found(names), key=lambda entry: entry.name)
 
-    def _walk(self) -> Iterator[Entry]:
-        for name in names_below(self.root):
-            if not is_image(name):
-                if not is_hidden(name):
-                    self._others[pathlib.PurePosixPath(name).suffix or "none"] += 1
-                continue
+    def _found(self, names: list[str]) -> Iterator[Entry]:
+        for name in names:
             try:
                 found = (self.root / name).stat()
             except OSError:
@@ -60,10 +62,7 @@ class Folder:
 
     @property
     def odd(self) -> list[str]:
-        found = []
-        if self._others:
-            kinds = ", ".join(suffix for suffix, _ in self._others.most_common(5))
-            found.append(f"left out {self._others.total()} files that are no images by their suffix ({kinds})")
+        found = left_out(self._others)
         if self._unreadable:
             names = f"{', '.join(self._unreadable[:3])}{', ...' if len(self._unreadable) > 3 else ''}"
             found.append(f"left out {len(self._unreadable)} names that lead to no file ({names})")
@@ -90,11 +89,10 @@ class Bucket:
             found = files.find(place, detail=True)
         except (ImportError, OSError, ValueError) as error:
             raise UserError(f"{root} cannot be read ({error}): for gs:// pip install -e .[gcs] and log in.") from error
-        self.entries = [
-            Entry(name[len(place.rstrip("/")) + 1 :], about["size"], self._version(about))
-            for name, about in sorted(found.items())
-            if is_image(name[len(place.rstrip("/")) + 1 :])
-        ]
+        below = {name[len(place.rstrip("/")) + 1 :]: about for name, about in sorted(found.items())}
+        names, others = images_among(below)
+        self.entries = [Entry(name, below[name]["size"], self._version(below[name])) for name in names]
+        self.odd = left_out(others)
 
     @staticmethod
     def _version(about: dict[str, Any]) -> int:
@@ -177,9 +175,23 @@ def _identity(folder: str) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def is_image(name: str) -> bool:
-    """Whether a name is that of an image file that is not hidden."""
-    return pathlib.PurePosixPath(name).suffix.lower() in EXTENSIONS and not is_hidden(name)
+def images_among(names: Iterable[str]) -> tuple[list[str], collections.Counter[str]]:
+    """Which names are of image files, and how many others there are of each suffix; hidden files do not count.
+
+    Arrays are images where there are no others.
+    """
+    shown = [name for name in names if not is_hidden(name)]
+    suffixes = [pathlib.PurePosixPath(name).suffix.lower() for name in shown]
+    kinds = EXTENSIONS if set(suffixes) & set(EXTENSIONS) else ARRAYS
+    found = [name for name, suffix in zip(shown, suffixes, strict=True) if suffix in kinds]
+    return found, collections.Counter(suffix or "none" for suffix in suffixes if suffix not in kinds)
+
+
+def left_out(others: collections.Counter[str]) -> list[str]:
+    """What to say of files that are no images, by number and suffix; nothing where there are none."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+    more = ", ..." if len(others) > 5 else ""
+    return [f"left out {others.total()} files that are no images by their suffix ({kinds}{more})"] if others else []
 
 
 def is_hidden(name: str) -> bool:

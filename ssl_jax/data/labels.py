@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from ssl_jax.data.dataset import Request
-from ssl_jax.data.files import EXTENSIONS, Entry, is_address
+from ssl_jax.data.files import ARRAYS, EXTENSIONS, Entry, is_address
 from ssl_jax.runtime.errors import UserError
 
 # What a folder of a split may be called, in any case.
@@ -16,6 +16,7 @@ _NAMES = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
+    "unlabeled": ("unlabeled", "unlabelled", "unsupervised", "extra"),
 }
 _SPLIT = {name: split for split, names in _NAMES.items() for name in names}
 _PLAIN = ("train", "test", "val")
@@ -40,7 +41,7 @@ def split_folders(entries: list[Entry]) -> dict[str, str]:
       entries: all image files.
 
     Returns:
-      folder with a slash at its end to "train", "val" or "test"; empty where there are none.
+      folder with a slash at its end to "train", "val", "test" or "unlabeled"; empty where there are none.
     """
     names, around = [entry.name for entry in entries], ""
     while True:
@@ -57,10 +58,10 @@ def split_folders(entries: list[Entry]) -> dict[str, str]:
 
 
 def by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry]]]:
-    """Returns split -> (name below the split, entry)."""
+    """Returns split -> (name below the split, entry). Unlabelled images are training images of no class."""
     if not entries:
         place = path if is_address(path) else pathlib.Path(path).expanduser().absolute()
-        raise UserError(f"There are no images in {place}: looked for {' '.join(EXTENSIONS)}.")
+        raise UserError(f"There are no images in {place}: looked for {' '.join((*EXTENSIONS, *ARRAYS))}.")
     folders = split_folders(entries)
     if not folders:
         return {"train": [(entry.name, entry) for entry in entries]}
@@ -70,6 +71,8 @@ def by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry
         if folder is not None:
             found.setdefault(folders[folder], []).append((entry.name.removeprefix(folder), entry))
     validation = found.pop("val", [])
+    loose = [(rest.replace("/", "-"), entry) for rest, entry in found.pop("unlabeled", [])]
+    found["train"] = found.get("train", []) + loose
     return {"test": validation} | found
 
 

@@ -1,6 +1,5 @@
 """Images that stay in their files until they are wanted."""
 
-from collections.abc import Callable
 import dataclasses
 import functools
 import os
@@ -8,8 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ssl_jax.data.crop import Crop, cut
+from ssl_jax.data.crop import Crop, Place, cut
 from ssl_jax.data.files import read_file, read_part, retry
+from ssl_jax.data.pixels import AS_IS, Reading
 from ssl_jax.runtime.errors import UserError
 
 MOST_SKIPPED = 1000  # damaged images one after the other: so many are no accident
@@ -97,7 +97,8 @@ class Images:
       rows: int `[N]`, those that are meant, in order.
       size: side of the square that each is first brought to, as `data.load` explains; None: its own size.
       content: changes with the files and their order.
-      span: as for `decode.eight_bits`.
+      reading: how pixels are taken.
+      pages: int `[files]`, the page or frame that each is; None: the first.
       skipped: rows of `files` that this process has reported as unreadable.
     """
 
@@ -105,16 +106,22 @@ class Images:
     rows: np.ndarray
     size: int | None = None
     content: str = ""
-    span: tuple[float, float] | None = None
+    reading: Reading = AS_IS
+    pages: np.ndarray | None = None
     skipped: set[int] = dataclasses.field(default_factory=set, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def channels(self) -> int:
+        """Channels of every image: those that were asked for, or those of colour."""
+        return 3 if self.reading.channels is None else len(self.reading.channels)
+
     def __getitem__(self, rows: Any) -> "Images":
         return dataclasses.replace(self, rows=self.rows[rows])
 
-    def cut(self, row: int, place: Callable[[int, int], list[Crop]]) -> tuple[list[np.ndarray], int]:
+    def cut(self, row: int, place: Place) -> tuple[list[np.ndarray], int]:
         """Cuts crops out of an image or, where it cannot be read, out of the next one that can.
 
         Args:
@@ -133,8 +140,7 @@ class Images:
             seen = (row + passed) % len(self)
             file = int(self.rows[seen])
             try:
-                data = retry(functools.partial(self.files.read, file), self.files.name(file))
-                return cut(data, place, self.size, self.span), seen
+                return self.crops(file, place, self.size), seen
             except (MemoryError, UserError):
                 raise
             except Exception:  # Pillow's readers raise anything at all on damaged files; `prefetch` counts and names
@@ -145,8 +151,13 @@ class Images:
             "them again."
         )
 
+    def crops(self, file: int, place: Place, size: int | None = None) -> list[np.ndarray]:
+        """Crops of a file, given by its number; arguments and errors as of `crop.cut`."""
+        data = retry(functools.partial(self.files.read, file), self.files.name(file))
+        return cut(data, place, size, self.reading, 0 if self.pages is None else int(self.pages[file]))
+
     def pictures(self, side: int) -> np.ndarray:
-        """The centre squares of all images at one size, for people: uint8 `[N, side, side, 3]`."""
+        """The centre squares of all images at one size, for people: uint8 `[N, side, side, C]`."""
 
         def centre(height: int, width: int) -> list[Crop]:
             short = min(height, width)

@@ -3,10 +3,12 @@
 import functools
 import importlib
 import pathlib
-from typing import cast
+from typing import Any, cast
 
 from ssl_jax.data import sources
 from ssl_jax.data.dataset import Card, Dataset, Request
+from ssl_jax.data.look import tupled
+from ssl_jax.data.pixels import MOST_PIXELS
 from ssl_jax.data.sources import Source
 from ssl_jax.runtime.errors import UserError, nearest
 
@@ -28,7 +30,12 @@ def load(
     max_gib: float = 8.0,
     cache: str | None = None,
     stream: bool = False,
-    range: tuple[float, float] | None = None,
+    range: Any = None,
+    channels: tuple[int, ...] | None = None,
+    pages: str = "first",
+    max_pixels: int = MOST_PIXELS,
+    image: str | None = None,
+    label: str | None = None,
 ) -> Dataset:
     """Loads one split of a source into memory, or lists it so that its images can be streamed.
 
@@ -45,15 +52,24 @@ def load(
       cache: folder for downloads and decoded images; None is $SSL_JAX_CACHE or ~/.cache/ssl_jax.
       stream: leave the images where they are; they may then differ in size.
       range: the values that become 0 and 255, of images of more than eight bits a pixel; None: as the images say.
+      channels: numbers of the channels that are meant, from 0, in order; None: grey or colour, as the images are.
+      pages: "first" page or frame of an image, or "all", each an image of its own.
+      max_pixels: an image of more counts as unreadable.
+      image: name of the feature that has the images, in a source that has several; None: the only one, or "image".
+      label: name of the feature that has the labels, likewise; None: "label".
 
     Raises:
       UserError: the source is unknown, absent, empty or too large, lacks the split, or cannot be streamed.
     """
     module, where = find(source)
-    span = None if range is None else cast(tuple[float, float], tuple(range))
-    request = Request(split, size, per_class if split == "train" else None, max_gib, cache, span)
+    few = per_class if split == "train" else None
+    chosen = None if channels is None else tuple(channels)
+    request = Request(split, size, few, max_gib, cache, tupled(range), chosen, pages, max_pixels, image, label)
     if not stream:
-        return module.load(where, path, request)
+        found = module.load(where, path, request)
+        if chosen is not None and found.image_shape[-1] != len(chosen):
+            raise UserError(f"{source} has no channels to choose from: leave --config.data.channels unset.")
+        return found
     if not streams(source):
         kind = source.partition(":")[0]
         raise UserError(f"{kind} is small and comes as one file: leave --config.data.stream at 'auto' or 'never'.")

@@ -1,5 +1,6 @@
 """Images in tar files: an uncompressed one is read at any place, a compressed one forwards only."""
 
+import collections
 from collections.abc import Iterator
 import dataclasses
 import functools
@@ -11,7 +12,7 @@ import zlib
 import numpy as np
 
 from ssl_jax.data.cache import remembered
-from ssl_jax.data.files import Entry, Reader, is_image, read_part
+from ssl_jax.data.files import Entry, Reader, images_among, left_out, read_part
 from ssl_jax.data.labels import unwrap
 from ssl_jax.runtime.errors import UserError
 
@@ -25,12 +26,20 @@ class Shards:
         self._files, self._root, self._cache = files, root, cache
 
     @functools.cached_property
+    def _indices(self) -> list[tuple[pathlib.Path, list[tuple[str, int, int]], collections.Counter[str]]]:
+        return [(file, *_index(file, self._cache)) for file in self._files]
+
+    @property
+    def odd(self) -> list[str]:
+        return left_out(sum((others for _, _, others in self._indices), collections.Counter()))
+
+    @functools.cached_property
     def entries(self) -> list[Entry]:
         found = []
-        for file in self._files:
+        for file, members, _ in self._indices:
             # Those of train/x.tar belong to train/, whatever folders it has inside.
             above = file.parent.relative_to(self._root)
-            for name, offset, size in _index(file, self._cache):
+            for name, offset, size in members:
                 found.append(Entry((above / name).as_posix(), size, 0, file=str(file), offset=offset))
         names = unwrap([entry.name for entry in found])
         found = [dataclasses.replace(entry, name=name) for entry, name in zip(found, names, strict=True)]
@@ -44,20 +53,34 @@ class Shards:
             yield row, entry.name, functools.partial(read_part, entry.file, entry.offset, entry.bytes)
 
 
-def _index(file: pathlib.Path, cache: str | None) -> list[tuple[str, int, int]]:
-    """Name, offset and length of the images in a .tar file; listed once, since that reads all of its headers."""
+def _index(file: pathlib.Path, cache: str | None) -> tuple[list[tuple[str, int, int]], collections.Counter[str]]:
+    """Name, offset and length of the images in a .tar file, and how many other files of each suffix.
+
+    They are listed once, since that reads all of its headers.
+    """
 
     def make() -> dict[str, np.ndarray]:
         with open_tar(file) as tar:
-            members = _members(tar, file).items()
-        found = {name: member for name, member in members if is_image(name) and not member.issparse()}
+            members = {name: m for name, m in _members(tar, file).items() if not m.issparse()}
+        names, others = images_among(members)
+        found = {name: members[name] for name in names}
         places = [(member.offset_data, member.size) for member in found.values()]
-        return {"names": np.array(list(found), np.str_), "places": np.array(places, np.int64).reshape(-1, 2)}
+        arrays = {"names": np.array(names, np.str_), "places": np.array(places, np.int64).reshape(-1, 2)}
+        return arrays | _counted(others)
 
     stat = file.stat()
-    stored = remembered(["tar members", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
+    stored = remembered(["tar index", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
     places = zip(stored["names"].tolist(), stored["places"].tolist(), strict=True)
-    return [(name, offset, size) for name, (offset, size) in places]
+    return [(name, offset, size) for name, (offset, size) in places], _counts(stored)
+
+
+def _counted(others: collections.Counter[str]) -> dict[str, np.ndarray]:
+    return {"suffixes": np.array(list(others), np.str_), "counts": np.array(list(others.values()), np.int64)}
+
+
+def _counts(stored: dict[str, np.ndarray]) -> collections.Counter[str]:
+    pairs = zip(stored["suffixes"].tolist(), stored["counts"].tolist(), strict=True)
+    return collections.Counter(dict(pairs))
 
 
 class Archive:
@@ -67,22 +90,36 @@ class Archive:
         self.file, self.tar, self._cache = file, tar, cache
 
     @functools.cached_property
+    def _listed(self) -> tuple[dict[str, tarfile.TarInfo], collections.Counter[str]]:
+        members = _members(self.tar, self.file)
+        names, others = images_among(members)
+        return dict(zip(unwrap(names), (members[name] for name in names), strict=True)), others
+
+    @property
     def members(self) -> dict[str, tarfile.TarInfo]:
-        named = {name: member for name, member in _members(self.tar, self.file).items() if is_image(name)}
-        return dict(zip(unwrap(list(named)), named.values(), strict=True))
+        return self._listed[0]
 
     @functools.cached_property
-    def entries(self) -> list[Entry]:
+    def _stored(self) -> dict[str, np.ndarray]:
         """Kept for the next start: the headers of a compressed archive are found by unpacking all of it."""
 
         def make() -> dict[str, np.ndarray]:
-            return {
-                "names": np.array(list(self.members), np.str_),
-                "bytes": np.array([member.size for member in self.members.values()], np.int64),
+            members, others = self._listed
+            arrays = {
+                "names": np.array(list(members), np.str_),
+                "bytes": np.array([member.size for member in members.values()], np.int64),
             }
+            return arrays | _counted(others)
 
-        stored = remembered(["archive members", *self.identity()], self._cache, make)
-        pairs = zip(stored["names"].tolist(), stored["bytes"].tolist(), strict=True)
+        return remembered(["archive index", *self.identity()], self._cache, make)
+
+    @property
+    def odd(self) -> list[str]:
+        return left_out(_counts(self._stored))
+
+    @functools.cached_property
+    def entries(self) -> list[Entry]:
+        pairs = zip(self._stored["names"].tolist(), self._stored["bytes"].tolist(), strict=True)
         return [Entry(name, size, 0) for name, size in pairs]
 
     def identity(self) -> list[object]:

@@ -9,6 +9,7 @@ import numpy as np
 from ssl_jax.data import domains, loading
 from ssl_jax.data.dataset import Dataset, DoesNotFit
 from ssl_jax.data.labels import first_per_class
+from ssl_jax.data.look import tupled
 from ssl_jax.metrics.subset import stratified
 from ssl_jax.runtime.errors import UserError
 
@@ -116,8 +117,20 @@ def _part(d: Dataset, rows: np.ndarray) -> Dataset:
     return dataclasses.replace(d[rows], content=content)
 
 
+def reading(c: Any) -> dict[str, Any]:
+    """The fields of the section `data` that say how image files are read, as `loading.load` takes them."""
+    names = ("range", "channels", "pages", "max_pixels", "image", "label")  # a run of an earlier version lacks some
+    return {name: c[name] for name in names if c.get(name) is not None}
+
+
+def pixels_of(c: Any) -> dict[str, Any]:
+    """The fields of the section `data` of a run, as `pixels.Reading` takes them."""
+    found = {"channels": c.get("channels"), "span": c.get("range"), "max_pixels": c.get("max_pixels")}
+    return {name: tupled(value) for name, value in found.items() if value is not None}
+
+
 def _one(source: str, c: Any, streamed: bool) -> Pair:
-    options = {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed, "range": c.get("range")}
+    options = reading(c) | {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed}
     if "test" not in loading.splits(source, c.path):
         train, test = hold_out(loading.load(source, "train", **options), c.holdout, c.holdout_seed)
         return train if c.per_class is None else _part(train, first_per_class(train.labels, c.per_class, source)), test

@@ -133,9 +133,9 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         config = run.config.copy_and_resolve_references()
         size = None if loading.card(source).whole_images else run.eval_side
         with config.ignore_type(), config.unlocked():
-            others = {"per_class": None, "target": None, "range": None, "stream": "auto"}
+            own = dict.fromkeys(("per_class", "target", "image", "label")) | {"stream": "auto", "pages": "first"}
             held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
-            config.data.update(source=source, path=path, size=size, holdout=held, **others)
+            config.data.update(source=source, path=path, size=size, holdout=held, **own)
         found, test = train_test.load(config.data)
     test = found[:0] if test is None else test
     channels = run.train.image_shape[-1]

@@ -92,4 +92,6 @@ def _config(found: weights.Backbone, source: str, where: str | None) -> ConfigDi
         config.eval.update(found.origin.get("config", {}).get("eval", {}))
         size = round(found.view.size / found.view.centre)
         config.data.update({"source": source, "path": where, "size": size, "eval_centre": found.view.centre})
+        said = found.reading
+        config.data.update({"channels": said.channels, "range": said.span, "max_pixels": said.max_pixels})
     return config

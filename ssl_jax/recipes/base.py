@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from ssl_jax.augment.view import View
+from ssl_jax.data.pixels import MOST_PIXELS
 from ssl_jax.methods import build
 from ssl_jax.runtime.errors import UserError
 
@@ -30,13 +31,17 @@ def fields() -> ConfigDict:
     config.mapping = "shard_map"  # how the step is mapped over devices, or 'pmap'
     # Devices along each axis; -1: all that are left. The batch is split over all of them, parameters over 'fsdp'.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
-
     config.data = ConfigDict()
     config.data.source = ""  # a file of ssl_jax/data/sources: digits, folder:PATH, tfds:NAME, ...; several: with commas
     config.data.target = config_dict.placeholder(str)  # source of the domain to adapt to, trained on without its labels
     config.data.path = config_dict.placeholder(str)  # where the files of a source lie that does not say so itself
     config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
+    config.data.channels = config_dict.placeholder(tuple)  # numbers of those taken, from 0; None: grey or colour
     config.data.range = config_dict.placeholder(tuple)  # of deeper pixels than bytes, to 0 and 255; None: as images say
+    config.data.pages = "first"  # of files with several pages or frames; all: each is an image
+    config.data.max_pixels = MOST_PIXELS  # a larger image counts as unreadable
+    config.data.image = config_dict.placeholder(str)  # feature of a tfds data set with several; None: the only one
+    config.data.label = config_dict.placeholder(str)  # likewise; None: 'label', or the only one with classes
     config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.data.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
     config.data.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them
@@ -47,10 +52,8 @@ def fields() -> ConfigDict:
 
     config.model = _model()
     config.optim = ConfigDict({"default": optimizer()})  # of each group of parameters
-
     config.probe = ConfigDict()
     config.probe.learning_rate = 1e-3  # of the online linear probe (Adam)
-
     config.eval = ConfigDict()
     config.eval.knn_k = 200  # neighbours that vote
     config.eval.knn_temperature = 0.1  # of their weights exp(cosine / T)

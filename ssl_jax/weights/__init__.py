@@ -20,11 +20,13 @@ import numpy as np
 from ssl_jax import models
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
+from ssl_jax.data import train_test
+from ssl_jax.data.pixels import Reading
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method, Variables
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.runtime.modules import subclass
-from ssl_jax.weights import arrays_file, torch_names
+from ssl_jax.weights import arrays_file, pictures, torch_names
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
 
@@ -81,11 +83,24 @@ class Backbone:
         """Channels of the images, of which the method may give the network a part."""
         return 3 if "colour" in self.method.needs else self.channels
 
+    @property
+    def side(self) -> int:
+        """Side in pixels of the square that its view is cut from."""
+        return round(self.view.size / self.view.centre)
+
+    @property
+    def reading(self) -> Reading:
+        """How the pixels of image files are taken: as those that it was trained on, or the first so many channels."""
+        said = Reading(**train_test.pixels_of(self.origin.get("config", {}).get("data", {})))
+        if said.channels is None and self.takes not in (1, 3):
+            return dataclasses.replace(said, channels=tuple(range(self.takes)))
+        return said
+
     def __call__(self, images: Any, stage: int | None = None) -> np.ndarray:
         """Features of images, seen as the run's evaluation sees them.
 
         Args:
-          images: [N, H, W, C], uint8, or floating point in [0, 1]; any N.
+          images: [N, H, W, C], uint8, or floating point in [0, 1], any N; or a path or a Pillow image, or a list.
           stage: residual stage (or quarter of a transformer) whose output is wanted; default the last.
 
         Returns:
@@ -94,7 +109,7 @@ class Backbone:
         Raises:
           UserError: if these are no such images, or there is no such stage.
         """
-        images = self._checked(np.asarray(images), stage)
+        images = self._checked(pictures.as_array(images, self.side, self.takes, self.reading), stage)
         # Powers of two, so that few programs serve any number of images.
         block = min(_LARGEST, 1 << max(len(images) - 1, 0).bit_length())
         parts = []

@@ -17,6 +17,8 @@ logger = logging.getLogger("ssl_jax")
 
 # Parts that may differ between the starts of one run: they change neither the weights nor the images.
 _FREE = ("run", "mapping", "mesh", "eval", "data.workers")
+# Left unset by a start, it is what the images say, which was stored; their record tells where that has changed.
+_FOUND = "data.range"
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -101,6 +103,8 @@ def check(workdir: str, config: Any) -> int | None:
 
 
 def _is_free(change: str) -> bool:
+    if change.startswith(f"{_FOUND}: ") and change.endswith(", None now"):
+        return True
     return f"{change.partition(':')[0]}.".startswith(tuple(f"{name}." for name in _FREE))
 
 

@@ -3,24 +3,21 @@
 import dataclasses
 import functools
 import hashlib
-import logging
 import os
 import pathlib
 
 import numpy as np
 
-from ssl_jax.data import places, record
+from ssl_jax.data import look, pixels, places, record
 from ssl_jax.data.cache import cached, remembered
 from ssl_jax.data.dataset import Card, Dataset, Request
-from ssl_jax.data.decode import decode_all, span_of
-from ssl_jax.data.files import Entry, Folder, Reader, is_address, retry
+from ssl_jax.data.decode import decode_all
+from ssl_jax.data.files import Entry, Reader, is_address, retry
 from ssl_jax.data.labels import by_split, report, select, split_folders
 from ssl_jax.data.lazy import Files, FolderFiles, Images, TarFiles
 from ssl_jax.data.places import opened
 from ssl_jax.data.tars import Archive, Shards
 from ssl_jax.runtime.errors import UserError
-
-log = logging.getLogger("ssl_jax")
 
 CARD = Card(origin="the user's own images")
 
@@ -61,12 +58,12 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     place = _place(where, path)
     with opened(place, request.cache) as files:
         _report(files, request, place)
-        request = _with_span(files, request, place)
+        request = _looked(files, request, place)
 
         def make() -> tuple[Dataset, list[str]]:
-            entries, classes = select(files.entries, request, place)
-            items = files.read(entries)
-            images, rows, skipped = decode_all(items, len(entries), request, place)
+            entries, classes = select(_images(files, request), request, place)
+            items, pages = files.read(entries), [entry.page for entry in entries]
+            images, rows, skipped = decode_all(items, len(entries), request, place, pages)
             labels = np.array([entry.label for entry in entries], np.int32)[rows]
             return Dataset(place, images, labels, classes), skipped
 
@@ -74,12 +71,12 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         folders = sorted(set(split_folders(files.entries)) - {"train/", "val/", "test/"})
         identity = [files.identity(), folders] if folders else files.identity()
         found = cached(identity, request, place, make)
-        content = _content(select(files.entries, request, place)[0], request)
+        content = _content(select(_images(files, request), request, place)[0], request)
     height, width, channels = found.image_shape
     card = dataclasses.replace(
         CARD, side=height if height == width else None, channels=channels, classes=len(found.classes)
     )
-    return dataclasses.replace(found, name=f"folder:{place}", card=card, content=content)
+    return dataclasses.replace(found, name=f"folder:{place}", card=card, content=content, span=request.span)
 
 
 def listing(where: str, path: str | None, request: Request) -> Dataset:
@@ -97,14 +94,24 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
     entries, classes, request = _entries(place, request)
     labels = np.array([entry.label for entry in entries], np.int32)
     content = hashlib.sha256(repr([dataclasses.astuple(entry) for entry in entries]).encode()).hexdigest()
-    images = Images(_files(place, entries), np.arange(len(entries)), request.size, content, request.span)
-    card = dataclasses.replace(CARD, side=request.size, channels=3, classes=len(classes))
-    return Dataset(f"folder:{place}", images, labels, classes, card=card, content=_content(entries, request))
+    pages = np.array([entry.page for entry in entries]) if request.pages == "all" else None
+    images = Images(_files(place, entries), np.arange(len(entries)), request.size, content, request.reading, pages)
+    card = dataclasses.replace(CARD, side=request.size, channels=images.channels, classes=len(classes))
+    return Dataset(
+        f"folder:{place}",
+        images,
+        labels,
+        classes,
+        card=card,
+        content=_content(entries, request),
+        span=request.span,
+    )
 
 
 def _content(entries: list[Entry], request: Request) -> str:
     """A digest of the images' names and sizes; a range that was chosen for them changes what they are."""
-    names = record.of_names([(entry.name, entry.bytes, entry.label) for entry in entries])
+    named = [f"{entry.name}#{entry.page}" if entry.page else entry.name for entry in entries]
+    names = record.of_names([(name, e.bytes, e.label) for name, e in zip(named, entries, strict=True)])
     return f"{names} {request.span}" if request.span else names
 
 
@@ -121,35 +128,48 @@ def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...]
             raise UserError(f"{files.file} is compressed, so that images cannot be read in any order: gunzip it.")
         found = Shards([files.file], files.file.parent, request.cache) if isinstance(files, Archive) else files
         _report(found, request, place)
-        return *select(found.entries, request, place), _with_span(found, request, place)
+        return *select(_images(found, request), request, place), _looked(found, request, place)
 
 
-def _with_span(files: places.Files, request: Request, place: str) -> Request:
-    """The request with what the deep pixels of the training images span, if there are any and it does not say so."""
+def _looked(files: places.Files, request: Request, place: str) -> Request:
+    """The whole request, after a look at the training images; says what is not used of them."""
     found = by_split(files.entries, place)
     entries = [entry for _, entry in found.get("train") or next(iter(found.values()))]
-    readers: list[Reader] = [functools.partial(_bytes, files, entry) for entry in entries]
 
     def make() -> dict[str, np.ndarray]:
-        span, paged = span_of(readers)
-        return {"span": np.array(span or (), np.float64), "paged": np.array(paged)}
+        return look.look(_readers(files, entries), request).stored()
 
     # An archive may have to be unpacked up to the last of them.
-    stored = remembered(["span", *files.identity()], request.cache, make) if isinstance(files, Archive) else make()
-    if request.split == "train" and stored["paged"]:
-        log.warning("%s: some images have several frames or pages, of which the first is used", place)
-    if request.span is not None or not len(stored["span"]):
-        return request
-    low, high = stored["span"].tolist()
-    if request.split == "train":
-        log.warning(
-            "%s: pixels from %g to %g become 0 to 255; --config.data.range=(LOW,HIGH) chooses others, and (0,65535) is "
-            "what earlier versions took",
-            place,
-            low,
-            high,
-        )
-    return dataclasses.replace(request, span=(low, high))
+    key = ["look", *files.identity(), request.channels, request.pages] if isinstance(files, Archive) else None
+    stored = remembered(key, request.cache, make) if key else make()
+    return look.known(look.read_back(stored), request, place)
+
+
+def _images(files: places.Files, request: Request) -> list[Entry]:
+    """The files, or all pages and frames of them; these are counted once, since that opens all files."""
+    if request.pages == "first":
+        return files.entries
+
+    def make() -> dict[str, np.ndarray]:
+        counts = [_pages_of(read, request) for read in _readers(files, files.entries)]
+        return {"pages": np.array(counts, np.int64)}
+
+    counts = remembered(["pages", files.identity(), request.channels], request.cache, make)["pages"].tolist()
+    pairs = zip(files.entries, counts, strict=True)
+    return [dataclasses.replace(entry, page=page) for entry, count in pairs for page in range(count)]
+
+
+def _pages_of(read: Reader, request: Request) -> int:
+    try:
+        return pixels.pages(read(), request.reading)
+    except UserError:
+        raise
+    except Exception:  # damaged, which decoding says
+        return 1
+
+
+def _readers(files: places.Files, entries: list[Entry]) -> list[Reader]:
+    return [functools.partial(_bytes, files, entry) for entry in entries]
 
 
 def _bytes(files: places.Files, entry: Entry) -> bytes:
@@ -159,7 +179,7 @@ def _bytes(files: places.Files, entry: Entry) -> bytes:
 
 def _report(files: places.Files, request: Request, place: str) -> None:
     if request.split == "train" and files.entries:
-        report(files.entries, files.odd if isinstance(files, Folder) else [], place)
+        report(files.entries, files.odd, place)
 
 
 def _files(place: str, entries: list[Entry]) -> Files:

@@ -1,24 +1,22 @@
 """Source "tfds": data sets that TensorFlow Datasets has prepared as ArrayRecord files, read without TensorFlow."""
 
-from collections.abc import Iterator
 import dataclasses
 import functools
 import json
 import os
 import pathlib
 import re
-import sys
-from typing import Any
 
 import numpy as np
-import tqdm
 
+from ssl_jax.data import look
 from ssl_jax.data.cache import cached, remembered
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.decode import decode_all
-from ssl_jax.data.files import Reader, is_address
+from ssl_jax.data.files import is_address
 from ssl_jax.data.labels import first_per_class
 from ssl_jax.data.lazy import Images
+from ssl_jax.data.prepared import Examples, RecordFiles, examples
 from ssl_jax.runtime.errors import UserError
 
 CARD = Card(origin="prepared by TensorFlow Datasets, https://www.tensorflow.org/datasets")
@@ -73,21 +71,25 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
       UserError: the package is missing, the data set is not prepared, has no such split or no images.
     """
     place, info, split = _split(where, request, path)
-    name = f"tfds:{where}"
+    name, chosen = f"tfds:{where}", [key for key in (request.image, request.label) if key]
+    request = _looked(examples(place, split, request), request, name)
 
     def make() -> tuple[Dataset, list[str]]:
-        examples, image_key, classes = _examples(place, split)
-        known = [examples[row]["label"] for row in range(len(examples))] if classes else -1
-        labels = np.full(len(examples), known, np.int32)
+        found = examples(place, split, request)
+        labels = found.labels()
         rows = np.arange(len(labels))
         if request.per_class is not None:
             rows = first_per_class(labels, request.per_class, name)
-        items = _read(examples, image_key, rows)
+        # Read here and not in the decoding threads, for which its readers make no promise.
+        items = (
+            (at, f"example {row}", functools.partial(bytes, found.read(row))) for at, row in enumerate(rows.tolist())
+        )
         images, kept, skipped = decode_all(items, len(rows), request, name)
-        return Dataset(name, images, labels[rows[kept]], classes), skipped
+        return Dataset(name, images, labels[rows[kept]], found.classes), skipped
 
-    found = cached([str(place.resolve()), info], request, name, make)
-    return dataclasses.replace(found, name=name, card=_card(where, found.classes), content=_content(info, split))
+    found = cached([str(place.resolve()), info, *chosen], request, name, make)
+    card = dataclasses.replace(_card(where, found.classes), channels=found.image_shape[-1])
+    return dataclasses.replace(found, name=name, card=card, content=_content(info, split), span=request.span)
 
 
 def listing(where: str, path: str | None, request: Request) -> Dataset:
@@ -103,21 +105,23 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
     """
     place, info, split = _split(where, request, path)
     name = f"tfds:{where}"
-    examples, image_key, classes = _examples(place, split)
+    found = examples(place, split, request)
+    request = _looked(found, request, name)
 
     def make() -> dict[str, np.ndarray]:
-        rows = tqdm.trange(len(examples), desc=f"labels of {where}", unit="img", disable=not sys.stderr.isatty())
-        return {"labels": np.array([examples[row]["label"] for row in rows], np.int32)}
+        return {"labels": found.labels()}
 
-    if classes:
-        labels = remembered(["labels", str(place.resolve()), info, split], request.cache, make)["labels"]
-    else:
-        labels = np.full(len(examples), -1, np.int32)
+    key = ["labels", str(place.resolve()), info, split, *([request.label] if request.label else [])]
+    labels = remembered(key, request.cache, make)["labels"] if found.classes else found.labels()
     rows = np.arange(len(labels))
     if request.per_class is not None:
         rows = first_per_class(labels, request.per_class, name)
-    images = Images(RecordFiles(examples, image_key, rows), np.arange(len(rows)), request.size, f"{info} {split}")
-    return Dataset(name, images, labels[rows], classes, card=_card(where, classes), content=_content(info, split))
+    content = f"{info} {split} {request.image or ''}".rstrip()
+    images = Images(RecordFiles(found, rows), np.arange(len(rows)), request.size, content, request.reading)
+    card = dataclasses.replace(_card(where, found.classes), channels=images.channels)
+    return Dataset(
+        name, images, labels[rows], found.classes, card=card, content=_content(info, split), span=request.span
+    )
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:
@@ -142,24 +146,6 @@ def _content(info: str, split: str) -> str:
 
 def _card(name: str, classes: tuple[str, ...]) -> Card:
     return CARDS.get(name, dataclasses.replace(CARD, classes=len(classes)))
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordFiles:
-    """Images of a prepared tfds data set."""
-
-    examples: Any  # tfds's data source, images left encoded
-    key: str  # of the image in an example
-    rows: np.ndarray  # int [N], of the examples
-
-    def read(self, row: int) -> bytes:
-        return bytes(self.examples[int(self.rows[row])][self.key])
-
-    def name(self, row: int) -> str:
-        return f"example {self.rows[row]}"
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 def roots(path: str | None) -> list[pathlib.Path]:
@@ -200,14 +186,20 @@ def _split(name: str, request: Request, path: str | None) -> tuple[pathlib.Path,
     if found is None:
         raise UserError(f"tfds:{name} in {place} has no {request.split} split, only {', '.join(_names(info))}.")
     # The test images of ImageNet are there with the label -1.
-    labelled = (split for split in found if len(found) == 1 or _labelled(place, split))
+    labelled = (split for split in found if len(found) == 1 or _labelled(place, split, request))
     return place, info, next(labelled, found[0])
 
 
-def _labelled(place: pathlib.Path, split: str) -> bool:
+def _labelled(place: pathlib.Path, split: str, request: Request) -> bool:
     """Whether the first image of a split has a label."""
-    source, _, classes = _examples(place, split)
-    return bool(classes) and len(source) > 0 and int(source[0]["label"]) >= 0
+    found = examples(place, split, request)
+    return found.label is not None and len(found) > 0 and int(found.source[0][found.label]) >= 0
+
+
+def _looked(found: Examples, request: Request, name: str) -> Request:
+    """The whole request, after a look at the images; says what is not used of them."""
+    readers = [functools.partial(found.read, row) for row in range(len(found))]
+    return look.known(look.look(readers, request), request, name)
 
 
 def _is_array_record(folder: pathlib.Path) -> bool:
@@ -238,38 +230,3 @@ def _splits(info: str) -> dict[str, list[str]]:
     ours = {"train": ("train",), "test": ("test", "validation")}
     held = {name: [theirs for theirs in candidates if theirs in _names(info)] for name, candidates in ours.items()}
     return {name: theirs for name, theirs in held.items() if theirs}
-
-
-def _examples(place: pathlib.Path, split: str) -> tuple[Any, str, tuple[str, ...]]:
-    """Returns the examples (images still encoded), the key of the image, and the names of the classes."""
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise UserError(f"Reading {place} needs tensorflow_datasets ({error}): pip install -e .[tfds].") from error
-    # From its folder: by name, tfds would try to download and prepare what it lacks.
-    builder = tfds.builder_from_directory(place)
-    features = dict(builder.info.features.items())
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
-    key = _image_key(images, list(features), place)
-    label = features.get("label")
-    classes = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
-    decoders = {key: tfds.decode.SkipDecoding() for key in images}
-    return builder.as_data_source(split, decoders=decoders), key, classes
-
-
-def _image_key(images: list[str], features: list[str], place: pathlib.Path) -> str:
-    """The feature that is meant: the only image, or of several the one that is called 'image'."""
-    if not images:
-        raise UserError(f"The data set in {place} has no image feature, only {', '.join(features)}.")
-    if len(images) > 1 and "image" not in images:
-        raise UserError(
-            f"The data set in {place} has several image features ({', '.join(images)}) and none is called 'image': "
-            "write the wanted ones to a folder, and read it with --config.data.source=folder:PATH."
-        )
-    return "image" if "image" in images else images[0]
-
-
-def _read(examples: Any, image_key: str, rows: np.ndarray) -> Iterator[tuple[int, str, Reader]]:
-    # Read here and not in the decoding threads, for which its readers make no promise.
-    for position, row in enumerate(rows.tolist()):
-        yield position, f"example {row}", functools.partial(bytes, examples[row][image_key])
