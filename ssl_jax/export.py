@@ -70,7 +70,7 @@ def export(workdir: str, layout: str = "safetensors", out: str | None = None) ->
     results = stored_results.read(folder / "results.json") or {}
     described = card.text(backbone, results, path.name, layout)
     if layout == "onnx":
-        _write(path, onnx_graph.model(backbone).SerializeToString())
+        _write(path, _tried(path, backbone))
     else:
         _save(path, backbone, layout if named else "ours")
     _write(card_of(path), described.encode())
@@ -112,15 +112,32 @@ def _save(path: pathlib.Path, backbone: weights.Backbone, names: str = "ours") -
     images = np.random.default_rng(0).integers(0, 256, (2, *(backbone.view.size,) * 2, backbone.takes), np.uint8)
     try:
         weights.save(tried, backbone, names)
-        wanted, found = backbone(images), weights.load(tried)(images)
-        if not (np.isfinite(wanted).all() and np.allclose(found, wanted, rtol=1e-2, atol=1e-2 * np.abs(wanted).max())):
-            raise UserError(
-                f"{path} is not written, since what can be stored of this backbone gives other features than it "
-                "does, or they are no numbers: choose another --format, or another checkpoint."
-            )
+        _check_same(path, weights.load(tried)(images), backbone(images))
         tried.replace(path)
     finally:
         tried.unlink(missing_ok=True)
+
+
+def _tried(path: pathlib.Path, backbone: weights.Backbone) -> bytes:
+    """An ONNX file, once it has been run and gives the bare network's features of some noise.
+
+    Raises:
+      UserError: it does not.
+    """
+    content = onnx_graph.model(backbone).SerializeToString()
+    shape = (2, *(backbone.view.size,) * 2, backbone.channels)
+    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    wanted = backbone.bare(images)
+    _check_same(path, onnx_graph.features(content, images), wanted)
+    return content
+
+
+def _check_same(path: pathlib.Path, found: np.ndarray, wanted: np.ndarray) -> None:
+    if not (np.isfinite(wanted).all() and np.allclose(found, wanted, rtol=1e-2, atol=1e-2 * np.abs(wanted).max())):
+        raise UserError(
+            f"{path} is not written, since what can be stored of this backbone gives other features than it does, or "
+            "they are no numbers: choose another --format, or another checkpoint."
+        )
 
 
 def card_of(path: pathlib.Path) -> pathlib.Path:

@@ -1,45 +1,30 @@
 """Values of a config that have no meaning: they are refused before anything is built, or remarked on."""
 
-from collections.abc import Iterator
-import contextlib
+from collections.abc import Callable, Iterator
 import dataclasses
 import math
 import numbers
 import re
-from typing import Any
+import traceback
+from typing import Any, TypeVar
 
-from ssl_jax.augment.view import View
+from ssl_jax import recipes
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method
+from ssl_jax.methods.ranges import Range
 from ssl_jax.runtime.errors import UserError
 
-# Whole numbers of a method that may be 0 although they are not by default; all others are counts and widths.
-_MAY_BE_ZERO = frozenset(
-    (
-        "aberration",
-        "gap",
-        "inner_steps",
-        "jitter",
-        "locals",
-        "noise",
-        "overlap",
-        "queue_start",
-        "small_crops",
-        "smallest",
-    )
-)
+T = TypeVar("T")
+
 _DEVICES = frozenset(("mesh.data", "mesh.fsdp"))  # -1: all that are left
 _MAY_BE_NEGATIVE = _DEVICES | {"method.mean", "data.range"}  # the former of the numbers that aet predicts
 _AT_LEAST_ONE = re.compile(
     r"batch_size|epochs|accumulate|model\.(width|patch|bn_groups)|eval\.(?!published)\w+(_k|_epochs|_batch)|eval\.draws"
     r"|run\.(steps_per_call|log_steps|eval_images|keep|stop_epoch)|data\.(size|per_class|max_pixels)"
 )
-_ABOVE_ZERO = re.compile(r"data\.max_gib|eval\.\w*temperature|method\.(\w+\.)*(\w*temp|temperature|patch_size)")
-# From 0 to 1 with both ends, and without the upper one.
-_SHARES = re.compile(r"method\.(\w+\.)*(tau|m|momentum|centre_momentum|label_fraction|colour_drop)")
-_BELOW_ONE = re.compile(r"data\.holdout|optim\.\w+\.(momentum|b1|b2)|method\.(\w+\.)*(mask_ratio|drop_path|dropout)")
-_AT_LEAST_TWO = re.compile(r"method\.(\w+\.)*(prototypes|permutations|ways)")  # one answer is always right
+_ABOVE_ZERO = re.compile(r"data\.max_gib|eval\.\w*temperature")
+_BELOW_ONE = re.compile(r"data\.holdout|optim\.\w+\.(momentum|b1|b2)")
 _SEED_FIELDS, _SEEDS = ("seed", "data.holdout_seed"), 2**32
 _LARGEST = 1e9  # beyond it the arithmetic of shapes and steps overflows
 _OF_WORDS = frozenset(("order", "classes", "tasks", "lead"))  # lists that may hold words
@@ -55,11 +40,18 @@ def check(config: Any) -> None:
         wanted = _wanted(path, value)
         if wanted:
             raise UserError(f"config.{path} is {value:g}: it must be {wanted}.")
-    if "." in config.method.name:  # a method from outside the package knows itself what its fields may be
-        return
-    method = build.find(config.method.name)
-    for field in dataclasses.fields(method):
-        _check_count(field, config.method.get(field.name))
+    _check_method(config.method, "config.method")
+
+
+def _check_method(part: Any, path: str) -> None:
+    """Refuses values of a method and of its tasks that their types do not have (see `methods/ranges.py`)."""
+    if "." not in part.name:  # a method from outside the package knows itself what its fields may be
+        for field in dataclasses.fields(build.find(part.name)):
+            _check_field(field, part.get(field.name), f"{path}.{field.name}")
+    for name, tasks in part.items():
+        for task, value in tasks.items() if hasattr(tasks, "items") else ():
+            if hasattr(value, "get") and isinstance(value.get("name"), str):
+                _check_method(value, f"{path}.{name}.{task}")
 
 
 def _wanted(path: str, value: float) -> str:
@@ -71,10 +63,8 @@ def _wanted(path: str, value: float) -> str:
         (path in _DEVICES and (value < -1 or value == 0), "at least 1, or -1 for all devices that are left"),
         (path in _SEED_FIELDS and value >= _SEEDS, f"below {_SEEDS}"),
         (value < 1 and _AT_LEAST_ONE.fullmatch(path), "at least 1"),
-        (value < 2 and _AT_LEAST_TWO.fullmatch(path), "at least 2"),
         (value <= 0 and _ABOVE_ZERO.fullmatch(path), "above 0"),
         (path == "data.eval_centre" and not 0 < value <= 1, "above 0 and at most 1"),
-        (value > 1 and _SHARES.fullmatch(path), "from 0 to 1"),
         (value >= 1 and _BELOW_ONE.fullmatch(path), "below 1"),
     )
     return next((words for wrong, words in rules if wrong), "")
@@ -98,15 +88,16 @@ def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
         yield path, float(value)
 
 
-def _check_count(field: dataclasses.Field[Any], value: Any) -> None:
-    """Refuses 0 for a field of a method that is a count or a width, or several."""
+def _check_field(field: dataclasses.Field[Any], value: Any, path: str) -> None:
+    """Refuses what a field's type does not have, and 0 for one that is a count or a width, or several."""
     usual = field.default if isinstance(field.default, tuple) else (field.default,)
-    counts = all(isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in usual)
-    if not counts or not usual or field.name in _MAY_BE_ZERO or isinstance(field.default, View):
-        return
+    counts = bool(usual) and all(isinstance(x, int) and not isinstance(x, bool) and x > 0 for x in usual)
+    said = [part for part in getattr(field.type, "__metadata__", ()) if isinstance(part, Range)]
+    allowed = said[0] if said else Range("at least 1", least=1) if counts else None
     given = tuple(value) if isinstance(value, list | tuple) else (value,)
-    if any(isinstance(x, numbers.Real) and x < 1 for x in given):
-        raise UserError(f"config.method.{field.name} is {value}: it must be at least 1.")
+    if allowed and any(isinstance(x, numbers.Real) and not allowed.has(float(x)) for x in given):
+        shown = f"{value:g}" if isinstance(value, numbers.Real) else value
+        raise UserError(f"{path} is {shown}: it must be {allowed.words}.")
 
 
 def check_comparison(config: Any, method: Method) -> None:
@@ -166,22 +157,23 @@ def remarks(config: Any) -> list[str]:
     return found
 
 
-@contextlib.contextmanager
-def explained(config: Any) -> Iterator[None]:
-    """Turns what fields without meaning make the building of a run raise into a sentence.
+def explained(config: Any, build_run: Callable[[Any], T]) -> T:
+    """What `build_run` makes of a config; an error that comes of the config's values becomes a sentence.
 
-    A method or a network from outside the package keeps its errors, which are for the one who writes it.
+    Where the nearest preset's values raise the same error at the same place, it is a bug of ours, and is raised as it
+    is. So is an error of a method or a network from outside the package, which is for the one who writes it.
 
     Raises:
-      UserError: instead of any other error.
+      UserError: instead of an error that the values are to blame for.
     """
     try:
-        yield
+        return build_run(config)
     except UserError:
         raise
     except Exception as error:
-        if any(
-            "." in name and name.replace(".", "").isidentifier() for name in (config.method.name, config.model.name)
+        names = (config.method.name, config.model.name)
+        if any("." in name and name.replace(".", "").isidentifier() for name in names) or _is_ours(
+            error, config, build_run
         ):
             raise
         reason = " ".join(str(error).split())[:200]
@@ -189,3 +181,40 @@ def explained(config: Any) -> Iterator[None]:
             f"config.method ({config.method.name}), config.model and config.optim cannot be built with these fields "
             f"({type(error).__name__}: {reason}): go back to the preset's values of those that were changed."
         ) from error
+
+
+def _is_ours(error: Exception, config: Any, build_run: Callable[[Any], Any]) -> bool:
+    """Whether the fields of the nearest preset raise the same error at the same place."""
+    usual = _nearest_preset(config)
+    control = config.copy_and_resolve_references()
+    with control.ignore_type(), control.unlocked():
+        control.update({name: usual[name] for name in ("method", "model", "optim", "probe")})
+    try:
+        build_run(control)
+    except Exception as other:
+        return type(other) is type(error) and _place(other) == _place(error)
+    return False
+
+
+def _nearest_preset(config: Any) -> Any:
+    """The preset of the config's method with the fewest other values."""
+
+    def flat(c: Any) -> dict[str, str]:
+        return {path: repr(value) for part in ("method", "model", "optim") for path, value in _leaves(c[part], part)}
+
+    own = flat(config)
+    found = [recipes.get_config(config.method.name, name) for name in recipes.presets(config.method.name)]
+    return min(found, key=lambda preset: len(set(flat(preset).items()) ^ set(own.items())))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if hasattr(value, "items"):
+        for name, part in value.items():
+            yield from _leaves(part, f"{path}.{name}")
+    else:
+        yield path, value
+
+
+def _place(error: Exception) -> tuple[str, int | None]:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return last.filename, last.lineno

@@ -39,6 +39,7 @@ class Run:
     optimizer: optax.GradientTransformation
     schedules: dict[str, optim.Schedule]
     init: Callable[..., TrainState]  # of nothing, or of the variables that the backbone starts from
+    record: dict[str, Any] | None = None  # `images`, where it is known already
 
     @property
     def eval_view(self) -> View:
@@ -53,7 +54,7 @@ class Run:
     @functools.cached_property
     def images(self) -> dict[str, Any]:
         """What tells the training images from others; see `data/record.py`."""
-        return record.record(self.train)
+        return self.record or record.record(self.train)
 
     @functools.cached_property
     def shapes(self) -> TrainState:
@@ -84,17 +85,23 @@ def prepare(
     """
     limits.check(config)
     config = channels.completed(config, splits and splits[0])
-    with limits.explained(config):
-        devices_mesh = mesh.make(config.mesh, devices)
-        method = build.method(config.method, models.from_config(config.model))
+
+    def parts(c: Any) -> tuple[Mesh, Method]:
+        return mesh.make(c.mesh, devices), build.method(c.method, models.from_config(c.model))
+
+    _, method = limits.explained(config, parts)
     train, test = splits or train_test.load(config.data)
     config = _with_range(config, train)
     train, test = _as_views_see(train, method), None if test is None else _as_views_see(test, method)
-    _check_same(train)
-    with limits.explained(config):
+    seen = _check_same(train)
+
+    def whole(c: Any) -> Run:
+        devices_mesh, method = parts(c)
         method.check(*train.image_shape)
-        _check_config(config, method, train, devices_mesh)
-        return _built(config, method, devices_mesh, train, test)
+        _check_config(c, method, train, devices_mesh)
+        return _built(c, method, devices_mesh, train, test)
+
+    return dataclasses.replace(limits.explained(config, whole), record=seen)
 
 
 def _with_range(config: Any, train: data.Dataset) -> Any:
@@ -209,15 +216,19 @@ def _sampled(config: Any, method: Method, train: data.Dataset, devices_mesh: Mes
     return dataclasses.replace(info, steps_per_epoch=steps, total_steps=steps * config.epochs), sampler
 
 
-def _check_same(d: data.Dataset) -> None:
+def _check_same(d: data.Dataset) -> dict[str, Any] | None:
     """Refuses data that another process sees otherwise: its weights would stay the same, so that nobody would notice.
+
+    Returns:
+      the images' record; None where there is one process, which needs none yet.
 
     Raises:
       UserError: on all processes.
     """
     if jax.process_count() == 1:
-        return
-    digest = hashlib.sha256(json.dumps(record.record(d)).encode())
+        return None
+    found = record.record(d)
+    digest = hashlib.sha256(json.dumps(found).encode())
     if not d.streamed:  # what was decoded may come from a cache that is not what the files are
         digest.update(np.ascontiguousarray(d.images).data)
     if not processes.all_have(digest.digest()[:8]):
@@ -225,6 +236,7 @@ def _check_same(d: data.Dataset) -> None:
             f"The processes of this run do not see the same training images of {d.name} ({len(d.images)} here): make "
             "the files the same on all machines, and empty their caches of decoded images."
         )
+    return found
 
 
 def _init_method(method: Method, config: Any, depth: int, info: Info) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from PIL import Image
 import pytest
 
 from ssl_jax import data
+from ssl_jax.data import cache as data_cache
 from ssl_jax.data import decode, files, tars
 from ssl_jax.data.sources import cifar10, fashion_mnist
 from ssl_jax.runtime.errors import TryAgain, UserError
@@ -348,7 +349,7 @@ def test_the_cache_is_keyed_by_files_and_request(tmp_path, cache):
     changed = tmp_path / "images" / "train" / "cat" / "new.png"
     before = changed.stat()
     changed.write_bytes(png((13, 0, 0)))
-    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1000))
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))  # as copying with times does
     assert changed.stat().st_size == before.st_size
     assert shade(data.load(f"folder:{where}", "train")) == [10, 20, 13, 30, 40]
 
@@ -364,7 +365,7 @@ def test_a_changed_archive_is_listed_again(tmp_path):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_cache_file_is_rebuilt(tmp_path, cache, damage):
+def test_a_damaged_cache_file_is_said_and_rebuilt(tmp_path, cache, damage, caplog):
     where = write(tmp_path / "images", TWO_SPLITS)
     first = data.load(f"folder:{where}", "train")
     (file,) = cache.glob("*.npz")
@@ -374,6 +375,34 @@ def test_a_damaged_cache_file_is_rebuilt(tmp_path, cache, damage):
     file.write_bytes({"truncated": whole[: len(whole) // 2], "flipped": changed, "empty": b""}[damage])
     np.testing.assert_array_equal(data.load(f"folder:{where}", "train").images, first.images)
     assert file.read_bytes()[middle] == whole[middle]
+    assert f"the decoded images of {where}, kept in {file}, cannot be used" in caplog.text
+
+
+@pytest.mark.fast
+def test_a_cache_file_of_other_images_is_said_and_rebuilt(tmp_path, cache, caplog):
+    where = write(tmp_path / "images", TWO_SPLITS)
+    first = data.load(f"folder:{where}", "train")
+    (file,) = cache.glob("*.npz")
+    data.load(f"folder:{where}", "test")
+    (other,) = set(cache.glob("*.npz")) - {file}
+    file.write_bytes(other.read_bytes())
+    np.testing.assert_array_equal(data.load(f"folder:{where}", "train").images, first.images)
+    assert "cannot be used (it is of other images) and are made anew" in caplog.text
+
+
+@pytest.mark.fast
+def test_the_cache_does_not_grow_without_end(tmp_path, cache, caplog, monkeypatch):
+    """What was not used for longest goes first; other files in the folder stay."""
+    where = write(tmp_path / "images", TWO_SPLITS)
+    data.load(f"folder:{where}", "train", size=64)
+    (old,) = cache.glob("*.npz")
+    os.utime(old, (1, 1))
+    (cache / "mine.npz").write_bytes(bytes(10**6))
+    monkeypatch.setattr(data_cache, "MOST_GIB", 1.5 * old.stat().st_size / 2**30)
+    data.load(f"folder:{where}", "train", size=63)
+    data.load(f"folder:{where}", "train", size=63)
+    assert not old.exists() and f"removed {old}, which was not used since" in caplog.text
+    assert len(list(cache.glob("*.npz"))) == 2
 
 
 @pytest.mark.fast

@@ -118,11 +118,36 @@ def test_an_error_of_ones_own_method_is_kept(monkeypatch):
     config = tiny.config("rotation")
     with config.unlocked():
         config.method.name = "my.method"
-    with pytest.raises(KeyError), limits.explained(config):
-        raise KeyError("x")
-    config.method.name = "rotation"
-    with pytest.raises(UserError, match=r"\(KeyError: 'x'\): go back to the preset"), limits.explained(config):
-        raise KeyError("x")
+    with pytest.raises(KeyError):
+        limits.explained(config, lambda c: {}["x"])
+
+
+def test_only_errors_of_the_configs_values_become_sentences():
+    """An error that the preset's values raise as well is a bug of ours, and keeps its traceback."""
+    config = tiny.config("rotation", **{"model.width": 77})
+    with pytest.raises(UserError, match=r"\(KeyError: 77\): go back to the preset"):
+        limits.explained(config, lambda c: {64: 1, 16: 1, 32: 1}[c.model.width])
+    with pytest.raises(KeyError):
+        limits.explained(config, lambda c: {}[c.model.width])
+    assert limits.explained(config, lambda c: c.model.width) == 77
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "words"),
+    [
+        ("multitask", {"method.tasks.rotation.view.size": -1}, "at least 0"),
+        ("dino", {"method.locals": -1}, "at least 0"),
+        ("swav", {"method.prototypes": 1}, "at least 2"),
+        ("mae", {"method.mask_ratio": 1.0}, "below 1"),
+    ],
+)
+def test_a_method_says_what_its_fields_may_be(method, changes, words):
+    config = recipes.get_config(method, recipes.presets(method)[0])
+    limits.check(config)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=words):
+        limits.check(config)
 
 
 def test_nonsense_never_ends_in_a_traceback():

@@ -32,7 +32,7 @@ class Entry:
 
     name: str
     bytes: int
-    mtime_ns: int
+    version: int  # of a file the time of its last change, which nobody can set back
     label: int = -1
     file: str = ""  # the .tar file that holds it, if any
     offset: int = 0  # of its first byte in there
@@ -56,7 +56,7 @@ class Folder:
                 self._unreadable.append(name)
                 continue
             if stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
-                yield Entry(name, found.st_size, found.st_mtime_ns)
+                yield Entry(name, found.st_size, found.st_ctime_ns)
             else:
                 self._unreadable.append(name)
 
@@ -71,7 +71,7 @@ class Folder:
     def identity(self) -> object:
         return [
             str(self.root.resolve()),
-            [(entry.name, entry.bytes, entry.mtime_ns) for entry in self.entries],
+            [(entry.name, entry.bytes, entry.version) for entry in self.entries],
         ]
 
     def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
@@ -101,7 +101,7 @@ class Bucket:
         return zlib.crc32(" ".join(told).encode())
 
     def identity(self) -> object:
-        return [self.root, [(entry.name, entry.bytes, entry.mtime_ns) for entry in self.entries]]
+        return [self.root, [(entry.name, entry.bytes, entry.version) for entry in self.entries]]
 
     def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
         for row, entry in enumerate(entries):

@@ -46,7 +46,7 @@ class Shards:
         return sorted(found, key=lambda entry: (entry.name, entry.file))
 
     def identity(self) -> object:
-        return [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
+        return [(str(file.resolve()), file.stat().st_size, file.stat().st_ctime_ns) for file in self._files]
 
     def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
         for row, entry in enumerate(entries):
@@ -69,7 +69,7 @@ def _index(file: pathlib.Path, cache: str | None) -> tuple[list[tuple[str, int, 
         return arrays | _counted(others)
 
     stat = file.stat()
-    stored = remembered(["tar index", str(file.resolve()), stat.st_size, stat.st_mtime_ns], cache, make)
+    stored = remembered(["tar index", str(file.resolve()), stat.st_size, stat.st_ctime_ns], cache, make)
     places = zip(stored["names"].tolist(), stored["places"].tolist(), strict=True)
     return [(name, offset, size) for name, (offset, size) in places], _counts(stored)
 
@@ -124,7 +124,7 @@ class Archive:
 
     def identity(self) -> list[object]:
         stat = self.file.stat()
-        return [str(self.file.resolve()), stat.st_size, stat.st_mtime_ns]
+        return [str(self.file.resolve()), stat.st_size, stat.st_ctime_ns]
 
     def read(self, entries: list[Entry]) -> Iterator[tuple[int, str, Reader]]:
         """Yields the files in the archive's order: a compressed tar can only be read forwards."""

@@ -120,6 +120,13 @@ class Backbone:
             parts.append(np.asarray(out)[: len(part)])
         return np.concatenate(parts)
 
+    def bare(self, images: np.ndarray) -> np.ndarray:
+        """The network's own features [N, D] of normalised images [N, H, W, C], as other programs compute them."""
+        # In the precision that files of others have.
+        method = dataclasses.replace(self.method, backbone=self.module.clone(dtype=jnp.float32))
+        encode = functools.partial(Method.encode, method)
+        return np.asarray(jax.jit(encode)(self.variables, jnp.asarray(images))[0].pooled)
+
     @functools.cached_property
     def _features(self) -> Callable[..., jax.Array]:
         """`(stage, variables, images) -> features`, compiled."""

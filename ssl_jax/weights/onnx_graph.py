@@ -6,6 +6,8 @@ free; a ResNet takes images of any size, a transformer those of the size that it
 
 from typing import Any
 
+import numpy as np
+
 from ssl_jax.models.onnx import OPSET, Graph
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import Backbone
@@ -37,3 +39,28 @@ def model(backbone: Backbone) -> Any:
     found = helper.make_model(made, opset_imports=opsets, producer_name="ssl_jax", ir_version=version)
     checker.check_model(found, full_check=True)
     return found
+
+
+def features(content: bytes, images: np.ndarray) -> np.ndarray:
+    """What a file makes of normalised images [N, H, W, C], as other programs run it.
+
+    Args:
+      content: of the file.
+      images: float32.
+
+    Returns:
+      float32 [N, D], by onnxruntime where that is installed, else by onnx's own slow evaluator.
+    """
+    inputs = {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)}
+    try:
+        import onnxruntime
+    except ImportError:
+        import onnx
+        from onnx.reference import ReferenceEvaluator
+
+        found: Any = ReferenceEvaluator(onnx.load_from_string(content)).run(None, inputs)
+        return np.asarray(found[0])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, inputs)[0])

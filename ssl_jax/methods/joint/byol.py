@@ -17,6 +17,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Share
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError, nearest
@@ -50,7 +51,7 @@ class BYOL(Method):
     hidden: int = 4096  # of projector and predictor, sec. 3.3
     out: int = 256  # width of z and q(z)
     out_bias: bool = False  # of their last layers
-    tau: float = 0.996  # base target decay: .97, .99, .99, .996 for 40, 100, 300, 1000 epochs
+    tau: Share = 0.996  # base target decay: .97, .99, .99, .996 for 40, 100, 300, 1000 epochs
     tau_schedule: str = "cosine"  # 'cosine' to 1, or 'constant'
     update_target: str = "after"  # the optimiser (the authors) or 'before' each forward pass (lightly)
     copy_target: bool = False  # start the target as a copy; the authors draw it independently

@@ -31,6 +31,7 @@ from ssl_jax.augment import ops
 from ssl_jax.augment.patches import grid, render_patches, side
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Share
 from ssl_jax.models.backbone import Encoded
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.models.pixelcnn import Predictor
@@ -79,7 +80,7 @@ class CPC(Method):
     patch_size: int = 64  # pixels, sec. 3.3; v2: 80
     stride: int = 32  # from patch to patch, pixels, sec. 3.3; v2: 36
     gray: bool = True  # turn colour images gray, sec. 3.3; v2: no
-    colour_drop: float = 0.0  # probability that a patch keeps one channel only; v2: 1
+    colour_drop: Share = 0.0  # probability that a patch keeps one channel only; v2: 1
     directions: int = 1  # downwards; v2: 4, upwards, rightwards and leftwards too
     skip: int = 1  # rows ahead that are not predicted: with half overlap the next one shares pixels
     steps: int = 5  # the furthest row ahead that is predicted, sec. 3.3

@@ -22,6 +22,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric
+from ssl_jax.methods.ranges import OrZero, Positive, Several
 from ssl_jax.methods.shared import memory_bank, multicrop
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
@@ -101,12 +102,12 @@ class DeepCluster(Method):
 
     large: View = recipes.SWAV_LARGE  # two of them, whose embeddings are clustered
     small: View = recipes.SWAV_SMALL
-    small_crops: int = 6
+    small_crops: OrZero = 6
     hidden: int = 2048  # of the projector
     out: int = 128  # width of z
-    prototypes: int = 3000  # K, of each head
+    prototypes: Several = 3000  # K, of each head
     heads: int = 3
-    temperature: float = 0.1  # T
+    temperature: Positive = 0.1  # T
     iterations: int = 10  # of k-means
 
     def views(self) -> dict[str, View]:

@@ -22,6 +22,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.joint.byol import target_decay
+from ssl_jax.methods.ranges import BelowOne, OrZero, Positive, Share
 from ssl_jax.models.heads import DINOHead, torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -77,23 +78,23 @@ class DINO(Method):
     global1: View = recipes.DINO_GLOBAL[0]  # sec. 3.2 and the code
     global2: View = recipes.DINO_GLOBAL[1]
     local: View = recipes.DINO_LOCAL
-    locals: int = 8  # local crops, of which the student sees all and the teacher none
+    locals: OrZero = 8  # local crops, of which the student sees all and the teacher none
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the head's hidden layers, sec. 3.1
     bottleneck: int = 256
     out: int = 65536  # K, prototypes
     head_norm: bool = False  # BatchNorm in the head's hidden layers
     unit_prototypes: bool = True  # norm_last_layer: False trains better on small ViTs, and less stably
     dense_std: float = 0.02  # of the head's normal initialisation; 0: torch's uniform
-    student_temp: float = 0.1  # T_s, sec. 3.1
-    teacher_temp: float = 0.04  # T_t; .07 in the best runs
-    warmup_teacher_temp: float = 0.04  # its value in the first epoch
+    student_temp: Positive = 0.1  # T_s, sec. 3.1
+    teacher_temp: Positive = 0.04  # T_t; .07 in the best runs
+    warmup_teacher_temp: Positive = 0.04  # its value in the first epoch
     warmup_teacher_epochs: int = 0  # epochs until teacher_temp; 30 in the best runs
-    centre_momentum: float = 0.9  # m of eq. 4
-    tau: float = 0.996  # lambda, base teacher decay; .9995 for batches of 256
+    centre_momentum: Share = 0.9  # m of eq. 4
+    tau: Share = 0.996  # lambda, base teacher decay; .9995 for batches of 256
     tau_schedule: str = "cosine"  # to 1, or 'constant'
     concat_views: bool = True  # views of one size in one forward pass; else BatchNorm sees each alone (lightly)
     evaluate_teacher: bool = True  # sec. 5.2; False: the student (lightly)
-    drop_path: float = 0.1  # of the student, where the backbone has it, as ViTs do
+    drop_path: BelowOne = 0.1  # of the student, where the backbone has it, as ViTs do
 
     def views(self) -> dict[str, View]:
         return {

@@ -26,6 +26,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import BelowOne, OrZero
 from ssl_jax.methods.shared import crops
 from ssl_jax.models.backbone import one_of
 from ssl_jax.models.heads import MLP
@@ -107,7 +108,7 @@ class LeJEPA(Method):
     view: View = recipes.LEJEPA  # of the large crops
     local: View = recipes.LEJEPA_LOCAL
     globals: int = 2  # large crops
-    locals: int = 6  # small crops
+    locals: OrZero = 6  # small crops
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the projector's hidden layers
     out: int = 64  # D, width of z
     slices: int = 1024  # K, random directions, drawn anew for each update
@@ -119,7 +120,7 @@ class LeJEPA(Method):
     times_n: bool = True  # multiply SIGReg by the batch size; eb_jepa does not
     centre: str = "globals"  # the mean of which views is predicted: 'globals' (alg. 2), or 'all' (minimal example)
     sigreg_views: str = "all"  # views that SIGReg sees, or 'locals' (lightly before its pull request 2023)
-    drop_path: float = 0.1  # where the backbone has it, as ViTs do
+    drop_path: BelowOne = 0.1  # where the backbone has it, as ViTs do
 
     def views(self) -> dict[str, View]:
         return crops.views(self.view, self.local, self.globals, self.locals)

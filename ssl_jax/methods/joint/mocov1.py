@@ -25,6 +25,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Positive, Share
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -92,9 +93,9 @@ class MoCoV1(Method):
 
     view1: View = recipes.MOCO_V1  # of the query, sec. 3.3
     view2: View = recipes.MOCO_V1  # of the key
-    temperature: float = 0.07  # tau, eq. 1
+    temperature: Positive = 0.07  # tau, eq. 1
     queue_size: int = 65536  # K, sec. 4.1
-    m: float = 0.999  # weight of the old key network, eq. 2
+    m: Share = 0.999  # weight of the old key network, eq. 2
     hidden: tuple[int, ...] = ()  # widths of the head's hidden layers; v2: (2048,)
     out: int = 128  # width of q and k, sec. 3.3
     symmetric: bool = False  # each view is query and key, and both sets of keys enter the queue (CIFAR demo)

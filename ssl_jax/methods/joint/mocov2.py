@@ -9,6 +9,7 @@ import dataclasses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.joint.mocov1 import MoCoV1
+from ssl_jax.methods.ranges import Positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,5 +18,5 @@ class MoCoV2(MoCoV1):
 
     view1: View = recipes.MOCO_V2  # sec. 3, "aug+"
     view2: View = recipes.MOCO_V2
-    temperature: float = 0.2  # tab. 2
+    temperature: Positive = 0.2  # tab. 2
     hidden: tuple[int, ...] = (2048,)  # "MLP"

@@ -20,6 +20,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.byol import target_decay
+from ssl_jax.methods.ranges import Positive, Share
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -54,8 +55,8 @@ class MoCoV3(Method):
     hidden: int = 4096  # width of the hidden layers of projector and predictor
     out: int = 256  # width of q and k
     predictor_norm: bool = False  # BatchNorm at the end of the predictor; ViT: True
-    temperature: float = 1.0  # T; ViT: 0.2
-    tau: float = 0.99  # m, base key decay; ResNet-50 for 1000 epochs: 0.996
+    temperature: Positive = 1.0  # T; ViT: 0.2
+    tau: Share = 0.99  # m, base key decay; ResNet-50 for 1000 epochs: 0.996
 
     def _projector(self) -> MLP:
         return self._mlp(self.layers, "plain")

@@ -18,6 +18,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -65,7 +66,7 @@ class SimCLR(Method):
 
     view1: View = recipes.SIMCLR  # App. A
     view2: View = recipes.SIMCLR
-    temperature: float = 0.1  # T, sec. 5.1
+    temperature: Positive = 0.1  # T, sec. 5.1
     hidden: tuple[int, ...] = (2048,)  # widths of the head's hidden layers; v2: (2048, 2048)
     out: int = 128  # width of z, sec. 4.2
     out_offset: bool = False  # an offset in the last BatchNorm (model.py has none)

@@ -21,6 +21,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import OrZero, Positive, Several
 from ssl_jax.methods.shared import multicrop
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
@@ -82,16 +83,16 @@ class SwAV(Method):
 
     large: View = recipes.SWAV_LARGE  # two of them, which are assigned; App. A
     small: View = recipes.SWAV_SMALL
-    small_crops: int = 6  # V - 2, sec. 3.3
+    small_crops: OrZero = 6  # V - 2, sec. 3.3
     hidden: int = 2048  # of the projector
     out: int = 128  # width of z
-    prototypes: int = 3000  # K
-    temperature: float = 0.1  # T
+    prototypes: Several = 3000  # K
+    temperature: Positive = 0.1  # T
     epsilon: float = 0.05  # of Sinkhorn
     iterations: int = 3  # of Sinkhorn
     concat_views: bool = True  # crops of one size in one forward pass; else BatchNorm sees each alone (lightly)
     queue_length: int = 0  # embeddings a crop, of small batches: 3840 at N = 256; rounded down to whole batches
-    queue_start: int = 15  # epoch from which the queue is filled
+    queue_start: OrZero = 15  # epoch from which the queue is filled
 
     def views(self) -> dict[str, View]:
         return multicrop.views(self.large, self.small, self.small_crops)

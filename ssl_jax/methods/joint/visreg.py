@@ -23,6 +23,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.lejepa import invariance, unit_slices
+from ssl_jax.methods.ranges import BelowOne, OrZero
 from ssl_jax.methods.shared import crops
 from ssl_jax.models.gelu import gelu
 from ssl_jax.models.heads import MLP
@@ -94,7 +95,7 @@ class VISReg(Method):
     view: View = recipes.VISREG  # of the large crops
     local: View = recipes.VISREG_LOCAL
     globals: int = 4  # large crops
-    locals: int = 6  # small crops
+    locals: OrZero = 6  # small crops
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the projector's hidden layers
     out: int = 256  # D, width of z
     projector_gelu: bool = True  # GELU in the projector; False: ReLU (the authors' Imagenette example)
@@ -102,7 +103,7 @@ class VISReg(Method):
     weight: float = 0.9  # lambda, of the regulariser; the invariance has 1 - lambda
     std_epsilon: float = 1e-6  # added to the standard deviation
     shape_epsilon: float = 0.0  # added to it in the shape term alone (lightly: 1e-4)
-    drop_path: float = 0.1  # where the backbone has it, as ViTs do
+    drop_path: BelowOne = 0.1  # where the backbone has it, as ViTs do
 
     def views(self) -> dict[str, View]:
         return crops.views(self.view, self.local, self.globals, self.locals)

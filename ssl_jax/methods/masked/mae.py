@@ -27,6 +27,7 @@ from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
+from ssl_jax.methods.ranges import BelowOne
 from ssl_jax.models.decoders import MAEDecoder
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.models.patches import patches, unpatched
@@ -73,7 +74,7 @@ class MAE(Method):
     """Masked autoencoder."""
 
     view: View = recipes.MAE  # App. A.1
-    mask_ratio: float = 0.75  # share of the patches taken away, sec. 4.1
+    mask_ratio: BelowOne = 0.75  # share of the patches taken away, sec. 4.1
     norm_pix: bool = True  # normalise each patch of the target, tab. 1d
     width: int = 512  # of the decoder, tab. 1b
     depth: int = 8  # blocks of the decoder, tab. 1a

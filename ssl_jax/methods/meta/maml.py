@@ -34,6 +34,7 @@ from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Episodes, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.meta.protonet import prototype_logits
+from ssl_jax.methods.ranges import OrZero, Several
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
 
@@ -65,10 +66,10 @@ class MAML(Method):
     needs = frozenset({"labels"})
 
     view: View = View(crop="centre")  # noqa: RUF009  (images as they are)
-    ways: int = 5  # classes of an episode
+    ways: Several = 5  # classes of an episode
     shots: int = 1  # images of each class to adapt to
     queries: int = 15  # images of each class that the outer loss is of
-    inner_steps: int = 1  # sec. 5.2, Omniglot
+    inner_steps: OrZero = 1  # sec. 5.2, Omniglot
     test_steps: int = 3  # likewise when it is measured, appendix A.1
     inner_rate: float = 0.5  # on a mean over images, learn2learn's for Omniglot
     adapt: str = "all"  # or 'head': ANIL

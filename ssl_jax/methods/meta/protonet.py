@@ -24,6 +24,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Episodes, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Several
 from ssl_jax.models.parts import apply, initialise
 
 
@@ -48,7 +49,7 @@ class ProtoNet(Method):
     needs = frozenset({"labels"})
 
     view: View = View(crop="centre")  # noqa: RUF009  (images as they are: rotations are classes of their own)
-    ways: int = 60  # classes of an episode, the authors' code for Omniglot
+    ways: Several = 60  # classes of an episode, the authors' code for Omniglot
     shots: int = 5  # labelled images of each class
     queries: int = 5  # images of each class to be classified
 

@@ -19,6 +19,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Sampler, Shuffled
 from ssl_jax.methods.contract import Batch, Info
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.methods.shared.embedding import Embedding, Rows
 from ssl_jax.models.heads import MLP
 from ssl_jax.runtime.errors import UserError
@@ -51,7 +52,7 @@ class SupCon(Embedding):
     copies: int = 2  # views of each image, sec. 3.1
     images_per_class: int = 0  # of a class in a batch; 0: images as they come, sec. 3.1
     hidden: int = 2048  # of the projector, sec. 3.1
-    temperature: float = 0.1  # sec. 4
+    temperature: Positive = 0.1  # sec. 4
 
     def views(self) -> dict[str, View]:
         return {f"view{i + 1}": self.view for i in range(self.copies)}

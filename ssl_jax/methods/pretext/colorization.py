@@ -28,6 +28,7 @@ from ssl_jax import dist
 from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, initialise
 
@@ -84,7 +85,7 @@ class Colorization(Method):
     stride: int = 4  # from one pixel of the target to the next, pixels
     widths: tuple[int, ...] = (256, 256, 256)  # channels of the decoder's stages; the authors' conv8 has 256
     mix: float = 0.5  # lambda, sec. 2.2
-    temperature: float = 0.38  # T of the colours that are shown, sec. 2.3
+    temperature: Positive = 0.38  # T of the colours that are shown, sec. 2.3
 
     needs = frozenset({"colour"})
     pools_map = True

@@ -35,6 +35,7 @@ from ssl_jax import dist
 from ssl_jax.augment.holes import centre_hole, centre_weights, random_regions
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
+from ssl_jax.methods.ranges import OrZero
 from ssl_jax.models.decoders import ChannelwiseDense, Decoder
 from ssl_jax.models.discriminator import Discriminator
 from ssl_jax.models.parts import apply, initialise
@@ -65,7 +66,7 @@ class ContextEncoder(Method):
     view: View = CROP  # 128 of 350 pixels
     region: str = "centre"  # or 'random', sec. 3.3
     area: float = 0.25  # share of the image that 'random' hides
-    overlap: int = 4  # pixels of the predicted centre, on each side, that are not hidden
+    overlap: OrZero = 4  # pixels of the predicted centre, on each side, that are not hidden
     overlap_weight: float = 10.0  # of their error
     fill: tuple[float, ...] = (117 / 255, 104 / 255, 123 / 255)  # colour of what is hidden, 0 to 1
     adversarial: float = 0.001  # lambda_adv; the squared error has the rest (eq. 3)

@@ -30,6 +30,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment.patches import check_mixed, check_size, cut, grid, sometimes_shrunk
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
+from ssl_jax.methods.ranges import OrZero
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -77,11 +78,11 @@ class ContextPrediction(Method):
 
     view: View = VIEW  # what patches are cut from; the authors resize to 150,000 to 450,000 pixels
     patch: int = 96  # side, pixels, sec. 3
-    gap: int = 48  # between patches without jitter, pixels, sec. 3.1
-    jitter: int = 14  # places along a side that a patch may move: +-7 pixels, sec. 3.1
+    gap: OrZero = 48  # between patches without jitter, pixels, sec. 3.1
+    jitter: OrZero = 14  # places along a side that a patch may move: +-7 pixels, sec. 3.1
     drop_colours: bool = True  # keep one, noise for the others (sec. 3.1, "color dropping")
     shrink: float = 0.33  # probability that a patch is shrunk and enlarged, train.py
-    smallest: int = 10  # side of a shrunk patch at least, pixels, sec. 3.2
+    smallest: OrZero = 10  # side of a shrunk patch at least, pixels, sec. 3.2
     hidden: tuple[int, ...] = (4096, 4096)  # fc7 and fc8, fig. 3
 
     def check(self, height: int, width: int, channels: int) -> None:

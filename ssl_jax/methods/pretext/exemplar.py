@@ -33,6 +33,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import BelowOne
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -115,7 +116,7 @@ class Exemplar(Method):
     view: View = TRANSFORMATIONS  # sec. 2.1 and augment_patches_distr.m
     copies: int = 1  # of each image in a batch; triplets want more
     hidden: int = 512  # width of the layer between backbone and classifier, sec. 3.1
-    dropout: float = 0.5  # of that layer, sec. 3.1
+    dropout: BelowOne = 0.5  # of that layer, sec. 3.1
     triplet: int = 0  # width of the embedding for triplets; 0: softmax over all images
     margin: float = 0.5  # of the triplets, in squared distance (config/exemplar/imagenet.sh)
 

@@ -30,6 +30,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment.patches import check_mixed, check_size, cut, grid
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
+from ssl_jax.methods.ranges import OrZero, Several
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -79,8 +80,8 @@ class Jigsaw(Method):
     view: View = VIEW  # what tiles are cut from, sec. 4
     grid: int = 3  # cells along a side, sec. 3.3
     tile: int = 64  # side, pixels, out of a cell of 85, sec. 3.3
-    aberration: int = 2  # pixels by which colours are cut apart at most, the authors' code
-    permutations: int = 100  # P, the authors' file; the paper's best is 1000
+    aberration: OrZero = 2  # pixels by which colours are cut apart at most, the authors' code
+    permutations: Several = 100  # P, the authors' file; the paper's best is 1000
     orders: int = 1  # shuffled orders of each image in a batch
     tile_width: int = 1024  # of a tile's vector (fc6), fig. 3
     tile_norm: bool = False  # BatchNorm before that vector's ReLU (VISSL's ResNet-50)

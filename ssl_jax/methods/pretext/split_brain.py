@@ -24,6 +24,7 @@ from ssl_jax.augment import lab
 from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.colorization import CROP, annealed_mean
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.models.decoders import Decoder
 from ssl_jax.models.parts import apply, encode, initialise
 from ssl_jax.models.split import Split
@@ -49,7 +50,7 @@ class SplitBrain(Method):
     view: View = CROP  # colorization's, where the paper's AlexNet sees about 227 pixels
     stride: int = 4  # from one pixel of the targets to the next, pixels
     widths: tuple[int, ...] = (128, 128, 128)  # channels of each decoder's stages: half of colorization's
-    temperature: float = 0.38  # of the colours that are shown, as in colorization
+    temperature: Positive = 0.38  # of the colours that are shown, as in colorization
 
     needs = frozenset({"colour"})
     pools_map = True

@@ -33,6 +33,7 @@ from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Joined, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.methods.pretext.rotation import rotations
+from ssl_jax.methods.ranges import Share
 from ssl_jax.methods.shared.few_labels import labelled_rows
 from ssl_jax.models.heads import MLP, Classifier
 from ssl_jax.models.parts import apply, initialise
@@ -88,7 +89,7 @@ class S4L(Method):
     copies: int = 1  # views of each image in a batch; exemplar has 8, sec. 4.1
     embedding: int = 1000  # width of exemplar's embedding, the authors' code
     weight: float = 1.0  # w of the self-supervised loss, eq. 1
-    label_fraction: float = 0.1  # of the training images of each class whose labels are used
+    label_fraction: Share = 0.1  # of the training images of each class whose labels are used
 
     def views(self) -> dict[str, View]:
         return {f"view{i + 1}": self.view for i in range(self.copies)}

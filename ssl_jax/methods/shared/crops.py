@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ssl_jax import dist, streams
 from ssl_jax.augment.view import View
+from ssl_jax.methods.ranges import BelowOne
 from ssl_jax.models.backbone import Backbone
 from ssl_jax.models.parts import apply
 
@@ -45,7 +46,7 @@ def forward(
     x: jax.Array,
     *,
     train: bool,
-    drop_path: float = 0.0,
+    drop_path: BelowOne = 0.0,
     keys: jax.Array | None = None,
     **options: Any,
 ) -> tuple[Any, Any]:
@@ -64,7 +65,7 @@ def encode(
     *,
     rng: jax.Array,
     train: bool,
-    drop_path: float = 0.0,
+    drop_path: BelowOne = 0.0,
 ) -> tuple[jax.Array, Any]:
     """All crops through the backbone.
 

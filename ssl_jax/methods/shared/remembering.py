@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax import losses
+from ssl_jax.methods.ranges import Positive
 
 
 def contrastive_distillation(
@@ -15,7 +16,7 @@ def contrastive_distillation(
     z1: jax.Array,
     z2: jax.Array,
     *,
-    temperature: float = 0.2,
+    temperature: Positive = 0.2,
     axis_name: str | None = None,
 ) -> jax.Array:
     """CaSSLe's loss for contrastive methods: a prediction finds the frozen projection of its own view, and vice versa.

@@ -28,6 +28,7 @@ from ssl_jax.augment.view import View, pixels
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Clips, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric, Picture
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -99,7 +100,7 @@ class VideoColorization(Method):
     stride: int = 4  # frames from one to the next
     clusters: int = 16  # of colours, sec. 3.2
     out: int = 64  # width of the features that are compared, sec. 3.3
-    temperature: float = 1.0
+    temperature: Positive = 1.0
 
     needs = frozenset({"colour", "clips"})
     pools_map = True
