@@ -5,9 +5,9 @@
 
 Formats: npz and safetensors (our names), torchvision and timm (state dicts under their names, in safetensors), onnx. A
 model card lies beside each. What is imported are ResNets and vision transformers of torchvision and timm, and the
-checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg, MAE, solo-learn, lightly, mmselfsup, byol-pytorch and Hugging
-Face; --prefix names the network where a file holds several. ssl_jax.load_backbone and --backbone take the result. A
-file is written once it has been loaded back and has given the same features.
+checkpoints of MoCo, DINO, Barlow Twins, SwAV, VICReg, MAE (fine-tuned ones, too), I-JEPA, solo-learn, lightly,
+mmselfsup, byol-pytorch and Hugging Face; --prefix names the network where a file holds several. ssl_jax.load_backbone
+and --backbone take the result. A file is written once it has been loaded back and has given the same features.
 """
 
 import argparse

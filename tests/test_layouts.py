@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from test_weights import TORCH, stored
 
 import ssl_jax
@@ -13,7 +14,7 @@ from ssl_jax import export
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.vit import SIZES
 from ssl_jax.runtime.errors import UserError
-from ssl_jax.weights import layouts, torch_import, torch_names
+from ssl_jax.weights import layouts, onnx_graph, torch_import, torch_names
 
 pytestmark = pytest.mark.fast
 RESNETS = [name for name in TORCH if "resnet" in name]
@@ -157,3 +158,89 @@ def test_what_gives_no_numbers_is_not_written(tmp_path):
     with pytest.raises(UserError, match="is not written"):
         export.bring_in(str(tmp_path / "w.npz"), "resnet18", str(tmp_path / "o.npz"), {"size": 32})
     assert (tmp_path / "o.npz").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 2
+
+
+def transformer(**changes):
+    """A state dict of timm's names without class token (I-JEPA), or with the norm behind the mean (fine-tuned MAE)."""
+    state, images, _ = stored("timm_vit")
+    return {name: x for name, x in (state | changes).items() if x is not None}, images
+
+
+def by_hand(state, images, class_token, late_norm):
+    """Features by numpy alone: 2 blocks, 2 heads, patches of the kernel's side."""
+    x = {k: np.asarray(v, np.float64) for k, v in state.items()}
+    kernel = x["patch_embed.proj.weight"]
+    p, n = kernel.shape[-1], len(images)
+    side = images.shape[1] // p
+    cut = images.reshape(n, side, p, side, p, 3).transpose(0, 1, 3, 5, 2, 4).reshape(n, side * side, -1)
+    t = cut @ kernel.reshape(len(kernel), -1).T + x["patch_embed.proj.bias"]
+    if class_token:
+        t = np.concatenate([np.broadcast_to(x["cls_token"], (n, 1, t.shape[-1])), t], 1)
+    t = t + x["pos_embed"]
+
+    def norm(y, name):
+        y = y - y.mean(-1, keepdims=True)
+        return y / np.sqrt((y**2).mean(-1, keepdims=True) + 1e-6) * x[f"{name}.weight"] + x[f"{name}.bias"]
+
+    def linear(y, name):
+        return y @ x[f"{name}.weight"].T + x[f"{name}.bias"]
+
+    for i in range(2):
+        b = f"blocks.{i}"
+        q, k, v = (
+            linear(norm(t, f"{b}.norm1"), f"{b}.attn.qkv").reshape(n, len(t[0]), 3, 2, -1).transpose(2, 0, 3, 1, 4)
+        )
+        scores = q @ k.transpose(0, 1, 3, 2) / np.sqrt(q.shape[-1])
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        y = (scores / scores.sum(-1, keepdims=True)) @ v
+        t = t + linear(y.transpose(0, 2, 1, 3).reshape(t.shape), f"{b}.attn.proj")
+        y = linear(norm(t, f"{b}.norm2"), f"{b}.mlp.fc1")
+        y = y * 0.5 * (1 + scipy.special.erf(y / np.sqrt(2)))
+        t = t + linear(y, f"{b}.mlp.fc2")
+    t = t[:, 1:] if class_token else t
+    return norm(t.mean(1), "fc_norm") if late_norm else norm(t, "norm").mean(1)
+
+
+@pytest.mark.parametrize("kind", ["I-JEPA", "fine-tuned MAE"])
+def test_features_that_are_a_mean_over_the_patches(tmp_path, monkeypatch, kind):
+    """Against the formulas in numpy; then exported under timm's names and as ONNX, which are run."""
+    monkeypatch.setitem(SIZES, "vit_test", (16, 2, 2))
+    state, images = transformer()
+    weight, bias, table = state["norm.weight"], state["norm.bias"], state["pos_embed"]
+    if kind == "I-JEPA":
+        state, _ = transformer(cls_token=None, pos_embed=table[:, 1:])
+        theirs = {f"target_encoder.module.{k}": x for k, x in state.items()}
+        theirs |= {f"encoder.module.{k}": x + 1 for k, x in state.items()}
+        theirs |= {"predictor.module.predictor_embed.weight": np.ones((2, 2))}
+    else:
+        ones = {"fc_norm.weight": weight + 0.3, "fc_norm.bias": bias - 0.1}
+        state, _ = transformer(**{"norm.weight": None, "norm.bias": None}, **ones)
+        theirs = {f"model.{k}": x for k, x in state.items()} | {"model.head.weight": np.ones((2, 16))}
+    np.savez(tmp_path / "theirs.npz", **theirs)
+    size = images.shape[1]
+    view = {"size": size, "mean": (0.0,), "std": (1.0,), "centre": 1.0}
+    path, dropped = export.bring_in(str(tmp_path / "theirs.npz"), "vit_test", str(tmp_path / "in.npz"), view)
+    backbone = ssl_jax.load_backbone(path)
+    wanted = by_hand(state, images, kind != "I-JEPA", kind != "I-JEPA")
+    np.testing.assert_allclose(backbone.bare(images), wanted, rtol=1e-3, atol=1e-4)
+    assert all(("target_encoder" not in name and "blocks" not in name) or "encoder.module" in name for name in dropped)
+    for layout, ending in (("timm", "safetensors"), ("onnx", "onnx")):
+        out = export.export(str(path), layout, str(tmp_path / f"out_{layout}.{ending}"))
+        if layout == "timm":
+            np.testing.assert_allclose(ssl_jax.load_backbone(out).bare(images), wanted, rtol=1e-3, atol=1e-4)
+            assert f"fc_norm={kind != 'I-JEPA'}" in export.card_of(out).read_text()
+    with pytest.raises(UserError, match="torchvision's transformers have a class token"):
+        export.export(str(path), "torchvision", str(tmp_path / "x.safetensors"))
+
+
+def test_an_onnx_file_that_gives_other_features_is_not_written(tmp_path, monkeypatch):
+    state, _, _ = stored(RESNETS[0])
+    np.savez(tmp_path / "theirs.npz", **state)
+    path, _ = export.bring_in(
+        str(tmp_path / "theirs.npz"), TORCH[RESNETS[0]][0], str(tmp_path / "in.npz"), {"size": 32}
+    )
+    right = onnx_graph.features
+    monkeypatch.setattr(onnx_graph, "features", lambda content, images: 1 + right(content, images))
+    with pytest.raises(UserError, match="is not written, since what can be stored"):
+        export.export(str(path), "onnx", str(tmp_path / "b.onnx"))
+    assert not (tmp_path / "b.onnx").exists()

@@ -14,6 +14,8 @@ import numpy as np
 
 from ssl_jax import models
 from ssl_jax.methods.contract import Method
+from ssl_jax.models.vit import ViT
+from ssl_jax.models.vit_pooled import PooledViT
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import Backbone, layouts, torch_names
 from ssl_jax.weights.arrays_file import read
@@ -75,6 +77,8 @@ def backbone(
     dropped = [k for k in arrays if not k.startswith(root) or k.removeprefix(root) not in state]
     if arch == "vit_small" and not heads and set(root.split(".")) & {"base_encoder", "momentum_encoder"}:
         heads = 12  # MoCo v3's ViT-S has twice the usual heads (sec. 5)
+    if kind is ViT and PooledViT.suits(state):
+        kind = PooledViT
     module = kind.from_torch(arch, state, heads=heads, linear_stem=linear_stem)
     params, stats = torch_names.from_torch(state, module)
     origin = {"imported from": path.name, "architecture": arch, "prefix": root}
@@ -134,11 +138,16 @@ def find_root(names: Any, prefix: str | None = None) -> str:
     anchors = [(name, a) for name in names for a in _ANCHORS if name == a or name.endswith("." + a)]
     # A residual block has a conv1 as well.
     roots = sorted({name.removesuffix(a) for name, a in anchors if not _in_block(name.removesuffix(a))})
+    # I-JEPA's authors evaluate what the encoder is to predict.
+    follows = any(".predictor_embed." in f".{name}" for name in names)
+    followers, wanted = set(_FOLLOWERS), set(_EVALUATED)
+    if follows:
+        followers, wanted = followers - {"target_encoder"}, wanted | {"target_encoder"}
     if prefix is not None:
         roots = [r for r in roots if f".{r}".startswith(f".{prefix.rstrip('.')}.") or r == prefix]
     else:
-        roots = [r for r in roots if not set(r.split(".")) & set(_FOLLOWERS)] or roots
-    evaluated = [r for r in roots if set(r.split(".")) & set(_EVALUATED)]
+        roots = [r for r in roots if not set(r.split(".")) & followers] or roots
+    evaluated = [r for r in roots if set(r.split(".")) & wanted]
     chosen = roots if len(roots) == 1 else evaluated
     if len(chosen) != 1:
         keys = ", ".join(sorted(names)[:3])
