@@ -127,3 +127,39 @@ def test_changes_of_a_config():
             base.changed(config, {wrong: 3})
     with pytest.raises(UserError, match=r"config\.epochs cannot be 'many'"):
         base.changed(config, {"epochs": "many"})
+
+
+def test_a_backbone_takes_paths_and_pictures(backbone, images):
+    network = ssl_jax.load_backbone(str(backbone))
+    paths = [images / name for name in ("train/cat/a.png", "train/cat/b.jpg", "test/dog/d.png")]
+    wanted = ssl_jax.embed(str(backbone), str(images)).features[[0, 1, 3]]
+    np.testing.assert_allclose(network(paths), wanted, atol=1e-5)
+    np.testing.assert_allclose(network(str(paths[0])), wanted[:1], atol=1e-5)
+    pictures = [Image.open(path) for path in paths]
+    np.testing.assert_allclose(network(pictures), wanted, atol=1e-5)
+    np.testing.assert_allclose(network([paths[0], pictures[1]]), wanted[:2], atol=1e-5)
+    deep = Image.fromarray(np.asarray(pictures[0].convert("L")).astype(np.uint16) * 257)
+    grey = pictures[0].convert("L")
+    np.testing.assert_allclose(network(deep), network(grey), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"a": 1}, "Images are of type dict: give an array"),
+        (None, "type NoneType"),
+        (["nowhere.png"], "nowhere.png cannot be read"),
+        ("broken", "broken.png cannot be read"),
+        (["broken", np.zeros((8, 8, 1))], "beside paths or Pillow images|cannot be read"),
+        ([np.zeros((8, 8, 1)), np.zeros((9, 8, 1))], r"must be \[N, H, W, C\]"),
+        (np.zeros((1, 8, 8, 5), np.uint8), r"5 channel\(s\) where this backbone wants 1"),
+        (np.zeros((1, 8, 8, 1), np.int64), "type int64"),
+        (np.array(["a.png"]), "give an array"),
+    ],
+)
+def test_what_a_backbone_does_not_take_is_said(backbone, images, given, words):
+    broken = str(images / "train/dog/broken.png")
+    given = [broken if isinstance(x, str) and x == "broken" else x for x in given] if isinstance(given, list) else given
+    given = broken if isinstance(given, str) else given
+    with pytest.raises(UserError, match=words):
+        ssl_jax.load_backbone(str(backbone))(given)
