@@ -14,6 +14,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+import faults
 import results
 
 from ssl_jax.augment.view import View
@@ -105,6 +106,7 @@ PAGES = {
     "configs.md": configs,
     "recipes.md": lambda: table.text(build.names()) + "\n",
     "results.md": results.page,
+    "faults.md": faults.page,
 }
 
 if __name__ == "__main__":
