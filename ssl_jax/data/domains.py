@@ -47,9 +47,9 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
     name = f"{' + '.join(names[:-1])} to {names[-1]}" if target else " + ".join(names)
     found = Dataset(name, images, np.concatenate(labels), classes, fields)
     content = hashlib.sha256(repr([record.content(part) for part in parts]).encode()).hexdigest()[:32]
-    spans = {part.span for part in parts}
-    known = {"span": spans.pop() if len(spans) == 1 else None, "held_out": any(d.held_out for d in parts)}
-    return dataclasses.replace(found, card=_card(found, parts, names), content=content, **known)
+    card, spans = _card(found, parts, names), {part.span for part in parts}
+    span, held_out = spans.pop() if len(spans) == 1 else None, any(d.held_out for d in parts)
+    return dataclasses.replace(found, card=card, content=content, span=span, held_out=held_out)
 
 
 def _labels(part: Dataset, classes: tuple[str, ...], may_lack: bool, first: str) -> np.ndarray:

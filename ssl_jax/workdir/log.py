@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 import threading
 import time
 from typing import Any
@@ -30,18 +29,12 @@ def speak_plainly() -> None:
     # A full disk is told once, by the loop, and not by each thread that meets it.
     absl.addFilter(lambda record: not _told(record.exc_info and record.exc_info[1]))
     threading.excepthook = lambda args: None if _told(args.exc_value) else threading.__excepthook__(args)
-    # Threads that are none of Python's tell here, as the main one does, whose other errors must not be lost.
-    sys.excepthook = lambda kind, error, trace: None if _late(error) else sys.__excepthook__(kind, error, trace)
 
 
 def _told(error: Any) -> bool:
     """Whether an error in a thread of Orbax or TensorBoard comes of a disk that is full or read-only."""
-    return isinstance(error, BaseException) and (bool(no_writing(error)) or _late(error))
-
-
-def _late(error: BaseException) -> bool:
-    """Whether a write of TensorStore ended after Orbax had given up waiting for it."""
-    return isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    # The last is how TensorStore's writes end after Orbax has given up waiting for them.
+    return isinstance(error, BaseException) and (bool(no_writing(error)) or str(error) == "Event loop is closed")
 
 
 class _Lines:
