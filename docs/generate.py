@@ -65,10 +65,11 @@ def configs() -> str:
     groups: dict[str, dict[str, tuple[str, str]]] = {}
     for name, told in commented(inspect.getsource(base.fields)).items():
         group, _, field = name.rpartition(".")
-        if "ConfigDict()" not in told[0] and "_model()" not in told[0] and "optimizer()" not in told[0]:
+        if not any(made in told[0] for made in ("ConfigDict()", "_data()", "_model()", "optimizer()")):
             groups.setdefault(group, {})[field] = told
     words = groups[""].pop("mesh")[1]
     groups["mesh"] = {axis: (str(size), words) for axis, size in base.fields().mesh.items()}
+    groups["data"] = commented(inspect.getsource(base._data))
     groups["model"] = commented(inspect.getsource(base._model))
     groups["optim.default"] = commented(inspect.getsource(base.optimizer))
     groups["eval"] |= {name: (repr(value), "of the evaluation of that name") for name, value in options().items()}

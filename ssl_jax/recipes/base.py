@@ -31,29 +31,14 @@ def fields() -> ConfigDict:
     config.mapping = "shard_map"  # how the step is mapped over devices, or 'pmap'
     # Devices along each axis; -1: all that are left. The batch is split over all of them, parameters over 'fsdp'.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1})
-    config.data = ConfigDict()
-    config.data.source = ""  # a file of ssl_jax/data/sources: digits, folder:PATH, tfds:NAME, ...; several: with commas
-    config.data.target = config_dict.placeholder(str)  # source of the domain to adapt to, trained on without its labels
-    config.data.path = config_dict.placeholder(str)  # where the files of a source lie that does not say so itself
-    config.data.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
-    config.data.channels = config_dict.placeholder(tuple)  # numbers of those taken, from 0; None: grey or colour
-    config.data.range = config_dict.placeholder(tuple)  # of deeper pixels than bytes, to 0 and 255; None: as images say
-    config.data.pages = "first"  # of files with several pages or frames; all: each is an image
-    config.data.max_pixels = MOST_PIXELS  # a larger image counts as unreadable
-    config.data.image = config_dict.placeholder(str)  # feature of a tfds data set with several; None: the only one
-    config.data.label = config_dict.placeholder(str)  # likewise; None: 'label', or the only one with classes
-    config.data.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
-    config.data.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
-    config.data.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them
-    config.data.max_gib = 8.0  # largest split to hold in memory, GiB
-    config.data.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes
-    config.data.workers = config_dict.placeholder(int)  # processes that do; 0: threads; None: one a core if over 4
-    config.data.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
 
+    config.data = _data()
     config.model = _model()
     config.optim = ConfigDict({"default": optimizer()})  # of each group of parameters
+
     config.probe = ConfigDict()
     config.probe.learning_rate = 1e-3  # of the online linear probe (Adam)
+
     config.eval = ConfigDict()
     config.eval.knn_k = 200  # neighbours that vote
     config.eval.knn_temperature = 0.1  # of their weights exp(cosine / T)
@@ -70,6 +55,29 @@ def fields() -> ConfigDict:
     config.run.save_epochs = 5.0  # epochs between checkpoints; 0: only the last
     config.run.keep = 3  # newest checkpoints kept
     config.run.stop_epoch = config_dict.placeholder(int)  # end here, on the schedule of `epochs`; None: at the last
+    return config
+
+
+def _data() -> ConfigDict:
+    """The images."""
+    config = ConfigDict()
+    config.source = ""  # a file of ssl_jax/data/sources: digits, folder:PATH, tfds:NAME, ...; several: with commas
+    config.target = config_dict.placeholder(str)  # source of the domain to adapt to, trained on without its labels
+    config.path = config_dict.placeholder(str)  # where the files of a source lie that does not say so itself
+    config.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
+    config.channels = config_dict.placeholder(tuple)  # numbers of those taken, from 0; None: grey or colour
+    config.range = config_dict.placeholder(tuple)  # of deeper pixels than bytes, to 0 and 255; None: as images say
+    config.pages = "first"  # of files with several pages or frames; all: each is an image
+    config.max_pixels = MOST_PIXELS  # a larger image counts as unreadable
+    config.image = config_dict.placeholder(str)  # feature of a tfds data set with several; None: the only one
+    config.label = config_dict.placeholder(str)  # likewise; None: 'label', or the only one with classes
+    config.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
+    config.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
+    config.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them
+    config.max_gib = 8.0  # largest split to hold in memory, GiB
+    config.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes
+    config.workers = config_dict.placeholder(int)  # processes that do; 0: threads; None: one a core if over 4
+    config.eval_centre = 1.0  # share of the short side that evaluation keeps (SimCLR on ImageNet: 0.875)
     return config
 
 
