@@ -5,16 +5,22 @@ from ssl_jax.recipes import defaults
 from ssl_jax.recipes.cards import Card
 from ssl_jax.recipes.layer import Layer, Recipe
 
+# With SGD at a rate of .1 the answers are at chance after five epochs of 10,000 digits; with this they are not.
+ADAM = {"name": "adamw", "learning_rate": 1e-3, "scaling": "none", "weight_decay": 1e-4}
+
 
 def for_card(card: Card) -> Layer:
     """The paper's motions on grey data; photographs lose as many pixels as a motion brings in from outside."""
+    optim = defaults.optimiser(card, ADAM)
     if card.weak is None:
-        return defaults.task(card, view=views.ROTNET, shift=7, canvas=224, window=160)
+        return Layer(method={"view": views.ROTNET, "shift": 7, "canvas": 224, "window": 160}, optim=optim)
     side, method = card.side, {"view": card.weak, "hidden": (256,)}
     if card.channels == 1:
         canvas = side + 2 * (side // 7)
-        return defaults.task(card, shift=max(1, side // 9), canvas=canvas, window=canvas, **method)
-    return defaults.task(card, canvas=side, window=side // 2, **method)
+        method |= {"shift": max(1, side // 9), "canvas": canvas, "window": canvas}
+    else:
+        method |= {"canvas": side, "window": side // 2}
+    return Layer(method=method, optim=optim)
 
 
 RECIPES = {
