@@ -157,6 +157,7 @@ def test_a_browser_shows_it(drawn, tmp_path):
         browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for width, scheme in ((1200, "dark"), (360, "light")):
             tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+            tab.set_default_timeout(120_000)  # the machine may be busy
             said, asked = [], []
             tab.on("console", lambda message, said=said: said.append(message.text))
             tab.on("pageerror", lambda error, said=said: said.append(str(error)))

@@ -19,6 +19,7 @@ import numpy as np
 COLOURS = ("#2f8fd0", "#e08a00", "#1fa37c", "#d4583a", "#c06ba0", "#8a8a8a")
 # Text and axes are drawn in a colour that nothing else has, and then take that of the page.
 INK = "#010203"
+_WIDE = 8  # inches from which a chart scrolls on a phone, where its words would be too small
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # names of classes may hold dollars
@@ -103,8 +104,9 @@ def chart(figure: Figure, title: str, told: Mapping[str, Line2D] | None = None, 
     if told:
         more = f' data-points="{html.escape(json.dumps(_points(figure, told), separators=(",", ":")))}"'
     caption = f'<abbr title="{html.escape(hint)}">{text}</abbr>' if hint else text
+    kind = "chart wide" if figure.get_figwidth() > _WIDE else "chart"
     return (
-        f'<figure class="chart" role="img" aria-label="{text}"{more}><figcaption>{caption}</figcaption>'
+        f'<figure class="{kind}" role="img" aria-label="{text}"{more}><figcaption>{caption}</figcaption>'
         f'<div class="drawing">{drawing}{TIP if told else ""}</div></figure>'
     )
 

@@ -51,6 +51,7 @@ abbr { text-decoration: underline dotted var(--soft); cursor: help; }
 .key i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em; }
 .beside { display: grid; grid-template-columns: 33rem 1fr; gap: 1.2rem; } .beside > div { min-width: 0; }
 @media (max-width: 62rem) { .beside { grid-template-columns: 100%; } }
+@media (max-width: 40rem) { .wide .drawing { overflow-x: auto; } .wide svg { min-width: 38rem; } }
 .drawing { position: relative; } .map svg { cursor: crosshair; } [data-points] svg { touch-action: pan-y; }
 .tip { position: absolute; pointer-events: none; background: var(--paper); border: 1px solid var(--line); z-index: 1;
        border-radius: 4px; padding: 4px 6px; font-size: .8rem; text-align: center; max-width: 15rem; }
