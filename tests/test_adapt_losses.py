@@ -11,7 +11,8 @@ from test_metric_meta_adapt import wave2  # noqa: F401
 import tiny
 
 from ssl_jax import dist
-from ssl_jax.methods.adapt import adda, dan, deep_coral, domain_confusion, dsbn, self_training
+from ssl_jax.methods.adapt import adda, dan, deep_coral, domain_confusion, dsbn, generalisation, self_training
+from ssl_jax.runtime.errors import UserError
 
 TWO_DOMAINS = ("adda", "dan", "dann", "deep_coral", "domain_confusion", "dsbn", "self_training")
 
@@ -174,3 +175,39 @@ def test_no_label_of_the_target_is_seen(name):
     changed, _ = tiny.steps(name, 3, labels=labels)
     tiny.assert_same(changed.params, true.params)
     tiny.assert_same(changed.state, true.state)
+
+
+def test_moments_agree_with_domainbed(wave2):  # noqa: F811
+    given = {name: jnp.asarray(x) for name, x in wave2("mmd_coral").items()}
+    found, grads = jax.value_and_grad(generalisation.moments_gap, (0, 1))(given["a"], given["b"])
+    np.testing.assert_allclose(found, given["tll_coral"], rtol=1e-7)
+    for name, x in zip("ab", grads, strict=True):
+        np.testing.assert_allclose(x, given[f"grad_{name}_tll_coral"], atol=1e-8)
+    assert abs(float(found) - float(given["deep_coral"])) > 0.1
+
+
+def test_alignment_of_several_domains():
+    draws = {}
+    for align in ("none", "coral", "dann"):
+        run, ts, batch, step = loss_of("generalisation", **{"method.align": align})
+        assert set(batch) == {"domain0", "domain1"}
+        (value, (_, metrics)), grads = step(ts.params, ts.state, batch, jnp.asarray(run.info.total_steps - 1))
+        draws[align] = float(value), float(metrics["label_loss"]), grads["backbone"], metrics
+    assert draws["none"][0] == pytest.approx(draws["none"][1], rel=1e-6)
+    assert draws["coral"][0] == pytest.approx(draws["coral"][1] + float(draws["coral"][3]["moments_gap"]), rel=1e-6)
+    assert draws["dann"][0] == pytest.approx(draws["dann"][1] + float(draws["dann"][3]["domain_loss"]), rel=1e-6)
+    for align in ("coral", "dann"):
+        gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), draws[align][2], draws["none"][2])
+        assert max(jax.tree.leaves(gaps)) > 1e-4
+
+
+@pytest.mark.fast
+def test_generalisation_wants_labelled_domains_alone():
+    for change, words in (
+        ({"data.target": "digits:inverted", "data.source": "digits"}, "no config.data.target"),
+        ({"method.domains": 3}, "there are 2"),
+        ({"data.source": "digits"}, "there are 1"),
+        ({"method.align": "both"}, "use none, coral, dann"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tiny.run("generalisation", **change)

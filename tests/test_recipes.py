@@ -139,7 +139,7 @@ OTHER_DATA = {  # what a method needs beyond images and labels
 }
 
 # What methods whose batches have classes can ask of two of them.
-TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}}
+TWO_CLASSES = {"protonet": {"ways": 2}, "maml": {"ways": 2}, "sequence": {"task_count": 2}}
 TWO_CLASSES |= {name: {"images_per_class": 64} for name in ("triplet", "contrastive_pair", "n_pairs")}
 
 

@@ -22,8 +22,9 @@ def load(config: Any) -> Pair:
     Of a source without test images the share `holdout` is held out (see `hold_out`): training does not see it, and the
     monitor, the evaluations and the report measure on it. Without either there is no test split.
 
-    With a target, or with several sources, each split is joined of all of them (see `domains.join`). The labels of the
-    target's training images are withheld; those of its test images are for measuring.
+    A share `label_noise` of the training labels is made wrong. With a target, or with several sources, each split is
+    joined of all of them (see `domains.join`). The labels of the target's training images are withheld; those of its
+    test images are for measuring.
 
     Args:
       config: the section `data` of a run's config.
@@ -31,6 +32,39 @@ def load(config: Any) -> Pair:
     Raises:
       UserError: a source is unknown or absent, or the sources cannot be joined.
     """
+    train, test = _found(config)
+    share = config.get("label_noise", 0.0)
+    if share:
+        train = dataclasses.replace(train, labels=noisy(train.labels, len(train.classes), share))
+    return train, test
+
+
+def noisy(labels: np.ndarray, classes: int, share: float) -> np.ndarray:
+    """Labels of which a share is replaced by another class, each as likely; the same ones in every run.
+
+    Args:
+      labels: int [N], -1 where unknown, which stays.
+      classes: K.
+      share: of the known labels, rounded to whole images.
+
+    Raises:
+      UserError: the share is none, or there are no two classes.
+    """
+    if not 0 <= share <= 1 or classes < 2:
+        raise UserError(
+            f"config.data.label_noise is {share} with {classes} classes: it is a share from 0 to 1 of the labels of "
+            "two classes or more."
+        )
+    draw = np.random.RandomState(0)  # a generator whose stream NumPy keeps as it is
+    known = np.flatnonzero(labels >= 0)
+    wrong = draw.permutation(known)[: round(share * len(known))]
+    found = labels.copy()
+    found[wrong] = (labels[wrong] + draw.randint(1, classes, len(wrong))) % classes
+    return found
+
+
+def _found(config: Any) -> Pair:
+    """The splits as they are, in memory or streamed."""
     if config.stream not in ("auto", "always", "never"):
         raise UserError(f"config.data.stream is '{config.stream}': use 'auto', 'always' or 'never'.")
     if config.stream == "always":

@@ -135,7 +135,7 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         with config.ignore_type(), config.unlocked():
             own = dict.fromkeys(("per_class", "target", "image", "label")) | {"stream": "auto", "pages": "first"}
             held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
-            config.data.update(source=source, path=path, size=size, holdout=held, **own)
+            config.data.update(source=source, path=path, size=size, holdout=held, label_noise=0.0, **own)
         found, test = train_test.load(config.data)
     test = found[:0] if test is None else test
     channels = run.train.image_shape[-1]

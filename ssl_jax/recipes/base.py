@@ -35,7 +35,6 @@ def fields() -> ConfigDict:
     config.data = _data()
     config.model = _model()
     config.optim = ConfigDict({"default": optimizer()})  # of each group of parameters
-
     config.probe = ConfigDict()
     config.probe.learning_rate = 1e-3  # of the online linear probe (Adam)
 
@@ -74,6 +73,7 @@ def _data() -> ConfigDict:
     config.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
     config.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them
+    config.label_noise = 0.0  # share of the training labels that are replaced by another class, drawn once
     config.max_gib = 8.0  # largest split to hold in memory, GiB
     config.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes
     config.workers = config_dict.placeholder(int)  # processes that do; 0: threads; None: one a core if over 4
