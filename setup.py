@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "ssl_jax" / "__init__.py").read_text())[1]
+# The address of the public repository. `python docs/generate.py` writes it into the README and the notebooks.
+REPOSITORY = "https://github.com/OWNER/ssl_jax"
 DOCS = ["mkdocs>=1.6,<2", "mkdocstrings[python]>=0.26"]
 
 setup(
@@ -16,6 +18,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     author="The ssl_jax contributors",
+    url=REPOSITORY,
     license="Apache-2.0",
     license_files=["LICENSE"],
     keywords="self-supervised learning, representation learning, contrastive learning, pretraining, JAX, Flax, TPU",

@@ -1,7 +1,7 @@
 """Writes the generated pages of the documentation: `python docs/generate.py`.
 
-docs/configs.md from the comments of the fields, docs/recipes.md from the recipes, docs/api.md from the names of the
-package, docs/results.md and the README's table from the records.
+docs/configs.md from the comments of the fields, docs/recipes.md from the recipes, docs/results.md and the README's
+table from the records. The address of the repository, which setup.py has, goes into the README and the notebooks.
 """
 
 import dataclasses
@@ -12,9 +12,12 @@ import sys
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "launch"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import faults
+import nbformat
+import notebooks
 import results
 
 from ssl_jax.augment.view import View
@@ -110,7 +113,22 @@ PAGES = {
     "faults.md": faults.page,
 }
 
+
+def readme() -> str:
+    """The README with its table and the repository's address."""
+    return notebooks.addressed(results.readme(), notebooks.repository())
+
+
+def _address_notebooks() -> None:
+    for path in notebooks.NOTEBOOKS:
+        notebook = nbformat.read(path, nbformat.NO_CONVERT)
+        for cell in notebook.cells:
+            cell.source = notebooks.addressed(cell.source, notebooks.repository())
+        nbformat.write(notebook, path)
+
+
 if __name__ == "__main__":
     for name, make in PAGES.items():
         (DOCS / name).write_text(make())
-    results.README.write_text(results.readme())
+    results.README.write_text(readme())
+    _address_notebooks()

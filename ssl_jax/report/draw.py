@@ -8,8 +8,6 @@ import re
 from typing import Any, NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator

@@ -6,6 +6,7 @@ import sys
 import types
 from typing import Any
 
+from ssl_jax.runtime import platforms
 from ssl_jax.runtime.errors import UserError
 
 
@@ -46,6 +47,7 @@ def make_callable(name: str, function: Callable[..., Any]) -> None:
 
     class Answering(types.ModuleType):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            platforms.without_absent_tpu()
             return function(*args, **kwargs)
 
     module = sys.modules[name]
