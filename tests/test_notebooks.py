@@ -27,9 +27,7 @@ def script(path):
 
 
 notebooks = script(ROOT / "launch" / "notebooks.py")
-# The exercise was executed before `launch/notebooks.py` was there, and its outputs are its author's.
-RECORDED = [path for path in notebooks.NOTEBOOKS if path.stem != "colab_rotation"]
-each = pytest.mark.parametrize("path", RECORDED, ids=lambda path: path.stem)
+each = pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def read(path):
@@ -45,7 +43,7 @@ def printed(cell):
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("path", notebooks.NOTEBOOKS, ids=lambda path: path.stem)
+@each
 def test_what_is_committed_was_executed_and_is_small(path):
     notebook = read(path)
     nbformat.validate(notebook)
@@ -146,13 +144,6 @@ def clothes(folder):
 
 def words(text):
     return set(re.findall(r"[^\W\d_]{3,}", text))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages that talk to the kernel
-def test_the_exercise_runs(tmp_path, monkeypatch):
-    for name, value in (("SSL_JAX_SMALL", "1"), ("JAX_PLATFORMS", "cpu"), ("PYTHONPATH", "")):
-        monkeypatch.setenv(name, value)
-    notebooks.execute(read(ROOT / "launch" / "colab_rotation.ipynb"), tmp_path, timeout=600)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the packages that talk to the kernel
