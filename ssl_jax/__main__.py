@@ -16,6 +16,7 @@ PROGRAMS = {
     "report": ("ssl_jax.report", "draws runs as one HTML page"),
     "embed": ("ssl_jax.embed", "writes the features of images to a file"),
     "export": ("ssl_jax.export", "exports a backbone, or imports one of another project"),
+    "transfer": ("ssl_jax.transfer", "measures which of several runs transfers to which task"),
     "plan": ("ssl_jax.plan", "sizes a run for a TPU slice before it is paid for"),
 }
 
