@@ -73,7 +73,8 @@ def runs(tmp_path_factory):
     found = []
     for name in ("a", "b"):
         config = get_config("rotation", "photo_tiles")
-        config.update_from_flattened_dict({"epochs": 1, "batch_size": 64, "model.width": 8, "data.per_class": 64})
+        config.update_from_flattened_dict({"epochs": 1, "batch_size": 64, "model.width": 8, "data.per_class": 64,
+                                           "run.eval_epochs": 0.0})  # fmt: skip
         found.append(str(tmp_path_factory.mktemp("runs") / name))
         train.train(config, found[-1])
     return found
