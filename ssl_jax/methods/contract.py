@@ -236,6 +236,11 @@ class Method:
         del params, state, images
         return None
 
+    def segment(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
+        """Logits [B, H, W, classes] of the pixels of normalised images; None without a segmentation of its own."""
+        del params, state, images
+        return None
+
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """What the network sees and answers on a few rows; `batch` is as for `loss`. Not compiled, on one device."""
         del params, state, batch, rng

@@ -8,6 +8,7 @@ from ssl_jax.runtime.errors import UserError
 
 SIDE, TRAIN, TEST = 96, 500, 100  # pixels; scenes of each split, which are seen twice
 MOST = 4  # objects of a scene
+_DUSK = (0.3, 0.35, 0.5)  # what is left of the light at dusk
 
 CARD = Card(
     side=SIDE,
@@ -39,7 +40,8 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     rest. The label is the number of objects less one.
 
     Args:
-      where: number of training scenes; '': `TRAIN`. The test scenes are always the same.
+      where: number of training scenes, of which there are as many test scenes up to `TEST`; '': `TRAIN`. With '-dusk'
+        behind it other scenes than without, in little and blue light.
       path: not used.
       request: which split and how large.
 
@@ -54,18 +56,23 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
       UserError: `where` is no number.
     """
     del path
-    if where and not (where.isdecimal() and int(where)):
-        raise UserError(f"scenes:{where} does not say how many: write scenes, or scenes:NUMBER.")
-    count = TEST if request.split == "test" else int(where or TRAIN)
+    number, dash, hour = where.partition("-")
+    if (number and not (number.isdecimal() and int(number))) or (dash and hour != "dusk"):
+        raise UserError(f"scenes:{where} does not say how many: write scenes, scenes:NUMBER or scenes:NUMBER-dusk.")
+    count = int(number or TRAIN)
+    count = min(count, TEST) if request.split == "test" else count
     side = request.size or SIDE
     check_memory((2 * count, side, side, 3), request.max_gib, "scenes")
     papers = scene.photographs(request.split)
     # Each scene has a stream of its own, so that the first of many are those of few.
-    found = [scene.pair(np.random.RandomState([i, request.split == "test"]), papers, side, MOST) for i in range(count)]
+    kind = (request.split == "test") + 2 * bool(hour)
+    found = [scene.pair(np.random.RandomState([i, kind]), papers, side, MOST) for i in range(count)]
     frames = [frame for both in found for frame in both]
     fields = {name: np.stack([getattr(frame, name) for frame in frames]) for name in scene.FIELDS}
     fields["clip"] = np.repeat(np.arange(count, dtype=np.int32), 2)
     labels = np.array([frame.objects - 1 for frame in frames], np.int32)
     images = np.stack([frame.image for frame in frames])
+    if hour:
+        images = np.round(images * np.array(_DUSK)).astype(np.uint8)
     classes = tuple(f"{n} object{'s' if n > 1 else ''}" for n in range(1, MOST + 1))
     return Dataset("scenes", images, labels, classes, fields, CARD)
