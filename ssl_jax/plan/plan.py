@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 import numpy as np
 
 from ssl_jax import batch, data, dist
-from ssl_jax.data import lazy, samplers, train_test
+from ssl_jax.data import lazy, loader, samplers, train_test
 from ssl_jax.plan import hlo, traffic
 from ssl_jax.plan.chips import CHIPS, GIB, find_devices
 from ssl_jax.run import Run, prepare
@@ -182,13 +182,21 @@ def arguments(run: Run) -> tuple[Any, ...]:
     index = dist.shapes(samplers.single(numbers), split, run.mesh)
     if not run.train.streamed:
         stored = jax.ShapeDtypeStruct((run.info.num_examples, math.prod(run.train.image_shape)), jnp.uint8)
-        return run.shapes, dist.shapes({"image": stored, "label": run.train.labels}, P(), run.mesh), index
+        given = {"image": stored, "label": run.train.labels} | _target_fields(run)
+        return run.shapes, dist.shapes(given, P(), run.mesh), index
     channels = run.train.image_shape[-1]
-    given = {}
+    parts = {}
     for name, shape in shapes.items():
         crops = {
             key: jax.ShapeDtypeStruct((*shape, view.size, view.size, channels), jnp.uint8)
             for key, view in batch.views_of(run.method.views(), name).items()
         }
-        given[name] = {"image": crops, "label": numbers[name]}
-    return run.shapes, dist.shapes(samplers.single(given), split, run.mesh), index
+        parts[name] = {"image": crops, "label": numbers[name]}
+    return run.shapes, dist.shapes(samplers.single(parts), split, run.mesh), index
+
+
+def _target_fields(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of the data set that the method draws beside its views, as they lie on the devices."""
+    wanted = {field.name for field in run.method.targets().values()}
+    found = {name: x for name, x in loader.resident_fields(run.train).items() if name in wanted}
+    return {name: jax.ShapeDtypeStruct((len(x), math.prod(x.shape[1:])), x.dtype) for name, x in found.items()}

@@ -6,7 +6,8 @@ from typing import Any
 from matplotlib.figure import Figure
 import numpy as np
 
-from ssl_jax.report.page import axes, chart, note, page, table
+from ssl_jax.report.draw import axes, chart
+from ssl_jax.report.page import Section, note, page, table
 
 _STRONGEST = 2  # sources of a target that the graph shows
 
@@ -21,10 +22,10 @@ def html_of(summary: dict[str, Any]) -> str:
         f"{summary['seconds'] / 60:.1f} minutes."
     )
     sections = [
-        ("Gain over no training", lambda: _gains(rows, targets)),
-        ("Affinity of each source to each task", lambda: _affinities(rows, targets)),
-        ("Strongest transfers", lambda: chart(_graph(rows, targets), "From pretext (left) to task (right)")),
-        ("Mean losses", lambda: _losses(rows, targets)),
+        Section("Gain over no training", lambda: _gains(rows, targets)),
+        Section("Affinity of each source to each task", lambda: _affinities(rows, targets)),
+        Section("Strongest transfers", lambda: chart(_graph(rows, targets), "From pretext (left) to task (right)")),
+        Section("Mean losses", lambda: _losses(rows, targets)),
     ]
     return page("What transfers to what", f"<p>{lead}</p>", sections)
 

@@ -27,12 +27,12 @@ from ssl_jax.augment.targets import Field
 from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Joined, Sampler
-from ssl_jax.methods.adapt.dann import domain_rows
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.shared.two_domains import domain_rows
 from ssl_jax.metrics.segmentation import IGNORE, cross_entropy, upsampled
 from ssl_jax.models.conv import Conv
 from ssl_jax.models.dense_heads import ASPP
-from ssl_jax.models.parts import apply
+from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
 
 SOURCE, TARGET = 0.0, 1.0  # what discriminators are to say
@@ -116,9 +116,7 @@ class AdaptSegNet(Method):
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         x, keys = batch["view"], jax.random.split(rng, 5)
-        _, variables = self.backbone.init_with_output(keys[0], x, train=True)
-        params = {"backbone": variables["params"]}
-        stats = {"backbone": variables.get("batch_stats", {})}
+        params, stats = initialise({"backbone": self.backbone}, keys[0], x)
         answers = jnp.zeros((*x.shape[:3], self.classes))
         for key, (name, module) in zip(keys[1:], self._modules().items(), strict=True):
             level = name.partition("_")[2]
