@@ -6,6 +6,9 @@ from ssl_jax.recipes.layer import Layer, Recipe
 # SGD of momentum .9 with a polynomial of power .9, of which a cosine is the nearest kind here; classifiers at ten times
 # the rate; discriminators by Adam at 1e-4 (train_gta2cityscapes_multi.py).
 COMMON = Layer(
+    epochs=40,
+    batch_size=16,
+    run={"eval_epochs": 0.0},
     optim={"learning_rate": 2.5e-4, "scaling": "none", "weight_decay": 5e-4},
     groups={
         "classifier": {"learning_rate": 2.5e-3},

@@ -101,6 +101,7 @@ LIGHTLY_SGD = {"learning_rate": 0.12, "weight_decay": 5e-4, "per_epoch": True}
 SMALL_SGD = {**LIGHTLY_SGD, "scaling": "none"}
 LIGHTLY_MODEL = {"stem": "small_linear", "conv_init": "torch"}
 
+_STREETS = View(size=64, area=(0.08, 0.25), flip=0.5, mean=(0.4134, 0.4266, 0.4340), std=(0.3018, 0.3058, 0.3015))
 _CLIPS = View(size=32, flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, shared=True)  # of all frames alike
 
 
@@ -256,7 +257,7 @@ CARDS = {
         source="camvid",
         side=64,
         benchmark=True,
-        weak=View(size=64, area=(0.08, 0.25), flip=0.5, mean=(0.4134, 0.4266, 0.4340), std=(0.3018, 0.3058, 0.3015)),
+        weak=_STREETS,
         epochs=20,
         batch_size=16,
         model={"name": "convnet", "width": 32},
@@ -269,11 +270,8 @@ CARDS = {
         benchmark=True,
         has=frozenset({"domains"}),
         weak=View(size=32, crop="shift", pad=0, flip=0.5, order=("crop", "flip"), mean=(0.3,), std=(0.25,)),
-        epochs=40,
-        batch_size=16,
         data={"target": "scenes:32-dusk", "size": 48},
         model={"name": "convnet", "width": 16},
-        run={"eval_epochs": 0.0},
     ),
     "camvid_dusk": Card(
         about="Street scenes of CamVid by day, with masks, and without masks at dusk (the sequence 0001TP).",
@@ -281,19 +279,8 @@ CARDS = {
         side=128,
         benchmark=True,
         has=frozenset({"domains"}),
-        weak=View(
-            size=128,
-            crop="shift",
-            pad=0,
-            flip=0.5,
-            order=("crop", "flip"),
-            mean=(0.4134, 0.4266, 0.4340),
-            std=(0.3018, 0.3058, 0.3015),
-        ),
-        epochs=40,
-        batch_size=16,
+        weak=replace(_STREETS, size=128, crop="shift", pad=0),
         model={"name": "resnet18", "width": 16, "stem": "imagenet", "output_stride": 8},
-        run={"eval_epochs": 0.0},
     ),
     "davis": Card(
         about="Videos of DAVIS 2016 at 64 pixels, in crops of 32.",
