@@ -11,7 +11,7 @@ from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD
 from ssl_jax.data import annotations, places
 from ssl_jax.data.annotations import Marked
 from ssl_jax.data.dataset import Card, Dataset, Request, check_memory
-from ssl_jax.data.decode import eight_bits
+from  import eight_bits
 from ssl_jax.runtime.errors import UserError
 
 CARD = Card(
