@@ -1,6 +1,5 @@
 """Source "boxes": photographs with boxes of objects, in the layout of COCO, YOLO or PASCAL VOC."""
 
-import io
 import posixpath
 import re
 
@@ -11,7 +10,7 @@ from ssl_jax.augment.view import IMAGENET_MEAN, IMAGENET_STD
 from ssl_jax.data import annotations, places
 from ssl_jax.data.annotations import Marked
 from ssl_jax.data.dataset import Card, Dataset, Request, check_memory
-from  import eight_bits
+from ssl_jax.data.decode import decode
 from ssl_jax.runtime.errors import UserError
 
 CARD = Card(
@@ -78,8 +77,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
 
 def _picture(name: str, content: bytes) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return eight_bits(opened).convert("RGB")
+        return Image.fromarray(decode(content).squeeze()).convert("RGB")
     except Exception as error:  # whatever Pillow meets in a damaged file
         raise UserError(f"{name} cannot be read ({error}): fetch it again.") from error
 
