@@ -112,3 +112,32 @@ def in_batch_softmax(
         return cross_entropy(logits, own), accuracy(logits, own)
 
     return compare(x, candidates)
+
+
+def coding_rate(
+    x: jax.Array, positions: jax.Array, epsilon: float, groups: int = 1, axis_name: str | None = None
+) -> jax.Array:
+    """Rate-distortion of rows: large where they spread over all directions (SimDINO's expansion, with its gamma).
+
+    gamma / 2 logdet(I + p / (N epsilon) F^T F), with gamma = (p + N) / (p N).
+
+    Args:
+      x: F, this replica's rows [n, p] of the N of the global batch.
+      positions: of the rows in the global batch [n].
+      epsilon: squared distortion.
+      groups: the batch is split into so many parts, each with a covariance of its own, scaled as if it were of all
+        rows; the authors' code has one a device unless `reduce_cov` is set.
+      axis_name: mapped axis over which the batch is spread; None for this replica's rows alone.
+
+    Returns:
+      the mean over groups, the same on all replicas.
+    """
+    rows, width = len(x) * (1 if axis_name is None else jax.lax.axis_size(axis_name)), x.shape[1]
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    part = jax.nn.one_hot(positions * groups // rows, groups, dtype=x.dtype)
+    products = jnp.einsum("ng,np,nq->gpq", part, x, x, precision="highest")
+    if axis_name is not None:
+        products = jax.lax.psum(products, axis_name)
+    factor = jnp.linalg.cholesky(jnp.eye(width, dtype=x.dtype) + width / (rows * epsilon) * products)
+    logs = jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)).sum(-1)
+    return (width + rows) / (width * rows) * logs.mean()

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ssl_jax.optim_parts import clip_each, with_parts
 from ssl_jax.runtime.errors import UserError, nearest
 
 Schedule = Callable[[jax.Array], jax.Array]
@@ -59,12 +60,13 @@ def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_step
     if config.scaling not in scales:
         raise UserError(f"config.optim.*.scaling is '{config.scaling}'. {nearest(config.scaling, scales)}")
     peak = config.learning_rate * scales[config.scaling]
-    warmup = config.warmup_epochs * steps_per_epoch
+    warmup, rest = config.warmup_epochs * steps_per_epoch, round(config.hold_epochs * steps_per_epoch)
 
     def schedule(step: jax.Array) -> jax.Array:
         held = step // steps_per_epoch * steps_per_epoch if config.per_epoch else step
         value = peak * _decay(config, held, warmup, steps_per_epoch, total_steps)
-        return jnp.where(step < warmup, peak * step / max(warmup, 1), value) if warmup else value
+        value = jnp.where(step < warmup, peak * step / max(warmup, 1), value) if warmup else value
+        return jnp.where(step < rest, 0.0, value) if rest else value
 
     return schedule
 
@@ -90,15 +92,6 @@ def decay_rate(config: Any, total_steps: int) -> float | Schedule:
     if final is None:
         return start
     return lambda step: final + (start - final) * 0.5 * (1 + jnp.cos(jnp.pi * step / total_steps))
-
-
-def clip_each(limit: float) -> optax.GradientTransformation:
-    """Scales down each parameter's gradient whose norm exceeds `limit`, alone (DINO's `clip_gradients`)."""
-
-    def clip(g):
-        return g * jnp.minimum(limit / (jnp.linalg.norm(g.ravel()) + 1e-6), 1.0)
-
-    return optax.stateless(lambda updates, params: jax.tree.map(clip, updates))
 
 
 def lars(
@@ -273,7 +266,9 @@ def build(
         raise UserError(f"The method has parameter groups {missing} without an entry: add config.optim.{missing[0]}.")
     schedules = {g: learning_rate(config[g], batch_size, steps_per_epoch, total_steps) for g in used}
     groups = {g: _group(config[g], schedules[g], steps_per_epoch, total_steps) for g in used}
-    return optax.multi_transform({**groups, "frozen": optax.set_to_zero()}, labels), schedules
+    return with_parts(
+        config, labels, optax.multi_transform({**groups, "frozen": optax.set_to_zero()}, labels)
+    ), schedules
 
 
 def describe(config: Any, labels: Any, params: Any) -> list[str]:

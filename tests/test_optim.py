@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax import optim
+from ssl_jax import optim, optim_parts
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.byol import BYOL, target_decay
 from ssl_jax.methods.joint.simclr import SimCLR
@@ -573,3 +573,53 @@ def test_the_rate_of_a_resting_group_is_that_of_the_run():
     c.every = 0
     with pytest.raises(UserError, match="every"):
         optim.build(group, {"w": "default"}, 1, 2, 8)
+
+
+# What is done part by part.
+
+
+@pytest.mark.fast
+def test_layers_have_the_rates_of_the_specification(golden):
+    """DINOv2's and BEiT's: index 0 are patches, tokens and positions, 13 the last norm and the heads."""
+    blocks = {f"block{i + 1}": {"mlp1": {"kernel": 0}} for i in range(12)}
+    first = {name: 0 for name in ("token", "positions", "registers")}
+    tree = {"backbone": {**blocks, **first, "patch": {"kernel": 0}, "norm": {"scale": 0}}}
+    tree |= {"head": {"dense1": {"kernel": 0}}, "mask_token": 0}
+    rates = optim_parts.layer_rates(tree, 0.9, 0.2)
+    with np.load(golden.parent / "golden_modern" / "schedules.npz") as reference:
+        wanted = reference["layer_multiplier_L12_decay.9"]
+    for i in range(12):
+        assert rates["backbone"][f"block{i + 1}"]["mlp1"]["kernel"] == pytest.approx(wanted[i + 1])
+    for rate in (*(rates["backbone"][name] for name in first), rates["mask_token"]):
+        assert rate == pytest.approx(wanted[0])
+    assert rates["backbone"]["patch"]["kernel"] == pytest.approx(0.050837, abs=1e-6)
+    assert rates["backbone"]["norm"]["scale"] == rates["head"]["dense1"]["kernel"] == 1.0
+    with pytest.raises(UserError, match="of vision transformers"):
+        optim_parts.layer_rates({"backbone": {"stem": 0}}, 0.9, 1.0)
+
+
+@pytest.mark.fast
+def test_each_part_is_clipped_by_its_own_norm_and_moves_at_its_own_rate():
+    params = {"backbone": {"block1": jnp.ones(3), "patch": jnp.ones(3)}, "head": jnp.ones(4)}
+    grads = {"backbone": {"block1": jnp.full(3, 4.0), "patch": jnp.zeros(3)}, "head": jnp.full(4, 0.1)}
+    (after,), _ = trajectory(built(params, learning_rate=1.0, scaling="none", clip_parts=1.0), params, [grads])
+    np.testing.assert_allclose(after["backbone"]["block1"], 1 - 3**-0.5, rtol=1e-5)  # was longer than 1
+    np.testing.assert_allclose(after["head"], 0.9, rtol=1e-6)  # was shorter
+    plain, _ = trajectory(built(params, name="adamw", weight_decay=0.1), params, [grads])
+    layers = built(params, name="adamw", weight_decay=0.1, layer_decay=0.5, patch_rate=0.1)
+    (found,), _ = trajectory(layers, params, [grads])
+    for name, rate in (("block1", 0.5), ("patch", 0.025)):  # decay included
+        np.testing.assert_allclose(1 - found["backbone"][name], rate * (1 - plain[0]["backbone"][name]), rtol=1e-3)
+    np.testing.assert_array_equal(found["head"], plain[0]["head"])
+
+
+@pytest.mark.fast
+def test_a_held_group_gathers_moments_and_a_frozen_one_does_not():
+    params, grads = {"w": jnp.ones(2)}, [{"w": jnp.full(2, g)} for g in (1.0, 3.0)]
+    after = {}
+    for field in ("hold_epochs", "frozen_epochs"):
+        optimizer = built(params, steps_per_epoch=1, momentum=0.5, learning_rate=1.0, scaling="none", **{field: 1.0})
+        after[field], _ = trajectory(optimizer, params, grads)
+    np.testing.assert_array_equal(after["hold_epochs"][0]["w"], 1)
+    np.testing.assert_allclose(after["hold_epochs"][1]["w"], 1 - 3.5)
+    np.testing.assert_allclose(after["frozen_epochs"][1]["w"], 1 - 3)

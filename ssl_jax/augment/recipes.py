@@ -124,6 +124,17 @@ VISREG = View(
 VISREG_LOCAL = replace(VISREG, size=96, area=(0.05, 0.3))
 VISREG_IMAGENETTE = replace(VISREG, size=128, area=(0.08, 1.0), **_colour(0.8, 0.8, 0.8, 0.1))
 
+# facebookresearch/dinov2. Its code hands the blur's probability over as that of leaving it out: the released models saw
+# no blur in the first crop and nine tenths in the second. The config, and the paper, say the opposite.
+_dinov2 = replace(_dino, taps=9)
+DINOV2_GLOBAL = (
+    replace(_dinov2, area=(0.32, 1.0)),
+    replace(_dinov2, area=(0.32, 1.0), blur=0.9, solarize=0.2),
+)
+
+# RobinWu218/SimDINO.
+SIMDINOV2_GLOBAL = tuple(replace(view, area=(0.4, 1.0)) for view in DINOV2_GLOBAL)
+
 MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5, pillow=True)
 
 # VISSL's PIRL image branch; its jitter is always applied.

@@ -44,7 +44,7 @@ class Backbone(nn.Module):
     with other programs; a backbone without them is exported as npz and safetensors.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset()  # of 'drop_path' (with 'keys') and 'visible': further arguments
+    options: ClassVar[frozenset[str]] = frozenset()  # of 'drop_path' (with 'keys'), 'visible' and 'masked': arguments
     pools_map: ClassVar[bool] = True  # features are the mean of the map, not a class token
     fixed_size: ClassVar[bool] = False  # an exported graph takes images of one size only
 

@@ -85,7 +85,7 @@ class DINOHead(nn.Module):
     Attributes:
       hidden: widths of the hidden layers.
       bottleneck: width of the sphere.
-      out: number of prototypes.
+      out: number of prototypes; 0: the place on the sphere is what is returned.
       batch_norm: BatchNorm in the hidden layers.
       unit_prototypes: prototypes of length one; else each has a gain that is learned (`norm_last_layer` in the code).
       bn_groups: BatchNorm groups of the global batch.
@@ -111,7 +111,8 @@ class DINOHead(nn.Module):
                 x = BatchNorm(self.bn_groups, dtype=self.dtype, name=f"norm{i + 1}")(x, train)
             x = gelu(x)
         x = nn.Dense(self.bottleneck, dtype=self.dtype, kernel_init=self.kernel_init, name="bottleneck")(x)
-        return Prototypes(self.out, self.unit_prototypes, name="last_layer")(losses.l2_normalize(x))
+        z = losses.l2_normalize(x)
+        return Prototypes(self.out, self.unit_prototypes, name="last_layer")(z) if self.out else z
 
 
 class Prototypes(nn.Module):

@@ -132,3 +132,32 @@ def open_gates(keys: jax.Array, drop_path: float, depth: int) -> jax.Array:
     keep = 1 - drop_path * np.linspace(0, 1, depth, dtype=np.float32)[:, None]
     draws = jax.vmap(lambda key: jax.random.uniform(key, (depth, 2)))(keys)
     return (draws < keep) / keep
+
+
+def subset_gates(rng: jax.Array, rows: jax.Array, group: int, drop_path: float, depth: int) -> jax.Array:
+    """Draws which rows pass through a residual branch: a fixed number of each group of rows (DINOv2's code).
+
+    The authors choose among the rows of a device. Groups of rows of the global batch do not depend on the devices.
+
+    Args:
+      rng: a key that all replicas share.
+      rows: numbers [n] of the rows in the global batch.
+      group: g, rows a group; of them max(int(g (1 - drop_path)), 1) pass through a branch, anew for each.
+      drop_path: share that is skipped, the same at every depth.
+      depth: number of blocks.
+
+    Returns:
+      factors [n, depth, 2] of the branches: 0, or g over the number of rows that pass.
+    """
+    keep = max(int(group * (1 - drop_path)), 1)
+    chosen = jax.vmap(lambda key: draw_ranks(key, group, (depth, 2)))(
+        jax.vmap(jax.random.fold_in, (None, 0))(rng, rows // group)
+    )
+    own = jnp.take_along_axis(chosen, (rows % group)[:, None, None, None], 1)[:, 0]
+    return jnp.where(own < keep, group / keep, 0.0)
+
+
+def draw_ranks(key: jax.Array, count: int, shape: tuple[int, ...] = ()) -> jax.Array:
+    """Random orders: [count, *shape], each column the numbers from 0 to count - 1."""
+    draws = jax.random.bits(key, (count, *shape), jnp.uint32)
+    return jnp.argsort(jnp.argsort(draws, 0), 0)

@@ -62,6 +62,31 @@ def torchvision_code(size: int, patch: int, channels: int, width: int, depth: in
     return "\n".join(lines)
 
 
+def onnx_tokens(graph: Graph, params: Any, filters: np.ndarray, table: np.ndarray) -> str:
+    """Writes class token, registers and patches of the value 'images', with their positions, into a graph.
+
+    Args:
+      graph: to write into.
+      params: of the network.
+      filters: of the projection of patches [side, side, C, D].
+      table: positions [1, 1 + patches, D].
+
+    Returns:
+      the name of the tokens.
+    """
+    side, width = filters.shape[0], filters.shape[3]
+    kernel, bias = graph.constant(filters.transpose(3, 2, 0, 1)), graph.constant(params["patch"]["bias"])
+    x = graph.add("Conv", "images", kernel, bias, kernel_shape=[side] * 2, strides=[side] * 2)
+    x = graph.add("Reshape", x, graph.constant(np.array([0, width, -1])))
+    x = graph.add("Transpose", x, perm=[0, 2, 1])
+    # Class token and registers go where rows of zeros are put in front: they are added with the positions.
+    registers = [params["registers"]] if "registers" in params else []
+    before = 1 + sum(r.shape[1] for r in registers)
+    x = graph.add("Pad", x, graph.constant(np.array([0, before, 0, 0, 0, 0])))
+    tokens = [table[:, :1] + params["token"], *registers, table[:, 1:]]
+    return graph.add("Add", x, graph.constant(np.concatenate(tokens, 1)))
+
+
 def onnx_block(graph: Graph, x: str, params: Any, heads: int, ffn: str) -> str:
     """A block in an ONNX graph; `params` are its own."""
     width = len(params["norm1"]["scale"])

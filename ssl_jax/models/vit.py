@@ -62,7 +62,7 @@ class ViT(Backbone):
     registers: int = 0
     layer_scale: float = 0.0
 
-    options: ClassVar[frozenset[str]] = frozenset({"drop_path", "visible"})
+    options: ClassVar[frozenset[str]] = frozenset({"drop_path", "visible", "masked"})
     pools_map: ClassVar[bool] = False
     fixed_size: ClassVar[bool] = True  # that of its positions
 
@@ -121,6 +121,8 @@ class ViT(Backbone):
         keys: jax.Array | None = None,
         pool: bool | None = True,
         visible: jax.Array | None = None,
+        masked: tuple[jax.Array, jax.Array] | None = None,
+        gates: jax.Array | None = None,
     ) -> jax.Array | Encoded:
         """Encodes images.
 
@@ -133,6 +135,8 @@ class ViT(Backbone):
           keys: one random key an image [B]; without them no branch is skipped.
           pool: return the class token; None: the class token and the map.
           visible: indices [B, k] of the only patches that are seen (MAE); needs `pool=False`.
+          masked: bool [B, rows columns] and a token [1, 1, D], which is seen in the place of those patches (iBOT).
+          gates: factors [B, blocks, 2] of the residual branches, instead of those drawn with `drop_path`.
 
         Returns:
           class token after the last norm [B, D]; with `pool=False` the map of the patches' tokens [B, rows, columns,
@@ -143,8 +147,9 @@ class ViT(Backbone):
         """
         width, depth, _ = SIZES[self.size]
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
-        x = self._tokens(x, grid, visible)
-        gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
+        x = self._tokens(x, grid, visible, masked)
+        if gates is None:
+            gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
         x = self._blocks(x, gates.astype(x.dtype), round(depth * (stage or self.stages) / self.stages), frozen)
         if self.registers and not pool:
             x = jnp.concatenate([x[:, :1], x[:, 1 + self.registers :]], 1)
@@ -156,12 +161,14 @@ class ViT(Backbone):
             return x
         return x[:, 1:].reshape(len(x), *grid, width)
 
-    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None) -> jax.Array:
+    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None, masked: Any) -> jax.Array:
         """Class token, registers and visible patches of images, with their positions [B, n, D]."""
         width, init = SIZES[self.size][0], INITS[self.vit_init]
         x = nn.Dense(width, dtype=self.dtype, kernel_init=init.patch, name="patch")(patches(x, self.patch))
         if self.fixed_patch:
             x = jax.lax.stop_gradient(x)
+        if masked is not None:
+            x = jnp.where(masked[0][..., None], masked[1].astype(x.dtype), x)
         token = self.param("token", init.token, (1, 1, width)).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(token, (len(x), 1, width)), x], 1)
         x += self._positions(grid, width).astype(x.dtype)
@@ -283,18 +290,8 @@ class ViT(Backbone):
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
         width, depth, heads = SIZES[self.size]
-        bias, sides = graph.constant(params["patch"]["bias"]), [self.patch] * 2
-        kernel = graph.constant(self.filters(params).transpose(3, 2, 0, 1))
-        x = graph.add("Conv", "images", kernel, bias, kernel_shape=sides, strides=sides)
-        x = graph.add("Reshape", x, graph.constant(np.array([0, width, -1])))
-        x = graph.add("Transpose", x, perm=[0, 2, 1])
-        # Class token and registers go where rows of zeros are put in front: they are added with the positions.
-        before = 1 + self.registers
-        x = graph.add("Pad", x, graph.constant(np.array([0, before, 0, 0, 0, 0])))
-        table = self.table(params, size)
-        tokens = [table[:, :1] + params["token"], *([params["registers"]] if self.registers else []), table[:, 1:]]
-        x = graph.add("Add", x, graph.constant(np.concatenate(tokens, 1)))
+        x = exchange.onnx_tokens(graph, params, self.filters(params), self.table(params, size))
         for i in range(depth):
             x = exchange.onnx_block(graph, x, params[f"block{i + 1}"], self.heads or heads, self.feed_forward)
-        exchange.onnx_features(graph, x, params["norm"], before, mean)
+        exchange.onnx_features(graph, x, params["norm"], 1 + self.registers, mean)
         return width

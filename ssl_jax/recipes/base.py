@@ -152,6 +152,10 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.lars_order = "inside"  # learning rate inside the momentum (SimCLR) or outside (BYOL)
     config.clip = 0.0  # largest norm of the group's gradient; 0: off
     config.clip_each = 0.0  # largest norm of the gradient of each parameter of the group; 0: off
+    config.clip_parts = 0.0  # largest norm of the gradient of each part of the network (backbone, head); 0: off
+    config.layer_decay = 1.0  # rate of a ViT's block, as a share of the next one's; of 'default', for all groups
+    config.patch_rate = 1.0  # rate of a ViT's projection of patches, as a share of what layer_decay gives it; likewise
+    config.hold_epochs = 0.0  # epochs for which the group's rate is 0, while its moments are gathered
     config.frozen_epochs = 0.0  # epochs for which the group does not move
     config.every = 1  # updates from one move of the group to the next: a critic moves more often than a generator
     return update(config, **changes)
