@@ -161,7 +161,7 @@ class ViT(Backbone):
             return x
         return x[:, 1:].reshape(len(x), *grid, width)
 
-    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None, masked: Any) -> jax.Array:
+    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None, masked: Any = None) -> jax.Array:
         """Class token, registers and visible patches of images, with their positions [B, n, D]."""
         width, init = SIZES[self.size][0], INITS[self.vit_init]
         x = nn.Dense(width, dtype=self.dtype, kernel_init=init.patch, name="patch")(patches(x, self.patch))

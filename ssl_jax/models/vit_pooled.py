@@ -80,9 +80,9 @@ class PooledViT(ViT):
         """Tokens in front of the patches."""
         return 1 + self.registers if self.class_token else 0
 
-    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None) -> jax.Array:
+    def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None, masked: Any = None) -> jax.Array:
         if self.class_token:
-            return super()._tokens(x, grid, visible)
+            return super()._tokens(x, grid, visible, masked)
         width = SIZES[self.size][0]
         kernel = INITS[self.vit_init].patch
         x = nn.Dense(width, dtype=self.dtype, kernel_init=kernel, name="patch")(patches(x, self.patch))
