@@ -15,6 +15,7 @@ import pytest
 from ssl_jax import __main__ as commands
 from ssl_jax import command_line
 from ssl_jax.evals import find
+from ssl_jax.methods import build
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -63,6 +64,13 @@ def test_the_reference_of_fields_explains_each():
 @pytest.mark.fast
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.fast
+def test_the_methods_are_counted_and_linked():
+    for page in (README, (ROOT / "docs" / "index.md").read_text()):
+        assert f"\n{len(build.names())} methods for" in page
+    assert [name for name in build.names() if f"[`{name}`](" not in README] == []
 
 
 @pytest.mark.fast

@@ -1,9 +1,10 @@
 """Symmetric cross-entropy: supervised learning of labels of which some are wrong.
 
 Wang et al. 2019 (arXiv 1908.06112). The cross-entropy of the labels q and the answers p, times alpha, plus the reverse
-one, -sum_k p_k log q_k, times beta, where the log of a zero of q is -`ceiling` (A = -4, sec. 3.2). The reverse one is
-bounded: a wrong label that the network is sure about pulls no harder than another. With alpha 1 and beta 0 it is
-`supervised`. Labels are made wrong for a trial by `config.data.label_noise`.
+one, -sum_k p_k log q_k, times beta, where the log of a zero of q is -`ceiling`: A = -4 in the paper (sec. 3.2), and
+-9.21 in the authors' code (YisenWang/symmetric_cross_entropy_for_noisy_labels, loss.py), which clips q at 1e-4. The
+reverse one is bounded: a wrong label that the network is sure about pulls no harder than another. With alpha 1 and
+beta 0 it is `supervised`. Labels are made wrong for a trial by `config.data.label_noise`.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from ssl_jax import dist
 from ssl_jax.methods.combine.supervised import Supervised, known_cross_entropy
 from ssl_jax.methods.contract import Aux, Info, Metric
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.models.parts import apply
 
 
@@ -38,7 +40,7 @@ class SymmetricCE(Supervised):
 
     alpha: float = 0.1  # of the cross-entropy; CIFAR-10, sec. 4.2
     beta: float = 1.0  # of the reverse one
-    ceiling: float = 4.0  # of -log q, where q is zero: -A, sec. 4.2
+    ceiling: Positive = 4.0  # of -log q, where q is zero: -A, sec. 3.2; the authors' code has 9.21
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         h, stats = apply(self.backbone, "backbone", params, state["stats"], batch["view"], train=train)

@@ -35,6 +35,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Sampler, Shuffled, TaskSequence, task_end
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Positive
 from ssl_jax.methods.shared import remembering
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -55,8 +56,8 @@ class Sequence(Method):
     weight: float = 1.0  # of what is done against forgetting; EWC's lambda
     family: str = "contrastive"  # of the distillation, or 'predictive'
     hidden: int = 2048  # width of the distillation's predictor
-    distill_temperature: float = 0.2  # of the contrastive distillation; the authors' code
-    answer_temperature: float = 2.0  # of lwf
+    distill_temperature: Positive = 0.2  # of the contrastive distillation; the authors' code
+    answer_temperature: Positive = 2.0  # of lwf
     memory: int = 0  # images of a batch that are remembered ones, with replay
     kept: int = 200  # images remembered of each task, with replay
 
