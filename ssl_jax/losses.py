@@ -114,6 +114,34 @@ def in_batch_softmax(
     return compare(x, candidates)
 
 
+def koleo(x: jax.Array, positions: jax.Array, group: int, axis_name: str | None = None) -> jax.Array:
+    """Kozachenko-Leonenko estimate of minus the entropy: rows are pushed from their nearest neighbour (DINOv2).
+
+    Neighbours are among the images of the same group of the global batch, so that the value does not depend on the
+    number of devices; the authors take the images of the same device. A row that is alone in its group, or nearer than
+    1e-5 to its neighbour (the same image twice), counts as 0: there the gradient would be of the order of 1e6.
+
+    Args:
+      x: rows [n, D] of one crop of each image; the gradient goes through a row and its neighbour.
+      positions: of the images in the global batch [n].
+      group: images a group.
+      axis_name: mapped axis over which the batch is spread; None for this replica's rows alone.
+
+    Returns:
+      the mean over this replica's rows.
+    """
+    u = l2_normalize(x, 1e-8)
+    others, places = u, positions
+    if axis_name is not None:
+        others = jax.lax.all_gather(u, axis_name, tiled=True)
+        places = jax.lax.all_gather(positions, axis_name, tiled=True)
+    near = (positions[:, None] // group == places // group) & (positions[:, None] != places)
+    cosines = jnp.where(near, jax.lax.stop_gradient(similarity(u, others)), -jnp.inf)
+    square = jnp.sum(jnp.square(u - others[jnp.argmax(cosines, 1)] + 1e-8), -1)
+    counted = near.any(1) & (square > 1e-10)
+    return -jnp.where(counted, jnp.log(jnp.sqrt(jnp.where(counted, square, 1.0)) + 1e-8), 0.0).mean()
+
+
 def coding_rate(
     x: jax.Array, positions: jax.Array, epsilon: float, groups: int = 1, axis_name: str | None = None
 ) -> jax.Array:

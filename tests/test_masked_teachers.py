@@ -1,4 +1,4 @@
-"""SimDINO against reference numbers; masks; what must not depend on the number of devices."""
+"""iBOT, DINOv2 and SimDINO against reference numbers; their masks; what must not depend on the number of devices."""
 
 import dataclasses
 
@@ -10,8 +10,14 @@ import pytest
 import tiny
 
 from ssl_jax import dist, losses
+from ssl_jax.methods.contract import Info
+from ssl_jax.methods.joint.dino import moved_centre, paired_cross_entropy
+from ssl_jax.methods.joint.dinov2 import masked_rows, moved_patch_centre
+from ssl_jax.methods.joint.ibot import cross_entropy
 from ssl_jax.methods.joint.simdino import compression, expansion
+from ssl_jax.methods.joint.swav import sinkhorn
 from ssl_jax.methods.shared import masks as mask_maker
+from ssl_jax.methods.shared.masked_teacher import masked_mean, teacher_temperature
 from ssl_jax.models.transformer import subset_gates
 from ssl_jax.models.vit import ViT
 
@@ -31,8 +37,112 @@ def modern(golden):
     return load
 
 
+def alone(function):
+    """Calls a function that speaks of the replicas where there is one."""
+    mesh = dist.make_mesh(jax.devices()[:1])
+    return lambda *x: jax.shard_map(function, mesh=mesh, in_specs=P(), out_specs=P())(*x)
+
+
+# DINOv2.
+
+
+def dinov2_terms(ref, balance="sinkhorn"):
+    """The terms of the loss as a function of the student's outputs; crops come one after the other."""
+    temp = float(ref["teacher_temp"])
+    teacher, patches = jnp.asarray(ref["teacher_cls"]), jnp.asarray(ref["teacher_patch"])
+    if balance == "sinkhorn":
+        p, p_patch = sinkhorn(teacher, epsilon=temp), sinkhorn(patches, epsilon=temp)
+    else:
+        p, p_patch = (jax.nn.softmax((x - ref[c]) / temp) for x, c in ((teacher, "centre"), (patches, "patch_centre")))
+    # The reference has patches in the order of the crops.
+    by_crop = np.nonzero(ref["masks"].reshape(-1))[0]
+    shares = ref["masks"] / np.maximum(ref["masks"].sum(1, keepdims=True), 1) / 6
+    weights = jnp.asarray(shares.reshape(-1)[by_crop])
+
+    def of_classes(large, small):
+        views = jnp.concatenate([large.reshape(2, 3, -1), small.reshape(2, 3, -1)])
+        return paired_cross_entropy(p.reshape(2, 3, -1), views, 0.1)
+
+    def of_patches(student):
+        return jnp.sum(weights * cross_entropy(p_patch, student, 0.1))
+
+    def of_koleo(x):
+        return 0.1 * sum(losses.koleo(crop, jnp.arange(3), 64) for crop in x.reshape(2, 3, -1))
+
+    return of_classes, of_patches, of_koleo
+
+
+@fast
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_dinov2_agrees_with_the_reference(modern, dtype, tolerance):
+    ref = modern("dinov2")
+    with jax.enable_x64(dtype == "float64"):
+        ref = {name: x.astype(dtype) if x.dtype == float else x for name, x in ref.items()}
+        of_classes, of_patches, of_koleo = dinov2_terms(ref)
+        names = ("student_global", "student_local", "student_patch", "student_cls_prehead")
+        inputs = [jnp.asarray(ref[name]) for name in names]
+
+        def total(large, small, patch, before):
+            return of_classes(large, small) + of_patches(patch) + of_koleo(before)
+
+        value, grads = jax.jit(jax.value_and_grad(total, (0, 1, 2, 3)))(*inputs)
+        assert value == pytest.approx(float(ref["total"]), rel=tolerance)
+        for name, grad in zip(names, grads, strict=True):
+            wanted = ref[f"grad_{name}"]
+            assert np.abs(grad - wanted).max() <= 10 * tolerance * np.abs(wanted).max(), name
+        assert of_classes(*inputs[:2]) == pytest.approx(float(ref["loss_local"] + ref["loss_global"]), rel=tolerance)
+        assert of_patches(inputs[2]) == pytest.approx(float(ref["loss_ibot"]), rel=tolerance)
+        assert of_koleo(inputs[3]) == pytest.approx(float(ref["koleo_weighted"]), rel=10 * tolerance)
+        # Swapped crops of the teacher are another loss.
+        swapped = of_classes(inputs[0].reshape(2, 3, -1)[::-1].reshape(6, -1), inputs[1])
+        assert abs(swapped - of_classes(*inputs[:2])) > 0.1
+
+
+@fast
+def test_dinov2_balances_as_the_reference(modern):
+    ref = modern("dinov2")
+    with jax.enable_x64(True):
+        temp = float(ref["teacher_temp"])
+        np.testing.assert_allclose(sinkhorn(ref["teacher_cls"], epsilon=temp), ref["sinkhorn_cls"], rtol=1e-9)
+        # Rows that are no masked patches change nothing.
+        padded = np.concatenate([ref["teacher_patch"], np.full((4, 5), 3.0)])
+        found = sinkhorn(padded, epsilon=temp, counted=jnp.arange(11) < 7)[:7]
+        np.testing.assert_allclose(found, ref["sinkhorn_patch"], rtol=1e-9)
+        of_classes, of_patches, _ = dinov2_terms(ref, "centre")
+        wanted = float(ref["centred_loss_local"] + ref["centred_loss_global"])
+        assert of_classes(*(jnp.asarray(ref[f"student_{x}"]) for x in ("global", "local"))) == pytest.approx(wanted)
+        assert of_patches(jnp.asarray(ref["student_patch"])) == pytest.approx(float(ref["centred_loss_ibot"]))
+        moved = moved_centre(jnp.asarray(ref["centre"]), jnp.asarray(ref["teacher_cls"])[None], 0.9)
+        np.testing.assert_allclose(moved, ref["new_centre"], rtol=1e-9)
+        patch = alone(lambda c, t: moved_patch_centre(c, t, jnp.arange(11) < 7, 0.9))
+        np.testing.assert_allclose(patch(ref["patch_centre"], padded), ref["new_patch_centre"], rtol=1e-9)
+        np.testing.assert_array_equal(
+            alone(lambda c, t: moved_patch_centre(c, t, jnp.zeros(11, bool), 0.9))(ref["patch_centre"], padded),
+            ref["patch_centre"],
+        )
+
+
+@fast
+def test_koleo_agrees_with_the_reference(modern):
+    ref = modern("dinov2")
+    with jax.enable_x64(True):
+        x = jnp.asarray(ref["student_cls_prehead"])
+        value, grad = jax.value_and_grad(lambda x: losses.koleo(x, jnp.arange(6), 6))(x)
+        assert value == pytest.approx(float(ref["koleo_all"]), rel=1e-7)
+        np.testing.assert_allclose(grad, ref["grad_koleo_all"], rtol=1e-6, atol=1e-9)
+        halves = losses.koleo(x, jnp.arange(6), 3)
+        assert halves == pytest.approx(float(ref["koleo_crop0"] + ref["koleo_crop1"]) / 2, rel=1e-7)
+        order = np.array([3, 0, 5, 1, 4, 2])
+        assert losses.koleo(x[order], jnp.asarray(order), 3) == pytest.approx(float(halves), rel=1e-12)
+        # The same image twice, and an image without another in its group.
+        twice = x.at[1].set(x[0])
+        value, grad = jax.value_and_grad(lambda x: losses.koleo(x, jnp.arange(6), 6))(twice)
+        assert np.isfinite(value) and np.abs(grad).max() < 100
+        assert losses.koleo(x, jnp.arange(6), 1) == 0
+
+
 @pytest.mark.parametrize("devices", [2, 8])
-def test_coding_rate_is_of_the_whole_batch(devices):
+def test_koleo_balance_and_coding_rate_are_of_the_whole_batch(devices):
     draw = np.random.default_rng(0)
     x, w = draw.normal(size=(16, 5)).astype(np.float32), draw.normal(size=(5, 4)).astype(np.float32)
 
@@ -42,7 +152,9 @@ def test_coding_rate_is_of_the_whole_batch(devices):
 
             def loss(w):
                 z = losses.l2_normalize(x @ w)
-                return dist.mean(losses.coding_rate(z, positions, 0.5, 2, dist.AXIS))
+                rate = losses.coding_rate(z, positions, 0.5, 2, dist.AXIS)
+                p = sinkhorn(x @ w, epsilon=0.5, axis_name=dist.AXIS)
+                return dist.mean(losses.koleo(x @ w, positions, 8, dist.AXIS) + rate + (p * z).sum(1).mean())
 
             value, grad = jax.value_and_grad(loss)(w)
             return value, dist.mean(grad)
@@ -52,6 +164,38 @@ def test_coding_rate_is_of_the_whole_batch(devices):
 
     for a, b in zip(over(devices), over(1), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+
+
+# iBOT.
+
+
+@fast
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-9), ("float32", 1e-5)])
+def test_ibot_agrees_with_the_reference(modern, dtype, tolerance):
+    ref = modern("ibot")
+    with jax.enable_x64(dtype == "float64"):
+        ref = {name: jnp.asarray(x.astype(dtype) if x.dtype == float else x) for name, x in ref.items()}
+        p = jax.nn.softmax((ref["teacher_cls"] - ref["centre"]) / ref["temp_cls"]).reshape(2, 2, -1)
+        views = jnp.concatenate([ref[f"student_{x}"].reshape(2, 2, -1) for x in ("cls", "local")])
+        of_classes = paired_cross_entropy(p, views, 0.1)
+        assert of_classes == pytest.approx(float(ref["loss_cls"]), rel=tolerance)
+        p_patch = jax.nn.softmax((ref["teacher_patch"] - ref["patch_centre"]) / ref["temp_patch"])
+        masks = ref["mask"].astype(bool).reshape(2, 2, 3)
+
+        def of_patches(student, masks=masks):
+            terms = cross_entropy(p_patch, student, 0.1).reshape(2, 2, 3)
+            return masked_mean(terms, masks)
+
+        value, grad = jax.value_and_grad(of_patches)(ref["student_patch"])
+        assert value == pytest.approx(float(ref["loss_patch"]), rel=tolerance)
+        np.testing.assert_array_equal(np.asarray(grad)[~np.asarray(ref["mask"], bool)], 0)
+        assert of_patches(ref["student_patch"], jnp.zeros_like(masks)) == 0
+        # Crops without a mask count: twice as many of them halve the loss.
+        more = masked_mean(jnp.ones((4, 2, 3)), jnp.concatenate([masks, jnp.zeros_like(masks)]))
+        assert more == pytest.approx(float(masked_mean(jnp.ones((2, 2, 3)), masks)) / 2, rel=1e-6)
+        for name, teacher in (("centre", ref["teacher_cls"][None]), ("patch_centre", ref["teacher_patch"])):
+            moved = moved_centre(ref[name], teacher, 0.9)
+            np.testing.assert_allclose(moved, ref[f"new_{name}"], rtol=100 * tolerance)
 
 
 # SimDINO.
@@ -110,6 +254,23 @@ def test_half_of_the_crops_of_a_group_are_masked_by_spread_ratios(drawn):
     order = np.random.default_rng(0).permutation(64)
     again = mask_maker.stratified_counts(KEY, numbers[order], 196, **STRATA, drawn=drawn)
     np.testing.assert_array_equal(again, counts.reshape(-1)[order])
+    # As many as may be masked in a device's crops have a place.
+    for crops in (2, 4, 16, 24, 32, 64):
+        most = mask_maker.capacity(crops, 196, **STRATA)
+        found = max(counts.reshape(-1)[i : i + crops].sum() for i in range(0, 65 - crops, crops))
+        assert found <= most <= crops * 98
+    assert mask_maker.capacity(16, 196, **STRATA) == sum(int(x + 1e-3) for x in ends[1:])
+
+
+@fast
+def test_masked_rows_are_gathered_with_their_weights():
+    masks = jnp.asarray([[[1, 0, 1], [0, 0, 0]], [[0, 1, 0], [1, 1, 1]]], bool)
+    index, counted, weights = masked_rows(masks, 8)
+    np.testing.assert_array_equal(index[:6], [0, 2, 7, 9, 10, 11])
+    np.testing.assert_array_equal(counted, [1] * 6 + [0] * 2)
+    np.testing.assert_allclose(weights, np.array([1 / 2, 1 / 2, 1, 1 / 3, 1 / 3, 1 / 3, 0, 0]) / 4)
+    values = jnp.arange(12.0).reshape(2, 2, 3)
+    assert jnp.sum(weights * values.reshape(-1)[index]) == pytest.approx(float(masked_mean(values, masks)))
 
 
 # Drop path, and the vision transformer.
@@ -151,11 +312,35 @@ def test_masked_patches_are_the_token_at_their_position():
     assert np.abs(embedded.map - encode(x).map).max() > 1e-3
 
 
-def test_the_teacher_sees_no_mask():
-    run = tiny.run("simdinov2", batch_size=8)
-    ts, batch, found = run.init(), tiny.batch_of(run, 8), []
-    for share in (0.0, 1.0):
-        method = dataclasses.replace(run.method, mask_share=share, drop_path=0.0)
-        found.append(tiny.loss_function(run, method)(ts.params, ts.state, batch)[1][1])
-    plain, hidden = found
-    assert plain["masked"] == plain["patch_cosine"] == 0 and hidden["masked"] > 0.1 and hidden["patch_cosine"] > 0
+@fast
+def test_teacher_temperature_is_that_of_the_reference(modern):
+    wanted = modern("schedules")["dinov2_teacher_temp"]
+    info = Info(1, 1, 10, 1000)  # of 1,000 updates
+    reached = np.argmax(wanted >= wanted[-1] - 1e-12)
+    found = [float(teacher_temperature(jnp.asarray(s), info, 0.04, 0.07, reached / 10)) for s in range(0, 1000, 50)]
+    np.testing.assert_allclose(found, wanted[::50], rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["ibot", "dinov2"])
+def test_the_teacher_sees_no_mask_and_small_crops_have_none(name):
+    run = tiny.run(name, batch_size=8)
+    ts, batch = run.init(), tiny.batch_of(run, 8)
+    base = {"drop_path": 0.0}
+    without = dataclasses.replace(run.method, mask_share=0.0, **base)
+    masked = dataclasses.replace(run.method, mask_share=1.0, **base)
+    (_, (_, plain)), (_, (_, hidden)) = (
+        tiny.loss_function(run, m)(ts.params, ts.state, batch) for m in (without, masked)
+    )
+    assert plain["masked"] == plain["patch_loss"] == 0 and hidden["masked"] > 0.1 and hidden["patch_loss"] > 0
+    assert hidden["teacher_entropy"] == pytest.approx(float(plain["teacher_entropy"]), rel=1e-5)
+
+
+def test_variants_of_dinov2_train():
+    """Sinkhorn's iterations, and one head for class tokens and patches."""
+    run = tiny.run("dinov2", **{"method.balance": "sinkhorn", "method.separate_head": False, "batch_size": 8})
+    ts = run.init()
+    assert set(ts.params) == {"backbone", "head", "mask_token"}
+    loss, (state, metrics) = tiny.loss_function(run)(ts.params, ts.state, tiny.batch_of(run, 8))
+    assert np.isfinite(loss) and not np.abs(state["centre"]).any()
+    # All prototypes are equally likely.
+    assert metrics["mean_entropy"] == pytest.approx(np.log(run.method.out), abs=0.01)

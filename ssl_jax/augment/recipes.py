@@ -131,8 +131,12 @@ DINOV2_GLOBAL = (
     replace(_dinov2, area=(0.32, 1.0)),
     replace(_dinov2, area=(0.32, 1.0), blur=0.9, solarize=0.2),
 )
+DINOV2_PRINTED = (replace(DINOV2_GLOBAL[0], blur=1.0), replace(DINOV2_GLOBAL[1], blur=0.1))
+DINOV2_LOCAL = replace(_dinov2, size=96, area=(0.05, 0.32), blur=0.5)
 
-# RobinWu218/SimDINO.
+# bytedance/ibot, and RobinWu218/SimDINO.
+IBOT_GLOBAL = tuple(replace(view, area=(0.25, 1.0)) for view in DINO_GLOBAL)
+IBOT_LOCAL = replace(DINO_LOCAL, area=(0.05, 0.25))
 SIMDINOV2_GLOBAL = tuple(replace(view, area=(0.4, 1.0)) for view in DINOV2_GLOBAL)
 
 MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5, pillow=True)

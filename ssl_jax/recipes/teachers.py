@@ -1,4 +1,4 @@
-"""What recipes of the methods with a masked teacher (SimDINO, SimDINOv2) have in common."""
+"""What recipes of the methods with a masked teacher (iBOT, DINOv2, SimDINO) have in common."""
 
 from dataclasses import replace
 from typing import Any

@@ -45,9 +45,14 @@ def distillation_loss(
     """
     student, teacher = (x.astype(jnp.promote_types(x.dtype, jnp.float32)) for x in (student, teacher))
     p_t = jax.lax.stop_gradient(jax.nn.softmax((teacher - centre) / teacher_temp))
+    return paired_cross_entropy(p_t, student, student_temp), p_t
+
+
+def paired_cross_entropy(p_t: jax.Array, student: jax.Array, student_temp: float) -> jax.Array:
+    """Mean over images and pairs of different views of H(P_t, P_s), for P_t [A, B, K] and logits [V, B, K]."""
     log_p_s = jax.nn.log_softmax(student / student_temp)
     cross = -jnp.einsum("abk,vbk->av", p_t, log_p_s, precision="highest") / student.shape[1]
-    return (cross.sum() - jnp.trace(cross)) / (cross.size - len(p_t)), p_t
+    return (cross.sum() - jnp.trace(cross)) / (cross.size - len(p_t))
 
 
 def moved_centre(centre: jax.Array, teacher: jax.Array, momentum: float, axis_name: str | None = None) -> jax.Array:
@@ -167,11 +172,11 @@ class DINO(Method):
             "teacher": {"params": teacher["params"], "stats": xi_stats},
             "centre": moved_centre(state["centre"], t, self.centre_momentum, dist.AXIS),
         }
-        h_t = _entropy(p_t).mean()
+        h_t = entropy(p_t).mean()
         metrics = {
             "teacher_entropy": h_t,  # ln K if it collapsed to the uniform distribution
             "kl": loss - h_t,  # 0 in either collapse
-            "mean_entropy": _entropy(dist.mean(p_t.mean((0, 1)))),  # of the mean: 0 if one prototype takes all
+            "mean_entropy": entropy(dist.mean(p_t.mean((0, 1)))),  # of the mean: 0 if one prototype takes all
         }
         return loss, (state, Aux(jax.lax.stop_gradient(metrics), jax.lax.stop_gradient(y[:, 0])))
 
@@ -197,5 +202,6 @@ class DINO(Method):
         return math.log(self.out)
 
 
-def _entropy(p: jax.Array) -> jax.Array:
+def entropy(p: jax.Array) -> jax.Array:
+    """Entropy of distributions [..., K], in nats."""
     return jax.scipy.special.entr(p).sum(-1)

@@ -31,7 +31,7 @@ from ssl_jax.runtime.errors import UserError
 def sinkhorn(
     scores: jax.Array,
     *,
-    epsilon: float = 0.05,
+    epsilon: float | jax.Array = 0.05,
     iterations: int = 3,
     counted: jax.Array | None = None,
     axis_name: str | None = None,

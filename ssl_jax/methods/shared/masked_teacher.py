@@ -1,4 +1,4 @@
-"""Self-distillation of masked crops: what SimDINO and SimDINOv2 have in common.
+"""Self-distillation of masked crops: what iBOT, DINOv2 and SimDINO have in common.
 
 The student sees large crops, some of whose patches are replaced by a learned token, and small crops; the teacher, its
 exponential moving average, sees the large crops as they are. Class tokens of different crops of an image are compared,
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ssl_jax import dist
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method
@@ -168,6 +169,25 @@ class MaskedTeacher(Method):
         return super().variables(state["teacher"]["params"], state["teacher"])
 
 
+@dataclasses.dataclass(frozen=True)
+class PrototypeTeacher(MaskedTeacher):
+    """One whose head ends in prototypes."""
+
+    out: int = 65536  # K, prototypes
+    unit_prototypes: bool = False  # of length one; False: each has a gain that is learned, and decayed
+
+    def _head(self) -> DINOHead:
+        head = DINOHead(self.hidden, self.bottleneck, self.out, unit_prototypes=self.unit_prototypes)
+        return head.clone(dtype=self.backbone.dtype)
+
+    def groups(self, params: Any) -> Any:
+        labels = super().groups(params)
+        for head in ("head", "patch_head"):
+            if "last_layer" in params.get(head, {}):
+                labels[head]["last_layer"] = jax.tree.map(lambda _: "last_layer", params[head]["last_layer"])
+        return labels
+
+
 def rows_of_head(head: DINOHead, params: Any, x: jax.Array) -> jax.Array:
     """A head's output [..., K] of tokens [..., D]."""
     y = head.apply({"params": params}, x.reshape(-1, x.shape[-1]), train=False)
@@ -183,3 +203,15 @@ def masked_mean(values: jax.Array, masks: jax.Array) -> jax.Array:
     """
     shares = masks / jnp.maximum(masks.sum(-1, keepdims=True), 1)
     return jnp.sum(values * shares) / (masks.shape[0] * masks.shape[1])
+
+
+def teacher_temperature(step: jax.Array, info: Info, start: float, final: float, epochs: float) -> jax.Array:
+    """T_t: rises linearly from `start`, reaches `final` after so many epochs, and stays."""
+    progress = jnp.clip(step / max(epochs * info.steps_per_epoch, 1), 0.0, 1.0) if epochs else jnp.ones(())
+    return start + (final - start) * progress
+
+
+def spread_of(p: jax.Array) -> jax.Array:
+    """Entropy of the mean over all replicas of distributions [n, K]: 0 if one prototype takes all."""
+    mean = dist.mean(p.mean(0))
+    return jax.scipy.special.entr(mean).sum(-1)

@@ -128,5 +128,17 @@ def stratified_masks(
     return block_masks(keys, counts, grid, roll=roll).reshape(len(positions), 2, -1)
 
 
+def capacity(crops: int, patches: int, *, group: int, share: float, low: float, high: float) -> int:
+    """The most patches that `stratified_counts` can mask in `crops` consecutive crops, the first at their multiple."""
+    most = sorted((int(patches * end + 1e-4) for end in _ends(group, share, low, high)[1:]), reverse=True)
+    if not int(group * share):
+        return 1  # nothing is masked, but arrays have a row
+    whole, rest = divmod(crops, group)
+    if group % crops == 0:  # a part of one group
+        return sum(most[:crops])
+    # What is no multiple of a group may lie across two borders.
+    return min((whole + (2 if rest else 0)) * sum(most), crops * most[0])
+
+
 def _ends(group: int, share: float, low: float, high: float) -> np.ndarray:
     return np.linspace(low, high, max(int(group * share), 1) + 1, dtype=np.float32)

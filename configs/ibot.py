@@ -1,0 +1,7 @@
+"""iBOT. `python -m ssl_jax.main --config=configs/ibot.py:imagenet --workdir=runs/ibot`."""
+
+from ssl_jax import recipes
+
+
+def get_config(preset="cifar10"):
+    return recipes.get_config("ibot", preset)
