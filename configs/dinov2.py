@@ -1,4 +1,4 @@
-"""DINOv2. `python -m ssl_jax.main --config=configs/dinov2.py:imagenet --workdir=runs/dinov2`."""
+"""DINOv2. `python -m ssl_jax.main --config=configs/dinov2.py:cifar10 --workdir=runs/dinov2`."""
 
 from ssl_jax import recipes
 

@@ -1,4 +1,4 @@
-"""iBOT. `python -m ssl_jax.main --config=configs/ibot.py:imagenet --workdir=runs/ibot`."""
+"""iBOT. `python -m ssl_jax.main --config=configs/ibot.py:cifar10 --workdir=runs/ibot`."""
 
 from ssl_jax import recipes
 
