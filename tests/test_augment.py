@@ -952,11 +952,12 @@ TABLE = {
     "ROTNET": (224, FULL, "bilinear", 0.5, (0,) * 4, 0, 0, 0, 0, "flip", IMAGENET),
 }  # fmt: skip
 OURS = {"ROTNET_CIFAR", "DIGITS", "FASHION"}  # not in the tables
+LATER = ("DINOV2", "IBOT", "LEJEPA", "SIMDINOV2", "VISREG")  # methods that the tables do not have
 
 
 @pytest.mark.fast
 def test_every_recipe_is_in_the_table():
-    assert set(RECIPES) == set(TABLE) | OURS
+    assert {name for name in RECIPES if not name.startswith(LATER)} == set(TABLE) | OURS
 
 
 @pytest.mark.fast

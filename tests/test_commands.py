@@ -136,7 +136,7 @@ def test_a_reader_that_has_seen_enough(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     line = f"{sys.executable} -m ssl_jax presets | head -1"
     result = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert result.stdout == "## aet\n" and result.stderr == ""
+    assert result.stdout == f"## {build.names()[0]}\n" and result.stderr == ""
 
 
 def test_a_machine_without_a_tpu_is_not_asked_for_one(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 
 from ssl_jax import weights
 from ssl_jax.evals.cache import FeatureCache
-from ssl_jax.report import neighbours, page
+from ssl_jax.report import draw, maps, page
 from ssl_jax.runtime import files
 from ssl_jax.runtime.errors import UserError, explained
 from ssl_jax.weights import arrays_file
@@ -133,22 +133,22 @@ def test_a_section_that_fails_does_not_cost_the_page(caplog):
     def fails():
         raise ValueError("no <b> glyph")
 
-    text = page.page("t", "", [("First", fails), ("Second", lambda: "<p>there</p>")])
+    text = page.page("t", "", [page.Section("First", fails), page.Section("Second", lambda: "<p>there</p>")])
     assert "<p>there</p>" in text and "could not be drawn (ValueError: no &lt;b&gt; glyph)" in text
     assert "First" in caplog.text
 
 
 @pytest.mark.parametrize("value", [0.0, np.nan])
 def test_features_that_are_all_the_same_have_no_map(value, monkeypatch):
-    monkeypatch.setattr(neighbours, "_mapped", lambda s: np.arange(40))
-    monkeypatch.setattr(neighbours, "TSNE", None)
+    monkeypatch.setattr(maps, "_mapped", lambda s: np.arange(40))
+    monkeypatch.setattr(maps, "TSNE", None)
     sample = type("Sample", (), {"queries": np.full((40, 8), value, np.float32)})
     with pytest.raises(page.Empty, match="nothing to map"):
-        neighbours.maps(sample)
+        maps.maps(sample)
 
 
 def test_a_class_name_may_hold_dollars():
-    with matplotlib.rc_context(page._SETTINGS):
+    with matplotlib.rc_context(draw._SETTINGS):
         figure = Figure()
         figure.add_axes((0, 0, 1, 1)).set_title("$x_{$ \\frac")
-        assert "$x_{$" in page.svg(figure)
+        assert "$x_{$" in draw.svg(figure)

@@ -42,7 +42,7 @@ def test_a_line_a_measure_and_a_column_a_representation():
         ("linear/learning_rate", "chosen learning rate"),
         ("classifier/top1", "accuracy ↑"),
         ("classifier/target/top1", "accuracy target ↑"),
-        ("pretext/masked_mse", "masked mse"),
+        ("pretext/masked_mse", "squared error: masked ↓"),
         ("pretext/colorization/ab_bin_accuracy", "colorization, ab bin accuracy"),
         ("seconds/few_label", "few label"),
     ],

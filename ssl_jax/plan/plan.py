@@ -182,7 +182,7 @@ def arguments(run: Run) -> tuple[Any, ...]:
     index = dist.shapes(samplers.single(numbers), split, run.mesh)
     if not run.train.streamed:
         stored = jax.ShapeDtypeStruct((run.info.num_examples, math.prod(run.train.image_shape)), jnp.uint8)
-        given = {"image": stored, "label": run.train.labels} | _target_fields(run)
+        given = {"image": stored, "label": run.train.labels} | _fields(run)
         return run.shapes, dist.shapes(given, P(), run.mesh), index
     channels = run.train.image_shape[-1]
     parts = {}
@@ -195,8 +195,8 @@ def arguments(run: Run) -> tuple[Any, ...]:
     return run.shapes, dist.shapes(samplers.single(parts), split, run.mesh), index
 
 
-def _target_fields(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
-    """The fields of the data set that the method draws beside its views, as they lie on the devices."""
-    wanted = {field.name for field in run.method.targets().values()}
+def _fields(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+    """The fields of the data set that the method sees beside its views, as they lie on the devices."""
+    wanted = {field.name for field in run.method.targets().values()} | {"clip"}
     found = {name: x for name, x in loader.resident_fields(run.train).items() if name in wanted}
     return {name: jax.ShapeDtypeStruct((len(x), math.prod(x.shape[1:])), x.dtype) for name, x in found.items()}

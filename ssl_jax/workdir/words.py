@@ -39,6 +39,7 @@ GROUPS = {
     "pretext": "The method's own task, on test images",
     "segmentation": "Linear segmentation",
     "segmentation_heads": "Segmentation heads",
+    "own_masks": "The method's own segmentation",
     "knn_segmentation": "Segmentation by nearest patches",
     "propagation": "Masks carried through videos",
     "depth": "Depth",

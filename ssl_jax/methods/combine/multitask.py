@@ -14,6 +14,7 @@ the gradient of the weighted sum of the losses moves the backbone. Decisions:
   segmentation, which needs videos, and their ResNet-101 without its last stage.
 """
 
+from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
@@ -186,6 +187,18 @@ class Multitask(Method):
     def predict(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
         """The answer of the task `lead`."""
         return self._tasks()[self.lead].predict(_params_of(self.lead, params), state[self.lead], images)
+
+    def segment(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
+        """The answer of the task `lead`."""
+        return self._tasks()[self.lead].segment(_params_of(self.lead, params), state[self.lead], images)
+
+    def reading(self, metrics: Mapping[str, float], info: Info) -> str:
+        """What the tasks say of their own metrics."""
+        said = []
+        for name, task in self._tasks().items():
+            own = {key.removeprefix(f"{name}/"): value for key, value in metrics.items() if key.startswith(f"{name}/")}
+            said.append(task.reading(own, info))
+        return " ".join(filter(None, said))
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Those of all tasks."""
