@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 import dataclasses
 import functools
+from typing import Self
 
 import numpy as np
 
+from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers.order import permutation
 from ssl_jax.data.samplers.sampler import Indices
 from ssl_jax.runtime.errors import UserError
@@ -39,6 +41,28 @@ class Clips:
                 f"{self.stride} apart, fewer than the {self.batch_size} clips of config.batch_size: lower it, the "
                 "number of frames or their stride."
             )
+
+    @classmethod
+    def of(cls, data: Dataset, method: str, batch_size: int, length: int, stride: int, such_as: str = "davis") -> Self:
+        """The clips of a data set.
+
+        Args:
+          data: with the field `clip`.
+          method: that needs them, for the message.
+          batch_size: clips.
+          length: frames.
+          stride: frames from one to the next.
+          such_as: a source that has them, for the message.
+
+        Raises:
+          UserError: if the data do not say which frames belong together.
+        """
+        if "clip" not in data.fields:
+            raise UserError(
+                f"The method {method} needs videos, and the training images do not say which clip they belong to: "
+                f"choose a source of videos, such as {such_as}."
+            )
+        return cls(np.asarray(data.fields["clip"]), batch_size, length, stride)
 
     @functools.cached_property
     def _starts(self) -> np.ndarray:

@@ -68,12 +68,7 @@ class ShuffleAndLearn(Method):
             raise UserError(f"config.method.fusion is '{self.fusion}': use 'concatenation' or 'differences'.")
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
-        if "clip" not in data.fields:
-            raise UserError(
-                "The method shuffle_and_learn needs videos, and the training images do not say which clip they belong "
-                "to: choose a source of videos, such as davis."
-            )
-        return Clips(np.asarray(data.fields["clip"]), info.batch_size, FRAMES, self.stride)
+        return Clips.of(data, "shuffle_and_learn", info.batch_size, FRAMES, self.stride)
 
     def _head(self) -> nn.Module:
         return MLP(self.hidden, 2, dtype=self.backbone.dtype)

@@ -83,12 +83,7 @@ class TrackingTriplets(Method):
             )
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
-        if "clip" not in data.fields:
-            raise UserError(
-                "The method tracking_triplets needs tracks, and the training images do not say which one they belong "
-                "to: choose a source of videos, such as davis:tracks."
-            )
-        return Clips(np.asarray(data.fields["clip"]), info.batch_size, 2, self.stride)
+        return Clips.of(data, "tracking_triplets", info.batch_size, 2, self.stride, such_as="davis_tracks")
 
     def _head(self) -> MLP:
         return MLP((), self.out, dtype=self.backbone.dtype)

@@ -28,6 +28,7 @@ from ssl_jax.augment.view import View, pixels
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Clips, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric, Picture
+from ssl_jax.methods.pretext.colorization import lightness
 from ssl_jax.methods.ranges import Positive
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
@@ -114,12 +115,7 @@ class VideoColorization(Method):
             )
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
-        if "clip" not in data.fields:
-            raise UserError(
-                "The method video_colorization needs videos, and the training images do not say which clip they "
-                "belong to: choose a source of videos, such as davis."
-            )
-        return Clips(np.asarray(data.fields["clip"]), info.batch_size, self.references + 1, self.stride)
+        return Clips.of(data, "video_colorization", info.batch_size, self.references + 1, self.stride)
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         del info
@@ -148,7 +144,7 @@ class VideoColorization(Method):
 
     def _encoded(self, params, stats, images, train):
         """Maps [n, h, w, D] of Lab images, pooled features and the running statistics."""
-        h, stats = apply(self.backbone, "backbone", params, stats, _lightness(images), train=train, pool=False)
+        h, stats = apply(self.backbone, "backbone", params, stats, lightness(images), train=train, pool=False)
         z, stats = apply(Places(self.out), "projector", params, stats, h, train=train)
         return z, h.mean((1, 2)), stats
 
@@ -176,7 +172,7 @@ class VideoColorization(Method):
         return copy_loss(answer, truth), ({**state, "stats": stats}, Aux(metrics, jax.lax.stop_gradient(h)))
 
     def encode(self, variables, images, **options):
-        return super().encode(variables, _lightness(lab.rgb_to_lab(pixels(self.view, images))), **options)
+        return super().encode(variables, lightness(lab.rgb_to_lab(pixels(self.view, images))), **options)
 
     def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
         """Frames whose colours are copied from the ones before."""
@@ -194,11 +190,6 @@ class VideoColorization(Method):
         """All clusters as likely."""
         del info
         return math.log(self.clusters)
-
-
-def _lightness(colours: jax.Array) -> jax.Array:
-    """The network's input [..., 1], about -1 to 1, of Lab images [..., 3]."""
-    return colours[..., :1] / 50 - 1
 
 
 def _shrunk(ab: jax.Array, side: tuple[int, int]) -> jax.Array:

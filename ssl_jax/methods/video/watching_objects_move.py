@@ -28,7 +28,6 @@ from ssl_jax.data.samplers import Clips, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
-from ssl_jax.runtime.errors import UserError
 
 FRAMES, MIDDLE = 5, 2
 AREA = (0.02, 0.6)  # share of the frame that an object covers
@@ -162,12 +161,7 @@ class WatchingObjectsMove(Method):
     pools_map = True
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:
-        if "clip" not in data.fields:
-            raise UserError(
-                "The method watching_objects_move needs videos, and the training images do not say which clip they "
-                "belong to: choose a source of videos, such as davis."
-            )
-        return Clips(np.asarray(data.fields["clip"]), info.batch_size, FRAMES, self.stride)
+        return Clips.of(data, "watching_objects_move", info.batch_size, FRAMES, self.stride)
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"backbone": self.backbone, "head": MaskHead(self.side, self.view.size)}
