@@ -31,9 +31,11 @@ def measure(context: Context) -> list[Result]:
     problem = dense.Problem(1, lambda x, truth: boundaries.balanced_loss(x[..., 0], truth), field, all_stages)
     truth = test.fields["boundary"]
     chance = boundaries.average_precision(np.zeros_like(truth), truth)
-    found = []
+    found, shades = [], {}
     for of, kind, answers in dense.predictions(context, problem, train, test):
         score = dense.enlarged(answers, truth.shape[1:3], lambda x: x[..., 0])
+        shades[f"{of}, {kind}"] = 1 / (1 + np.exp(-score[..., None].astype(np.float64)))
         value = boundaries.average_precision(score, truth)
         found.append(Result(f"boundaries/{kind}/average_precision", value, of, chance=chance))
+    dense.show(context, "Test images, their boundaries, and how sure each head is.", test, truth[..., None], shades)
     return found

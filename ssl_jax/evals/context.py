@@ -11,7 +11,7 @@ from ssl_jax import data
 from ssl_jax.data import loader, loading, train_test
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.features import stage_extractor
-from ssl_jax.methods.contract import Variables
+from ssl_jax.methods.contract import Picture, Variables
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.recipes import base
 from ssl_jax.run import Run
@@ -73,6 +73,7 @@ class Context:
     features: Features
     tune_epochs: int | None = None  # of fine-tuning; None: `fine_tune.EPOCHS`
     frozen: tuple[int, ...] = ()  # stages that fine-tuning copies, once frozen and once not
+    pictures: list[Picture] = dataclasses.field(default_factory=list)  # of the evaluation at hand, for the report
 
     @property
     def run(self) -> Run:

@@ -12,7 +12,7 @@ import optax
 
 from ssl_jax.augment.targets import Field
 from ssl_jax.augment.view import View
-from ssl_jax.evals import heads
+from ssl_jax.evals import heads, pictures
 from ssl_jax.evals.context import Context, Network
 from ssl_jax.evals.maps import strided
 from ssl_jax.metrics.segmentation import upsampled
@@ -164,6 +164,13 @@ def _task(head: nn.Module, problem: Problem) -> heads.Task:
         return problem.loss(upsampled(answers, (truth.shape[1], truth.shape[2])), truth)
 
     return heads.Task(head, loss, problem.features, {name: problem.field})
+
+
+def show(context: Context, title: str, test: Part, truth: np.ndarray, answers: Mapping[str, np.ndarray]) -> None:
+    """Shows some test images beside the truth and the answers, by a name, as images [N, H, W, 1 or 3]."""
+    rows = pictures.shown(len(test.images))
+    columns = {"image": test.images[rows], "truth": truth[rows]} | {name: x[rows] for name, x in answers.items()}
+    context.pictures.append(pictures.beside(title, columns))
 
 
 def enlarged(answers: np.ndarray, size: tuple[int, int], what: Callable[[jax.Array], jax.Array]) -> np.ndarray:

@@ -27,9 +27,11 @@ def measure(context: Context) -> list[Result]:
     problem, depth_of = _problem(context.config.eval.depth_answer, known)
     truth = test.fields["depth"]
     chance = depth.scores(np.full_like(truth, np.median(known)), truth)
-    found = []
+    found, shades = [], {}
     for of, kind, answers in dense.predictions(context, problem, train, test):
-        scores = depth.scores(dense.enlarged(answers, truth.shape[1:3], depth_of), truth)
+        answer = dense.enlarged(answers, truth.shape[1:3], depth_of)
+        shades[f"{of}, {kind}"] = _shade(answer, known)
+        scores = depth.scores(answer, truth)
         found += [
             Result(
                 f"depth/{kind}/{name}",
@@ -41,7 +43,16 @@ def measure(context: Context) -> list[Result]:
             )
             for name, value in scores._asdict().items()
         ]
+    title = "Test images, their depth (near is bright, black unknown), and that which each head found."
+    dense.show(context, title, test, _shade(truth, known), shades)
     return found
+
+
+def _shade(found: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Depths [N, H, W] as greys [N, H, W, 1] on a scale of logarithms, the nearest white; 0 is black."""
+    nearest, furthest = np.log(known.min()), np.log(known.max())
+    share = (furthest - np.log(np.maximum(found, 1e-6))) / max(furthest - nearest, 1e-6)
+    return np.where(found > 0, 0.1 + 0.9 * share.clip(0, 1), 0.0)[..., None]
 
 
 def _problem(answer: str, known: np.ndarray) -> tuple[dense.Problem, Any]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.targets import Field
-from ssl_jax.evals import dense, heads
+from ssl_jax.evals import dense, heads, pictures
 from ssl_jax.evals.context import Context, Network
 from ssl_jax.evals.maps import strided
 from ssl_jax.metrics import centernet, detection
@@ -21,6 +21,7 @@ OPTIONS = {"detection_width": 256}  # channels of the deconvolutions of CenterNe
 STRIDE = 4  # of the heat map, pixels
 AREA = (0.25, 1.0)  # share of the image's area that a crop covers
 MOST = 100  # detections of an image
+SHOWN = 0.3  # score of a detection that a picture shows
 
 
 def measure(context: Context) -> list[Result]:
@@ -28,15 +29,34 @@ def measure(context: Context) -> list[Result]:
     heads.in_memory(context.images, "detection", frozenset({"boxes"}))
     names = context.images[0].card.box_classes
     classes = len(names) or 1 + int(max(d.fields["boxes"][..., 4].max() for d in context.images))
-    found = []
+    found, boxes = [], {}
     for of, network in context.networks.items():
         network = strided(network, context.config.eval.output_stride)
         for kind in ("frozen", "tuned"):
-            found += _measured(context, network, of, kind, classes)
+            results, boxes[f"{of}, {kind}"] = _measured(context, network, of, kind, classes)
+            found += results
+    test = context.images[1]
+    rows = pictures.shown(len(test))
+    columns = {"truth": _drawn(test.images, rows, _true(np.asarray(test.fields["boxes"])), classes)}
+    columns |= {name: _drawn(test.images, rows, these, classes) for name, these in boxes.items()}
+    title = f"Test images with their boxes, and with those that each head found with a score of {SHOWN} at least."
+    context.pictures.append(pictures.beside(title, columns))
     return found
 
 
-def _measured(context: Context, network: Network, of: str, kind: str, classes: int) -> list[Result]:
+def _drawn(images: np.ndarray, rows: np.ndarray, boxes: detection.Boxes, classes: int) -> np.ndarray:
+    """Some images with their boxes."""
+    found = []
+    for row in rows:
+        these = (boxes.image == row) & (boxes.score >= SHOWN)
+        found.append(pictures.boxed(images[row], np.c_[boxes.box[these], boxes.kind[these]], classes))
+    return np.stack(found)
+
+
+def _measured(
+    context: Context, network: Network, of: str, kind: str, classes: int
+) -> tuple[list[Result], detection.Boxes]:
+    """What was found of a backbone and a head, and the detections in the test images."""
     train, test = context.images
     options = context.config.eval
     view = dense.view(context, network, train.images, crop="torch", area=AREA, ratio=(1.0, 1.0))
@@ -56,15 +76,13 @@ def _measured(context: Context, network: Network, of: str, kind: str, classes: i
     fit = dense.trainer(context, network, task, view, kind == "tuned")
     true = [np.asarray(d.fields["boxes"]) for d in (train, test)]
     trained = fit(train.images, {"boxes": true[0]}, options.dense_iterations, context.config.seed)
-    own, scores = (
-        detection.scores(_found(centernet.Answer(*fit.answers(trained, d.images)), stride), _true(boxes))
-        for d, boxes in zip((train, test), true, strict=True)
-    )
+    boxes = [_found(centernet.Answer(*fit.answers(trained, d.images)), stride) for d in (train, test)]
+    own, scores = (detection.scores(these, _true(those)) for these, those in zip(boxes, true, strict=True))
     results = [
         Result(f"detection/{kind}/{name}", value, of, detail=name in ("ap75", "voc07", "voc"))
         for name, value in scores._asdict().items()
     ]
-    return [*results, Result(f"detection/{kind}/train_ap50", own.ap50, of, detail=True)]
+    return [*results, Result(f"detection/{kind}/train_ap50", own.ap50, of, detail=True)], boxes[1]
 
 
 def _found(answer: centernet.Answer, stride: float) -> detection.Boxes:

@@ -20,9 +20,11 @@ def measure(context: Context) -> list[Result]:
     truth = test.fields["normals"]
     mean = train.fields["normals"].reshape(-1, 3).mean(0)
     chance = normals.scores(np.broadcast_to(mean, truth.shape), truth)
-    found = []
+    found, colours = [], {}
     for of, kind, answers in dense.predictions(context, problem, train, test, flip=0.0):
-        scores = normals.scores(dense.enlarged(answers, truth.shape[1:3], lambda x: x), truth)
+        answer = dense.enlarged(answers, truth.shape[1:3], lambda x: x)
+        colours[f"{of}, {kind}"] = _colours(answer)
+        scores = normals.scores(answer, truth)
         found += [
             Result(
                 f"normals/{kind}/{name}",
@@ -34,4 +36,11 @@ def measure(context: Context) -> list[Result]:
             )
             for name, value in scores._asdict().items()
         ]
+    title = "Test images, their normals as colours, and those that each head found."
+    dense.show(context, title, test, _colours(truth), colours)
     return found
+
+
+def _colours(found: np.ndarray) -> np.ndarray:
+    """Normals [N, H, W, 3] of any length as red, green and blue."""
+    return 0.5 + 0.5 * found / np.maximum(np.linalg.norm(found, axis=-1, keepdims=True), 1e-12)

@@ -10,7 +10,7 @@ import numpy as np
 from ssl_jax import dist
 from ssl_jax.evals.context import Context, Network
 from ssl_jax.evals.maps import cut, names_of, needs_masks
-from ssl_jax.evals.segmentation import results
+from ssl_jax.evals.segmentation import results, show
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "own segmentation", frozenset({"mask", "test images"}), True, False
@@ -30,15 +30,20 @@ def measure(context: Context) -> list[Result]:
     if domain is not None and len(test.card.domains) > 1 and len(domain) == len(test_x):
         target = np.asarray(domain) == len(test.card.domains) - 1
         rows = {"/source": np.flatnonzero(~target), "/target": np.flatnonzero(target)}
-    found = []
+    found: list[Result] = []
+    shown: dict[str, dict[str, np.ndarray]] = {part: {} for part in rows}
     for of, network in context.networks.items():
         answer = _answers(network, len(names), test_x.shape[1:])
         if answer is None:
             continue
         for part, these in rows.items():
             if len(these):
-                masks = answer(test_x[these])
+                masks = shown[part][of] = answer(test_x[these])
                 found += results(f"own_masks{part}", of, masks, test_y[these], train_y, names)
+    for part, masks_of in shown.items():
+        if masks_of:
+            title = f"Test images{part.replace('/', ' of the ')}, their masks, and the method's own answers."
+            show(context, title, test_x[rows[part]], test_y[rows[part]], masks_of, len(names))
     return found
 
 

@@ -7,6 +7,7 @@ videos of means over their frames. Papers use DAVIS 2017 at 480 pixels; sizes ar
 
 import numpy as np
 
+from ssl_jax.evals import pictures
 from ssl_jax.evals.context import Context
 from ssl_jax.evals.maps import cut, maps, names_of, needs_masks, strided
 from ssl_jax.metrics import propagation
@@ -32,13 +33,40 @@ def measure(context: Context) -> list[Result]:
         for rows in _videos(np.asarray(d.fields["clip"]), len(images), d.name)
     ]
     still = _scores([np.broadcast_to(masks[0], masks.shape) for _, masks in videos], videos)
-    found = []
+    found, last = [], {}
     for of, network in context.networks.items():
         network = strided(network, context.config.eval.output_stride)
         carried = [propagation.carried(maps(network, images), masks[0], classes) for images, masks in videos]
+        last[of] = [masks[-1] for masks in carried]
         scores = _scores(carried, videos)
         found += [Result(f"propagation/{k}", scores[k], of, chance=still[k]) for k in ("jf", "j", "f")]
+    _show(context, videos, last, classes)
     return found
+
+
+def _show(
+    context: Context, videos: list[tuple[np.ndarray, np.ndarray]], last: dict[str, list[np.ndarray]], classes: int
+) -> None:
+    """Shows the first and last frame of some videos, under the true masks and those that were carried to the last."""
+    rows = pictures.shown(len(videos))
+
+    def under(frame: int, masks: list[np.ndarray]) -> np.ndarray:
+        frames = [videos[row][0][frame] for row in rows]
+        return np.stack([_under(x, masks[row], classes) for x, row in zip(frames, rows, strict=True)])
+
+    columns = {"first frame": under(0, [masks[0] for _, masks in videos])}
+    columns["last frame"] = under(-1, [masks[-1] for _, masks in videos])
+    columns |= {of: under(-1, masks) for of, masks in last.items()}
+    context.pictures.append(
+        pictures.beside("Videos: the masks that were given, the true last ones, and those carried there.", columns)
+    )
+
+
+def _under(image: np.ndarray, mask: np.ndarray, classes: int) -> np.ndarray:
+    """An image [H, W, C] with the colours of a mask [H, W] over all but class 0."""
+    colours = pictures.coloured(mask, classes)
+    grey = np.broadcast_to(image.mean(-1, keepdims=True), colours.shape)
+    return np.where((mask > 0)[..., None], 0.4 * grey + 0.6 * colours, image).astype(np.uint8)
 
 
 def _videos(clips: np.ndarray, count: int, name: str) -> list[np.ndarray]:

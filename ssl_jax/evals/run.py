@@ -9,7 +9,7 @@ from etils import epath
 import jax
 from ml_collections import ConfigDict
 
-from ssl_jax.evals import context, external
+from ssl_jax.evals import context, external, pictures
 from ssl_jax.evals.cache import FeatureCache, fingerprint
 from ssl_jax.evals.context import Context, Features, Images, Network
 from ssl_jax.evals.find import LARGE, evaluations, find, options
@@ -136,7 +136,7 @@ def _evaluate(
     for number, name in enumerate(names, 1):
         try:
             with progress.of(f"{name} ({number} of {len(names)})"):
-                _measure(name, what, results)
+                _measure(name, what, results, workdir)
         except UserError as error:
             if evals is not None:
                 raise
@@ -273,12 +273,15 @@ def _circumstances(run: Run, ts: TrainState) -> dict[str, Any]:
     }
 
 
-def _measure(name: str, what: Context, results: Results) -> None:
+def _measure(name: str, what: Context, results: Results, workdir: str) -> None:
     """Measures, stores what was found and prints it."""
     evaluation = find(name)
     began = time.time()
+    what.pictures.clear()
     found = evaluation.measure(what)
     results.record(found, **{f"seconds/{name}": time.time() - began})
+    if file := pictures.store(workdir, name, results.key, what.pictures):
+        results.add({"pictures": results.values.get("pictures", {}) | {name: file}})
     if evaluation.TITLE and found:
         print(table(evaluation.TITLE, found), end="\n\n")
 

@@ -1,7 +1,10 @@
 """Linear segmentation: a 1x1 convolution on the map of the frozen backbone, for data with masks."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
+from ssl_jax.evals import pictures
 from ssl_jax.evals.context import Context
 from ssl_jax.evals.maps import cut, maps, names_of, needs_masks
 from ssl_jax.metrics import segmentation
@@ -19,11 +22,23 @@ def measure(context: Context) -> list[Result]:
     names = names_of(context.images)
     (train_x, train_y), (test_x, test_y) = (cut(d, len(names)) for d in context.images)
     options = {"classes": len(names), "epochs": context.config.eval.segmentation_epochs, "seed": context.config.seed}
-    found = []
+    found, masks = [], {}
     for of, network in context.networks.items():
         probe = segmentation.Probe(maps(network, train_x), train_y, **options)
-        found += results("segmentation", of, probe(maps(network, test_x), test_y.shape[1:]), test_y, train_y, names)
+        masks[of] = probe(maps(network, test_x), test_y.shape[1:])
+        found += results("segmentation", of, masks[of], test_y, train_y, names)
+    show(context, "Test images, their masks, and those that a linear layer found.", test_x, test_y, masks, len(names))
     return found
+
+
+def show(
+    context: Context, title: str, images: np.ndarray, truth: np.ndarray, masks: Mapping[str, np.ndarray], classes: int
+) -> None:
+    """Shows some images beside their masks [N, H, W] and those that were found, by a name."""
+    rows = pictures.shown(len(images))
+    columns = {"image": images[rows], "truth": pictures.coloured(truth[rows], classes)}
+    columns |= {name: pictures.coloured(found[rows], classes) for name, found in masks.items()}
+    context.pictures.append(pictures.beside(title, columns))
 
 
 def results(

@@ -8,7 +8,7 @@ from ssl_jax.augment.targets import Field
 from ssl_jax.evals import dense
 from ssl_jax.evals.context import Context
 from ssl_jax.evals.maps import names_of, needs_masks
-from ssl_jax.evals.segmentation import results
+from ssl_jax.evals.segmentation import results, show
 from ssl_jax.metrics import segmentation
 from ssl_jax.metrics.segmentation import IGNORE
 from ssl_jax.workdir.results import Result
@@ -30,10 +30,12 @@ def measure(context: Context) -> list[Result]:
     problem = dense.Problem(len(names), _loss, Field("mask", "view"))
     looks = {"crop": "torch", "area": AREA, "ratio": (1.0, 1.0)}
     truth = test.fields["mask"]
-    found = []
+    found, answers = [], {}
     for of, kind, logits in dense.predictions(context, problem, train, test, **looks):
         masks = dense.enlarged(logits, truth.shape[1:3], lambda x: x.argmax(-1).astype(jnp.uint8))
         found += results(f"segmentation_heads/{kind}", of, masks, truth, train.fields["mask"], names)
+        answers[f"{of}, {kind}"] = masks
+    show(context, "Test images, their masks, and those that each head found.", test.images, truth, answers, len(names))
     return found
 
 

@@ -9,6 +9,7 @@ from ssl_jax.workdir.results import Result
 TITLE, NEEDS, DEFAULT, LARGE = "verification", LABELLED, False, True
 
 FAR = 1e-3
+RATES = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3)  # false accept rates of the curve in the report
 
 
 def measure(context: Context) -> list[Result]:
@@ -25,5 +26,10 @@ def measure(context: Context) -> list[Result]:
             Result("verification/val", scores.val.mean(), of, spread=scores.val.std()),
             Result("verification/far", scores.far.mean(), of, detail=True),
             Result("verification/auc", scores.auc, of, chance=0.5),
+        ]
+        accepted = verification.accepted(distance, pairs.same, RATES)
+        found += [
+            Result(f"verification/roc/{rate:g}", share, of, chance=rate, detail=True)
+            for rate, share in zip(RATES, accepted, strict=True)
         ]
     return found

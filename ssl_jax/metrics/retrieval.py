@@ -54,6 +54,32 @@ def retrieval(
     return dict(zip(names, map(float, np.concatenate(found).mean(0)), strict=True))
 
 
+def hardest_triplets(x: ArrayLike, labels: ArrayLike, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The triplets of an image, another of its class and one of another class that are furthest from right order.
+
+    Args:
+      x: [N, D] features.
+      labels: [N] integers; images labelled -1 take no part.
+      count: most triplets; one an image, and no image twice as the first one.
+
+    Returns:
+      rows int [n, 3] of the image, of the least similar one of its class and of the most similar one of another, those
+      of the largest difference first; and their cosines [n, 2].
+    """
+    x, labels = np.asarray(x, np.float32), np.asarray(labels)
+    known = evenly_spaced(np.flatnonzero(labels >= 0), MAX_QUERIES)
+    unit = x[known] / np.maximum(np.linalg.norm(x[known], axis=1, keepdims=True), 1e-12)
+    similarity, same = unit @ unit.T, labels[known, None] == labels[known]
+    np.fill_diagonal(same, False)
+    other = labels[known, None] != labels[known]
+    usable = np.flatnonzero(same.any(1) & other.any(1))
+    close = np.where(same, similarity, np.inf)[usable]
+    far = np.where(other, similarity, -np.inf)[usable]
+    worst = np.argsort(close.min(1) - far.max(1), kind="stable")[:count]
+    rows = np.stack([usable[worst], close[worst].argmin(1), far[worst].argmax(1)], 1)
+    return known[rows], np.stack([close[worst].min(1), far[worst].max(1)], 1)
+
+
 def _scores(x: np.ndarray, labels: np.ndarray, queries: np.ndarray, ks: Sequence[int]) -> np.ndarray:
     """[queries, 3 + 2 len(ks)]: average precision, MAP@R, R-precision, recall at each k, precision at each k."""
     similarity = x[queries] @ x.T

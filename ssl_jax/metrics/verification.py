@@ -1,10 +1,11 @@
 """Verification: are two images of one class? Pairs in ten folds, as Labeled Faces in the Wild (LFW) has them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from ssl_jax.runtime.errors import UserError
 
@@ -65,6 +66,20 @@ def draw_pairs(labels: ArrayLike, *, pairs: int = PAIRS, seed: int = 0) -> Pairs
         )
     drawn = np.concatenate([kind[:count] for fold in found for kind in fold])
     return Pairs(drawn, np.tile(np.repeat([True, False], count), FOLDS), np.repeat(np.arange(FOLDS), 2 * count))
+
+
+def accepted(distance: ArrayLike, same: ArrayLike, rates: Sequence[float]) -> np.ndarray:
+    """Points of the ROC: the share of the pairs of one class that are accepted at each false accept rate.
+
+    Args:
+      distance: of the pairs [n].
+      same: bool [n].
+      rates: false accept rates; the threshold is the largest at which no larger share of the pairs of two classes is
+        accepted.
+    """
+    distance, same = np.asarray(distance), np.asarray(same, bool)
+    false, true, _ = roc_curve(same, -distance, drop_intermediate=False)
+    return np.array([true[np.searchsorted(false, rate, side="right") - 1] for rate in rates])
 
 
 def verify(distance: ArrayLike, same: ArrayLike, folds: ArrayLike, *, far: float = 1e-3) -> Verification:

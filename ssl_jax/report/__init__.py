@@ -14,7 +14,7 @@ import sys
 from etils import epath
 
 from ssl_jax import command_line
-from ssl_jax.report import curves, maps, neighbours, network, page, runs, summary, tables
+from ssl_jax.report import curves, evaluated, maps, neighbours, network, page, runs, summary, tables
 from ssl_jax.report.page import Absent, Empty, Section
 from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
@@ -52,6 +52,9 @@ def _sections(files: list[runs.Files], first: "_Pictures", image: int) -> list[S
         Section("Training", lambda: curves.training(files, first.chance() if alone else None)),
         Section("Differences between configs", lambda: tables.differences(files)),
         Section("What the network finds similar", first.similar),
+        Section("Pictures of the evaluations", lambda: evaluated.shown(files[0])),
+        Section("Verification", lambda: evaluated.verification(files)),
+        Section("Tasks in sequence", lambda: evaluated.tasks(files[0])),
         Section("Views", lambda: network.views(first.network)),
         Section("What the pretext task looks like", lambda: network.pictures(first.network)),
         Section("All results", lambda: tables.results(files), folded=True),

@@ -10,6 +10,7 @@ import logging
 import platform
 import re
 from typing import Any, NamedTuple
+import zlib
 
 from etils import epath
 
@@ -81,6 +82,11 @@ class Results:
                 aside.replace(self.path)
                 self.values = stored
                 return
+
+    @property
+    def key(self) -> str:
+        """Tells the weights and images of these results from others, in file names."""
+        return f"{zlib.crc32(json.dumps(self._same, sort_keys=True).encode()):08x}"
 
     def _about_the_same(self, stored: dict[str, Any], own: str) -> bool:
         known = {"step": None, "data": own} | stored

@@ -86,6 +86,7 @@ _MEASURES = {
     r"verification/accuracy": Words("accuracy", UP, "Pairs told right at the threshold of the other nine folds."),
     r"verification/val": Words("VAL at a FAR of 0.001", UP, "Pairs of one class accepted, with 1 in 1000 others."),
     r"verification/far": Words("FAR at that threshold", DOWN),
+    r"verification/roc/([\d.e-]+)": Words("pairs accepted at a FAR of {}", UP),
     r"verification/auc": Words("area under the ROC", UP),
     r"retrieval/(recall|precision)@(\d+)": Words("{} among the first {}", UP),
     r"cluster/accuracy": Words("accuracy after matching", UP),
