@@ -18,6 +18,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from ssl_jax.workdir import results as stored
+from ssl_jax.workdir import words
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS, RUNS = ROOT / "docs" / "cifar_small.jsonl", ROOT / "docs" / "runs.jsonl"
@@ -156,15 +157,53 @@ def tries(runs: list[Row]) -> str:
 
 
 def tasks(runs: list[Row]) -> str:
-    """Every run of a method that has a task of its own, on held-out data: one line a measure."""
+    """Runs on held-out data of some kind: a table a data set, with a row a config and a column a measure."""
+    measured: dict[str, list[Row]] = {}
+    for run in runs:
+        if "results" in run:
+            measured.setdefault(run["data"], []).append(run)
+    return "\n".join(f"### {data}\n\n{_task_table(members)}" for data, members in measured.items())
+
+
+def _task_table(runs: list[Row]) -> str:
+    """What runs on one data set found: means over seeds, with their standard deviation or else a run's own interval."""
+    names = list(dict.fromkeys(name for run in runs for name in run["results"]))
     lines = []
-    for run in (run for run in runs if "results" in run):
-        for name, found in run["results"].items():
-            cells = [f"{100 * found[key]:.1f}" if key in found else "" for key in ("value", *TASK_COLUMNS)]
-            cells[0] += f" ± {100 * found['interval']:.1f}" if "interval" in found else ""
-            minutes = str(run["minutes"])
-            lines.append([f"`{run['config']}`", run["data"], str(run["seed"]), minutes, f"`{name}`", *cells])
-    return markdown(["run", "measured on", "seed", "minutes", "measure", "%", *TASK_COLUMNS], lines)
+    for baseline in TASK_COLUMNS:
+        known = {
+            name: run["results"][name][baseline]
+            for run in runs
+            for name in run["results"]
+            if baseline in run["results"][name]
+        }
+        if known:
+            lines.append([baseline, "", "", *(f"{100 * known[n]:.1f}" if n in known else "" for n in names), ""])
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for run in runs:
+        groups.setdefault((run["config"], run["note"]), []).append(run)
+    for (config, note), members in groups.items():
+        seeds = ", ".join(str(run["seed"]) for run in members)
+        minutes = f"{np.mean([run['minutes'] for run in members]):.2g}"
+        config = config.removeprefix("--config=").replace(" --config.", " ")
+        lines.append([f"`{config}`", seeds, minutes, *(_share(members, name) for name in names), note])
+    head = ["run", "seeds", "minutes", *map(_heading, names), "note"]
+    return markdown(head, lines)
+
+
+def _heading(name: str) -> str:
+    """What a column's measure is called, with its group where the name alone does not tell."""
+    told = words.of(name)
+    return f"{words.group(name.split('/')[0])}: {told.title}" if told.name == "accuracy" else told.title
+
+
+def _share(runs: list[Row], name: str) -> str:
+    """A share in % and its spread."""
+    found = [run["results"][name] for run in runs if name in run["results"]]
+    values = [100 * x["value"] for x in found]
+    if not values:
+        return ""
+    interval = 100 * found[0].get("interval", 0.0) if len(values) == 1 else np.std(values, ddof=1)
+    return f"{np.mean(values):.1f}" + (f" ± {interval:.1f}" if interval else "")
 
 
 def office() -> str:

@@ -388,7 +388,7 @@ def pictures(root, counts):
 )
 def test_the_plain_command_measures_what_the_data_has(copied, tmp_path, monkeypatch, capsys, counts, measured, words):
     done = []
-    monkeypatch.setattr(evaluation, "_measure", lambda name, what, results: done.append(name))
+    monkeypatch.setattr(evaluation, "_measure", lambda name, what, results, workdir: done.append(name))
     assert evaluate.main([f"--workdir={copied}", pictures(tmp_path / "images", counts)]) == 0
     assert " ".join(done) == measured and words in capsys.readouterr().out
 

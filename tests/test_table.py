@@ -34,7 +34,7 @@ def test_a_line_a_measure_and_a_column_a_representation():
         ("few_label/1", "1 label per class ↑"),
         ("few_label/10", "10 labels per class ↑"),
         ("few_label/all", "all labels ↑"),
-        ("few_shot/5way_1shot/prototypes", "5 classes, 1 labels, prototypes ↑"),
+        ("few_shot/5way_1shot/prototypes", "5-way 1-shot, prototypes ↑"),
         ("retrieval/recall@5", "recall among the first 5 ↑"),
         ("health/rank/2", "effective rank, stage 2 ↑"),
         ("health/dead_units", "dead units ↓"),
