@@ -152,10 +152,9 @@ def _recoloured(d: data.Dataset, channels: int) -> data.Dataset:
             f"The run saw grey images, and {d.name} is streamed in colour: make it fit in memory with "
             "--config.data.max_gib, or evaluate a run of colour images on it."
         )
-    if channels == 3:
-        return dataclasses.replace(d, images=np.repeat(d.images, 3, axis=-1))
-    luma = np.round(d.images @ np.array([0.299, 0.587, 0.114]))[..., None].astype(np.uint8)
-    return dataclasses.replace(d, images=luma)
+    luma = np.array([0.299, 0.587, 0.114])
+    grey = d.images if channels == 3 else np.round(d.images @ luma)[..., None].astype(np.uint8)
+    return dataclasses.replace(d, images=np.repeat(grey, 3, axis=-1) if channels == 3 else grey)
 
 
 def in_memory(d: data.Dataset, limit: int, side: int) -> tuple[np.ndarray, np.ndarray]:
