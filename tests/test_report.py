@@ -284,6 +284,19 @@ def test_the_chart_of_few_labels_has_a_line_a_method_and_the_baselines_once(seve
 
 
 @pytest.mark.fast
+def test_methods_that_learn_with_few_labels_are_lines_of_their_classifier(several, tmp_path):
+    folders = []
+    for labels, weight, top1 in ((1, 1.0, 0.3), (10, 1.0, 0.6), (10, 0.0, 0.4)):
+        changes = {"method.labels_per_class": labels, "method.weight": weight}
+        folder = tmp_path / f"pseudo{labels}{weight:g}"
+        config = tiny.config("pseudo_label", **changes)
+        folders.append(str(write(folder, config, None, {"classifier/top1": top1, "classifier/top1_untrained": 0.1})))
+    lines = {name: points for name, _, points in curves._label_lines([*several, *runs.read(folders)], "few_label")}
+    assert lines["pseudo_label, classifier"] == {"1": (30.0, 0.0), "10": (60.0, 0.0)}
+    assert lines["supervised, few labels"] == {"10": (40.0, 0.0)} and "simclr" in lines
+
+
+@pytest.mark.fast
 def test_losses_of_several_methods_have_charts_of_their_own(several):
     assert curves.over_time(several, ["loss"]).count("<svg") == 2  # seeds of a method share one
     assert curves.over_time(several[:2], ["loss"]).count("<svg") == 1

@@ -203,8 +203,31 @@ def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any
                 style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.4}
             name = members.name if main and several else of
             lines.append((name, style, {count: _mean(results) for count, results in points.items()}))
+    if group == "few_label":
+        lines += _semi_supervised(runs)
     same = {name: points for name, _, points in lines}
     return [line for line in lines if line[0] != "pca" or not _alike(line[2], same.get("pixels", {}))]
+
+
+def _semi_supervised(runs: list[Files]) -> list[tuple[str, dict[str, Any], dict[str, tuple[float, float]]]]:
+    """Lines of methods that learn with labels for some images of each class: their classifier by that number."""
+    found: dict[str, dict[str, list[Result]]] = {}
+    for run in runs:
+        count = run.config.method.get("labels_per_class")
+        for r in numbers(run.results) if count else ():
+            if (r.measure, r.of) == ("classifier/top1", "pretrained"):
+                supervised = run.config.method.get("weight") == 0
+                name = "supervised, few labels" if supervised else f"{run.config.method.name}, classifier"
+                found.setdefault(name, {}).setdefault(str(count), []).append(r)
+    first = len(groups(runs))
+    return [
+        (
+            name,
+            {"color": draw.look(first + i).colour, "linestyle": draw.look(first + i).line, "linewidth": 2.4},
+            {count: _mean(results) for count, results in points.items()},
+        )
+        for i, (name, points) in enumerate(found.items())
+    ]
 
 
 _BASELINES = {"untrained": "--", "pixels": ":", "pca": "-.", "supervised": "-"}
