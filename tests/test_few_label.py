@@ -6,6 +6,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from ssl_jax.evals import few_label as few_label_evaluation
 from ssl_jax.metrics import few_label as module
 from ssl_jax.metrics.few_label import few_label, pca, table
 from ssl_jax.runtime.errors import UserError
@@ -224,3 +225,9 @@ def test_mistakes_are_explained(change, message):
     right = {"representations": {"a": (train_x, test_x)}, "train_y": train_y, "test_y": test_y}
     with pytest.raises(UserError, match=message):
         few_label(**{**right, **change})
+
+
+def test_the_numbers_of_labels_are_an_option():
+    assert few_label_evaluation._counts("100, 1,10") == [1, 10, 100]
+    with pytest.raises(UserError, match=r"config.eval.few_labels is 'ten': write numbers"):
+        few_label_evaluation._counts("ten")

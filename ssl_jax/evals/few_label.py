@@ -2,9 +2,11 @@
 
 from ssl_jax.evals.context import LABELLED, Context
 from ssl_jax.metrics import few_label
+from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "", LABELLED, True, True
+OPTIONS = {"few_labels": "1,5,10"}  # labelled images of each class; all of them are measured too
 
 
 def measure(context: Context) -> list[Result]:
@@ -18,7 +20,9 @@ def measure(context: Context) -> list[Result]:
     representations |= {"untrained": f.untrained, "pretrained": f.pretrained}
     if f.supervised is not None:
         representations["supervised"] = f.supervised
-    table = few_label.few_label(representations, *f.labels, draws=context.config.eval.draws, seed=context.config.seed)
+    options = {"draws": context.config.eval.draws, "seed": context.config.seed}
+    counts = [*_counts(context.config.eval.few_labels), None]
+    table = few_label.few_label(representations, *f.labels, counts=counts, **options)
     print(few_label.table(table))
     found, images = [], {}
     for count, row in table.items():
@@ -31,3 +35,10 @@ def measure(context: Context) -> list[Result]:
             for of, cell in row.items()
         ]
     return [*found, Result("few_label/images", images, detail=True)]
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers of labelled images a class."""
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise UserError(f"config.eval.few_labels is '{text}': write numbers with commas between, such as 1,5,10.")
+    return sorted({int(part) for part in text.split(",")})
