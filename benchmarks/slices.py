@@ -1,12 +1,14 @@
 """What does every method's ImageNet recipe cost on a TPU slice?
 
     python benchmarks/slices.py [--topology=v5e:4x4] [METHOD ...]
+    python benchmarks/slices.py --large [--topology=v5e:4x4] [vit_large ...]
 
 Plans every method's `imagenet` preset (or those named) with `python -m ssl_jax.plan`: at the authors' batch if it fits,
 else with the first two and then all stages of the backbone rematerialised, else at the largest power of two below that
 fits. Each try is appended to docs/slices.jsonl, and tried no second time; the table is docs/slices.md. A compilation
-takes one to five minutes. With --table nothing is compiled: the table is written from the tries, and what a chip holds
-of large models from their shapes. Needs pip install -e .[plan].
+takes one to five minutes. With --large DINO is planned instead with vision transformers of several sizes (or those
+named), with parameters and optimiser sharded over 16 chips and without. With --table nothing is compiled: the tables
+are written from the tries. Needs pip install -e .[plan].
 """
 
 import argparse
@@ -25,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from ssl_jax import dist
 from ssl_jax.methods import build
 from ssl_jax.plan import words
-from ssl_jax.plan.chips import CHIPS, GIB, find_devices
+from ssl_jax.plan.chips import GIB, find_devices
 from ssl_jax.plan.plan import held, stand_in
 from ssl_jax.recipes import get_config
 from ssl_jax.run import prepare
@@ -53,27 +55,35 @@ peak rate, main memory 139 on `v5e:4x4`.
 
 """
 
-# Networks of a size that needs its parameters spread, under DINO's heads with 65,536 outputs.
-LARGE: dict[str, dict[str, Any]] = {
-    "DINO, ViT-S/16": {"name": "vit_small"},
-    "DINO, ViT-L/16": {"name": "vit_large"},
-    "DINO, ViT-g/14 as in DINOv2": {"name": "vit_giant", "patch": 14, "layer_scale": 1e-5},
+# Vision transformers under DINO's heads with 65,536 outputs. The larger ones keep the input of each block alone for the
+# backward pass, which is what makes room for 32 images of ten views on a chip.
+DEEP = {"model.scan": True, "model.remat": 4}
+LARGE: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit_small": ("ViT-S/16", {}),
+    "vit_base": ("ViT-B/16", {"model.scan": True}),
+    "vit_large": ("ViT-L/16", DEEP),
+    "vit_giant": ("ViT-g/14 as in DINOv2", {**DEEP, "model.patch": 14, "model.layer_scale": 1e-5}),
 }
-LARGE_SLICE, LARGE_FSDP = "v5e:4x4", 16
+FSDP = 16
+LARGE_SLICE = "v5e:4x4"
 LARGE_HEAD = """
-## What a chip holds of a large model
+## Vision transformers of several sizes
 
-`python benchmarks/slices.py --table` adds up parameters, optimiser (AdamW) and the EMA teacher, networks and heads, as
-they lie on one chip of `{slice}` with {memory:.0f} GiB of memory between two steps, with `config.mesh.fsdp={fsdp}` and
-without. Leaves under 4 MiB stay whole. The table is of shapes alone; activations come on top. Compiling such a
-step took more than 25 minutes on two CPU cores and was not waited for.
+DINO with heads of 65,536 outputs, an EMA teacher and AdamW, 512 images an update, of each two crops of 224 pixels and
+eight of 96. Between two steps parameters, optimiser and teacher take, added up from their shapes:
 
-| model | parameters, 10^6 | GiB a chip without fsdp | with fsdp={fsdp} |
+| model | parameters, 10^6 | GiB a chip of `{slice}` | with `config.mesh.fsdp={fsdp}` |
 |---|---|---|---|
+"""
+COMPILED_HEAD = """
+`python benchmarks/slices.py --large` compiles the step, in bfloat16. ViT-L and ViT-g keep the input of each block for
+the backward pass and compute the rest anew (`config.model.remat=4`); blocks of all but ViT-S are a loop
+(`config.model.scan=True`). `v5e` has 16 GiB a chip. GiB a chip are those at the peak of the step.
+
 """
 
 
-def tried(method: str, topology: str, changes: dict[str, int]) -> dict[str, Any]:
+def tried(method: str, topology: str, changes: dict[str, Any]) -> dict[str, Any]:
     """One try, planned now if it is not in the file yet."""
     key = {"method": method, "topology": topology, "changes": changes}
     for line in TRIES.read_text().splitlines() if TRIES.exists() else ():
@@ -116,47 +126,65 @@ def best(method: str, topology: str, chips: int) -> dict[str, Any]:
         changes = changes | {"batch_size": batch}
 
 
-def write_table() -> None:
+def write_tables() -> None:
     """Writes the Markdown file from the tries: for each method and slice the one that counts, the last."""
     rows = [json.loads(line) for line in TRIES.read_text().splitlines()]
-    last = {(row["topology"], row["method"]): row for row in rows}
+    last = {(row["topology"], row["method"]): row for row in rows if "model.name" not in row["changes"]}
     shown = [last[key] for key in sorted(last)]
     names = [", ".join([row["method"], *(f"{k}={v}" for k, v in row["changes"].items())]) for row in shown]
-    lines = words.table(shown).splitlines()
-    cells = ["| config", "|---", *(f"| {name}" for name in names)]
-    table = "\n".join(f"{cell} {line}" for cell, line in zip(cells, lines, strict=True))
-    TABLE.write_text(HEAD + table + "\n" + large_models())
+    table = labelled("config", names, words.table(shown))
+    TABLE.write_text(HEAD + table + large_tables([row for row in rows if "model.name" in row["changes"]]))
 
 
-def large_models() -> str:
-    """What a chip holds of large models between two steps, from their shapes alone."""
+def labelled(head: str, names: list[str], table: str) -> str:
+    """A table in Markdown with a first column of names."""
+    cells = [f"| {head}", "|---", *(f"| {name}" for name in names)]
+    return "".join(f"{cell} {line}\n" for cell, line in zip(cells, table.splitlines(), strict=True))
+
+
+def plan_large(model: str, topology: str) -> None:
+    """Plans DINO with a vision transformer, sharded and whole on every chip, unless both are in the file already."""
+    for fsdp in (FSDP, 1):
+        tried("dino", topology, {"model.name": model, **LARGE[model][1], "mesh.fsdp": fsdp})
+
+
+def large_tables(rows: list[dict[str, Any]]) -> str:
+    """What a chip holds of vision transformers between two steps, and what compiling their steps said."""
     devices = find_devices(LARGE_SLICE)
-    memory = CHIPS[devices[0].device_kind].memory / GIB
-    text = LARGE_HEAD.format(slice=LARGE_SLICE, fsdp=LARGE_FSDP, memory=memory)
-    for name, model in LARGE.items():
+    text = LARGE_HEAD.format(slice=LARGE_SLICE, fsdp=FSDP)
+    for name, (title, changes) in LARGE.items():
         config = get_config("dino", "imagenet")
-        config.model.update(model)
-        config.mesh.fsdp = LARGE_FSDP
+        config.update_from_flattened_dict({"model.name": name, **changes, "mesh.fsdp": FSDP})
         run = prepare(config, devices, stand_in(config, None))
         count = sum(x.size for x in jax.tree.leaves(run.shapes.params)) / 1e6
-        text += f"| {name} | {count:.0f} | {held(run) / GIB:.2f} | {held(run, dist.FSDP) / GIB:.2f} |\n"
-    return text
+        text += f"| {title} | {count:.0f} | {held(run) / GIB:.2f} | {held(run, dist.FSDP) / GIB:.2f} |\n"
+    order = list(LARGE)
+    rows = sorted(rows, key=lambda row: (order.index(row["changes"]["model.name"]), row["topology"]))
+    names = [f"{LARGE[row['changes']['model.name']][0]}, fsdp={row['changes']['mesh.fsdp']}" for row in rows]
+    return text + COMPILED_HEAD + labelled("model", names, words.table(rows))
 
 
 def main() -> None:
     """Plans what is missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", metavar="METHOD", help="default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="of methods or, with --large, of backbones (default: all)"
+    )
     parser.add_argument("--topology", default="v5e:4x4", help="slice")
     parser.add_argument("--table", action="store_true", help="compile nothing")
+    parser.add_argument("--large", action="store_true", help="DINO with vision transformers of several sizes")
     args = parser.parse_args()
     if args.table:
-        write_table()
-        return
-    chips = len(find_devices(args.topology))
-    for method in args.methods or build.names():
-        best(method, args.topology, chips)
-        write_table()
+        write_tables()
+    elif args.large:
+        for model in args.names or LARGE:
+            plan_large(model, args.topology)
+            write_tables()
+    else:
+        chips = len(find_devices(args.topology))
+        for method in args.names or build.names():
+            best(method, args.topology, chips)
+            write_tables()
 
 
 if __name__ == "__main__":
