@@ -108,7 +108,6 @@ def program(name):
     run = tiny.run(name, epochs=5, **changes)
     if run.info.total_steps < 200:
         run = tiny.run(name, epochs=-(-200 // run.info.steps_per_epoch), **changes)
-    ts = begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)["image"], 0)
     loss = tiny.loss_function(run)
 
     @jax.jit
@@ -120,7 +119,7 @@ def program(name):
 
         return jax.value_and_grad(of, argnums=(0, 1), has_aux=True)(params, numbers)
 
-    return run, ts, tiny.batch_of(run, 32), gradients
+    return run, tiny.first_state(run), tiny.batch_of(run, 32), gradients
 
 
 @every_method
@@ -183,10 +182,10 @@ SOLVED = {
 @every_method
 def test_overfits(name):
     """32 images, always in the same views: half way to the best loss, where there is a chance, and no collapse."""
-    run, *_, gradients = program(name)
+    run, ts, batch, gradients = program(name)
     chance = run.method.chance(run.info)
     middle = np.inf if chance is None else (chance + run.method.best(run.info)) / 2
-    stds = tiny.of_kind(run, "std")
+    stds = tiny.of_kind(run, "std", batch)
 
     def solved(loss, metrics):
         tasks = [value for name, value in metrics.items() if name.split("/")[-1] in SOLVED]
@@ -198,7 +197,7 @@ def test_overfits(name):
         found, (grads, _) = gradients(*args)
         return found, grads
 
-    _, _, losses, metrics = tiny.overfit(run, 200, until=solved, gradients=own)
+    _, _, losses, metrics = tiny.overfit(run, 200, until=solved, gradients=own, begun=(ts, batch))
     assert solved(losses[-1], metrics[-1]), (losses[-1], middle, metrics[-1])
 
 

@@ -96,6 +96,11 @@ def _initial(name: str) -> TrainState:
     return jax.device_get(compiled(name)[0].init())
 
 
+def first_state(run: Run) -> TrainState:
+    """The state at the first epoch."""
+    return begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)["image"], 0)
+
+
 def batch_of(run: Run, count: int, *, seed: int = 0) -> dict[str, Any]:
     """Views of the first `count` training images, outside a step; where a sampler chooses, of its first batch."""
     if not isinstance(run.sampler, Shuffled):
@@ -122,14 +127,14 @@ def loss_function(run: Run, method: contract.Method | None = None, records=flat)
     return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
 
 
-def of_kind(run: Run, kind: str) -> list[str]:
-    """Names of the method's metrics of a kind."""
+def of_kind(run: Run, kind: str, batch: dict[str, Any]) -> list[str]:
+    """Names of the method's metrics of a kind, for a batch of any size."""
     ts = run.shapes
-    _, (_, found) = jax.eval_shape(loss_function(run, records=measured), ts.params, ts.state, batch_of(run, 8))
+    _, (_, found) = jax.eval_shape(loss_function(run, records=measured), ts.params, ts.state, batch)
     return [name for name, metric in found.items() if metric.kind == kind]
 
 
-def overfit(run: Run, steps: int, method: contract.Method | None = None, until=None, gradients=None):
+def overfit(run: Run, steps: int, method: contract.Method | None = None, until=None, gradients=None, begun=None):
     """Trains on 32 images that are always seen in the same views, without augmentation in the step.
 
     Args:
@@ -138,15 +143,15 @@ def overfit(run: Run, steps: int, method: contract.Method | None = None, until=N
       method: instead of the run's.
       until: `(loss, metrics) -> bool`, asked every 20 updates; stops when true.
       gradients: a compiled `(params, state, batch, step) -> ((loss, (state, metrics)), gradient)` to use.
+      begun: `first_state` and the views of the 32 images, where they have been made already.
 
     Returns:
       params, state, the losses and the metrics (dicts of floats) before each update.
     """
     method = method or run.method
-    loss, batch = loss_function(run, method), batch_of(run, 32)
-    run = dataclasses.replace(run, method=method)
-    ts = begin_epoch(run)(run.init(), loader.on_devices(run.train, run.mesh)["image"], 0)
-
+    loss = loss_function(run, method)
+    own, run = run, dataclasses.replace(run, method=method)
+    ts, batch = begun or (first_state(run), batch_of(own, 32))
     gradients = gradients or jax.jit(jax.value_and_grad(loss, has_aux=True))
 
     @jax.jit
