@@ -62,7 +62,10 @@ LARGE: dict[str, tuple[str, dict[str, Any]]] = {
     "vit_small": ("ViT-S/16", {}),
     "vit_base": ("ViT-B/16", {"model.scan": True}),
     "vit_large": ("ViT-L/16", DEEP),
-    "vit_giant": ("ViT-g/14 as in DINOv2", {**DEEP, "model.patch": 14, "model.layer_scale": 1e-5}),
+    "vit_giant": (
+        "ViT-g/14 as in DINOv2",
+        {**DEEP, "model.patch": 14, "model.layer_scale": 1e-5, "method.local.size": 98},
+    ),
 }
 FSDP = 16
 LARGE_SLICE = "v5e:4x4"

@@ -61,10 +61,17 @@ def method_of(test: str) -> str | None:
     return max(names, key=len, default=None)
 
 
+def dearest(seconds: dict[str, float]) -> list[tuple[str, float]]:
+    """Names and their seconds, the most first."""
+    return sorted(seconds.items(), key=lambda item: -item[1])
+
+
 def text(report: pathlib.Path) -> str:
     """The document, of a report of pytest."""
     suite = next(ET.parse(report).getroot().iter("testsuite"))
-    families, methods, files = collections.defaultdict(list), collections.defaultdict(float), collections.Counter()
+    families: dict[str, list[float]] = collections.defaultdict(list)
+    methods: dict[str, float] = collections.defaultdict(float)
+    files: dict[str, float] = collections.defaultdict(float)
     for case in suite.iter("testcase"):
         file = case.get("classname", "").split(".")[-1].removeprefix("test_")
         seconds = float(case.get("time", 0))
@@ -84,17 +91,17 @@ def text(report: pathlib.Path) -> str:
         "| tests | number | seconds | share |",
         "|---|---|---|---|",
     ]
-    for name, seconds in sorted(families.items(), key=lambda item: -sum(item[1])):
-        lines.append(f"| {name} | {len(seconds)} | {sum(seconds):.0f} | {sum(seconds) / total:.0%} |")
+    for name, each_test in sorted(families.items(), key=lambda item: -sum(item[1])):
+        lines.append(f"| {name} | {len(each_test)} | {sum(each_test):.0f} | {sum(each_test) / total:.0%} |")
     each = np.array(sorted(methods.values()))
-    dear = sorted((name for name in methods if methods[name] > GOAL), key=lambda name: -methods[name])
-    dearest = ", ".join(f"{name} {methods[name]:.0f}" for name in dear) or "none"
-    slow = ", ".join(f"`test_{name}.py` {seconds:.0f}" for name, seconds in files.most_common(8))
+    dear = [(name, seconds) for name, seconds in dearest(methods) if seconds > GOAL]
+    over = ", ".join(f"{name} {seconds:.0f}" for name, seconds in dear) or "none"
+    slow = ", ".join(f"`test_{name}.py` {seconds:.0f}" for name, seconds in dearest(files)[:8])
     lines += [
         "",
         f"What every method must pass takes {np.median(each):.0f} seconds a method (median of {len(each)}; of all "
         f"{each.sum() / 60:.1f} minutes), which is what a further method adds beside the tests in its own file. More "
-        f"than {GOAL} seconds each: {dearest}. The files that take most: {slow}.",
+        f"than {GOAL} seconds each: {over}. The files that take most: {slow}.",
     ]
     return "\n".join(lines)
 
