@@ -153,6 +153,7 @@ def test_tpu_slice_without_a_tpu(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "4 x TPU v5 lite" in done.stdout and "chip-hours" in done.stdout
+    assert "TPU_" not in done.stderr and "E0000" not in done.stderr, "libtpu alarms where nothing is wrong"
     row = json.loads(path.read_text())
     assert row["fits"] and row["chips"] == 4 and row["bound_by"] in ("arithmetic", "memory", "links")
     assert row["collectives"]["all-gather"]["count"] == 2

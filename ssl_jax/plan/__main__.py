@@ -50,6 +50,7 @@ def main(argv: list[str]) -> int:
     rows: list[dict[str, Any]] = []
     try:
         for topology in _TOPOLOGY.value:
+            print(f"Compiling for {topology}; a large network takes minutes.", file=sys.stderr)
             rows.append(summarise(plan(config, topology, _IMAGES.value), _EFFICIENCY.value))
             if _JSON.value:
                 with pathlib.Path(_JSON.value).open("a") as file:

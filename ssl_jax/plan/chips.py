@@ -1,5 +1,7 @@
 """What chips can do, and the devices of slices that are not there."""
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import math
 import os
@@ -45,8 +47,6 @@ def find_devices(topology: str) -> list[jax.Device]:
     """
     if topology == "local":
         return jax.devices()
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this machine is no TPU VM that could be asked
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor is there a TPU that only one may hold
     from jax.experimental import topologies
 
     generation, _, shape = topology.partition(":")
@@ -55,7 +55,8 @@ def find_devices(topology: str) -> list[jax.Device]:
     if math.prod(int(side) for side in re.findall(r"\d+", shape)) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        return list(topologies.get_topology_desc(topology, platform="tpu", **options).devices)
+        with _described_machine():
+            return list(topologies.get_topology_desc(topology, platform="tpu", **options).devices)
     except Exception as error:  # libtpu reports both in a RuntimeError or a JaxRuntimeError
         words = " ".join(str(error).split())
         if "libtpu" in words.lower() or "unable to initialize backend" in words.lower():
@@ -64,3 +65,25 @@ def find_devices(topology: str) -> list[jax.Device]:
             f"There is no TPU slice '{topology}' ({words[:200]}): write generation:shape, such as v5e:4x4, v4:2x2x2 "
             "or v6e:4x4."
         ) from error
+
+
+# What libtpu asks of the machine when it starts. Without answers it prints errors, though planning needs none of them:
+# a slice's devices are the same whatever stands here.
+_MACHINE = {
+    "TPU_SKIP_MDS_QUERY": "1",  # there is no server of Google's cloud to ask
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # nor a TPU that only one process may hold
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
+@contextlib.contextmanager
+def _described_machine() -> Iterator[None]:
+    """Sets what is missing in the environment for libtpu's start, and takes it back: elsewhere it means a real TPU."""
+    missing = {name: value for name, value in _MACHINE.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
