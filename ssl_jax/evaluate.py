@@ -67,7 +67,7 @@ def _settings(flags: Sequence[str]) -> dict[str, str]:
         match = re.fullmatch(r"--config\.eval\.(\w+)=(.+)", flag)
         if match is None:
             raise UserError(
-                f"{flag} means nothing to ssl_jax.evaluate: see --help; of the config, only --config.eval.FIELD=VALUE "
+                f"{flag} means nothing to ssl_jax evaluate: see --help; of the config, only --config.eval.FIELD=VALUE "
                 "may differ from the run's."
             )
         found[match[1]] = match[2]

@@ -275,7 +275,7 @@ def test_garbage_test_labels_choose_nothing(workdir):
         (("--evals=knn", "--data=folder:nowhere"), "nowhere"),
         (("--evals=knn", "--config.eval.knn=3"), "Did you mean 'knn_k'"),
         (("--evals=knn", "--config.eval.knn_k=few"), "config.eval.knn_k is 'few': give it a number like"),
-        (("--evals=knn", "--config.epochs=3"), "--config.epochs=3 means nothing to ssl_jax.evaluate"),
+        (("--evals=knn", "--config.epochs=3"), "--config.epochs=3 means nothing to ssl_jax evaluate"),
     ],
 )
 def test_mistakes_are_explained(workdir, capsys, arguments, words):

@@ -62,7 +62,7 @@ def _commit() -> str:
 def _results(results: dict[str, Any]) -> str:
     numbers = {k: v for k, v in results.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     if not numbers:
-        return "Not evaluated: run `python -m ssl_jax.evaluate` and export again."
+        return "Not evaluated: run `ssl_jax evaluate` and export again."
     rows = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items())
     return f"| measure | value |\n|---|---|\n{rows}"
 

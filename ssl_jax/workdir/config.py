@@ -40,8 +40,8 @@ def load(workdir: str) -> ConfigDict:
         stored = checkpoint.stored(workdir, "config")
         if stored is None:
             raise UserError(
-                f"There is no run in {workdir} (no {path} that can be read): pretrain with ssl_jax.main "
-                f"--workdir={workdir}."
+                f"There is no run in {workdir} (no {path} that can be read): make one with ssl_jax train METHOD:PRESET "
+                f"{workdir}."
             )
         logger.warning("%s is lost or damaged; the config is that of the newest checkpoint.", path)
     return _completed(stored, workdir)
