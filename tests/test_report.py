@@ -18,7 +18,7 @@ from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method, Picture
 from ssl_jax.methods.pretext.rotation import Rotation
 from ssl_jax.models.vit import SIZES, ViT
-from ssl_jax.report import curves, neighbours, network, page, runs, summary, tables
+from ssl_jax.report import bars, curves, neighbours, network, page, runs, summary, tables
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.results import numbers
 
@@ -111,7 +111,7 @@ def sections(text):
 
 def test_every_section_is_filled(drawn):
     found = sections(drawn)
-    assert len(found) == 14
+    assert len(found) == 15
     assert not [k for k, v in found.items() if 'class="none"' in v or len(v) < 100]
 
 
@@ -132,6 +132,7 @@ def test_sections_show_what_they_are_of(drawn):
     # One row a group of seeds, chance and the baselines once: the other run has not been evaluated.
     assert found["Summary"].count("<tr") == 1 + 3 + 2 and "<b>90.0</b>" in found["Summary"]
     assert found["Accuracy against labels"].count("<svg") == 3  # few_label, label_curve and fine_tune
+    assert found["Other evaluations"].count("<svg") == 5  # kNN, linear probe, stages, few-shot and retrieval
     assert found["Training"].count("<svg") == 3 and "two" in found["Training"]
     further = found["Further curves"]  # rank, probe and count_gap: what is to be compared with is no chart of its own
     assert further.count("<svg") == 3 and "Health of the features" in further
@@ -281,6 +282,41 @@ def test_the_chart_of_few_labels_has_a_line_a_method_and_the_baselines_once(seve
     assert lines[0][2]["1"] == pytest.approx((85.0, 7.07), abs=0.01) and lines[2][2]["10"] == (70.0, 0.0)
     assert lines[0][1]["color"] != lines[2][1]["color"]
     assert curves.over_labels(several).count("<svg") == 1
+
+
+def words_of(drawing):
+    """The words of drawings, those of an axis in its order."""
+    return [html.unescape(text) for text in re.findall(r"<text[^>]*>(.*?)</text>", drawing)]
+
+
+@pytest.mark.fast
+def test_bars_of_methods_are_sorted_above_the_baselines(several):
+    for given in (several, several[::-1]):
+        drawn = bars.others(given)
+        assert drawn.count("<svg") == 1 and "Nearest neighbours: kNN accuracy" in drawn
+        names = [text for text in words_of(drawn) if text in ("simclr", "byol", "untrained", "pixels")]
+        assert names == ["simclr", "byol", "untrained", "pixels"]
+        assert {"85.0", "70.0", "60.0"} <= set(words_of(drawn))
+
+
+@pytest.mark.fast
+def test_bars_of_a_run_are_what_has_no_chart_elsewhere(tmp_path):
+    found = {"retrieval/map": 0.7, "retrieval/map_untrained": 0.4, "retrieval/recall@5": 0.9, "knn/top1": 0.8}
+    (run,) = runs.read([str(write(tmp_path / "run", tiny.config("rotation"), None, found))])
+    drawn = bars.others([run])
+    assert drawn.count("<svg") == 1 and {"70.0", "40.0", "90.0", "pretrained"} <= set(words_of(drawn))
+    assert "80.0" not in words_of(drawn)
+    with pytest.raises(page.Absent):
+        curves.over_labels([run])
+
+
+@pytest.mark.fast
+def test_a_run_without_accuracy_is_summed_up_by_what_was_measured(tmp_path):
+    found = {"retrieval/map": 0.7, "retrieval/map_untrained": 0.4, "cluster/nmi": 0.5, "cluster/nmi_untrained": 0.6}
+    (run,) = runs.read([str(write(tmp_path / "run", tiny.config("rotation"), None, found))])
+    assert "70.0 %" in summary.one(run) and "helps with mean average precision (+30.0 points)" in summary.one(run)
+    table = summary.matrix([run], 10.0)
+    assert "<b>70.0</b>" in table and "chance" not in table  # chance is that of a class
 
 
 @pytest.mark.fast

@@ -51,6 +51,11 @@ def test_measures_are_told_in_words(measure, told):
     assert words.of(measure).title == told
 
 
+def test_every_measure_has_a_definition():
+    """The page shows it where the pointer rests on the name."""
+    assert [pattern for pattern, told in words._MEASURES.items() if not told.definition.endswith(".")] == []
+
+
 def test_every_evaluation_has_a_title_in_words():
     assert set(find.evaluations()) <= set(words.GROUPS)
 

@@ -14,7 +14,7 @@ import sys
 from etils import epath
 
 from ssl_jax import command_line
-from ssl_jax.report import curves, evaluated, maps, neighbours, network, page, runs, summary, tables
+from ssl_jax.report import bars, curves, evaluated, maps, neighbours, network, page, runs, summary, tables
 from ssl_jax.report.page import Absent, Empty, Section
 from ssl_jax.runtime import modules
 from ssl_jax.runtime.errors import UserError, explained
@@ -49,6 +49,7 @@ def _sections(files: list[runs.Files], first: "_Pictures", image: int) -> list[S
     return [
         Section("Summary", lambda: summary.one(files[0]) if alone else summary.matrix(files, first.guess())),
         Section("Accuracy against labels", lambda: curves.over_labels(files, first.guess())),
+        Section("Other evaluations", lambda: bars.others(files)),
         Section("Training", lambda: curves.training(files, first.chance() if alone else None)),
         Section("Differences between configs", lambda: tables.differences(files)),
         Section("What the network finds similar", first.similar),
@@ -132,8 +133,10 @@ def _title(files: list[runs.Files]) -> str:
 def _lead(files: list[runs.Files]) -> str:
     if len(files) == 1:
         measured_on = files[0].results.get("measured_on")
-        return page.note(f"{summary.about(files[0])}." + (f" Measured on {measured_on}." if measured_on else ""))
-    listed = "".join(f"<p><b>{html.escape(run.name)}</b>: {html.escape(summary.about(run))}.</p>" for run in files)
+        about = summary.about(files[0])
+        return page.note(f"{about[0].upper()}{about[1:]}." + (f" Measured on {measured_on}." if measured_on else ""))
+    told = [(run.name, f"{run.config.method.name} on {run.config.data.source}: {summary.about(run)}.") for run in files]
+    listed = "".join(f"<p><b>{html.escape(name)}</b>: {html.escape(text)}</p>" for name, text in told)
     return page.folded(f"The {len(files)} runs", listed) + page.note(
         f"Views, neighbours, maps and filters are those of {files[0].name}."
     )

@@ -151,9 +151,12 @@ def over_labels(runs: list[Files], chance: float | None = None) -> str:
       chance: the accuracy of an answer by chance, in %.
 
     Raises:
-      Empty: if there are none.
+      Empty: if there are none yet.
+      Absent: if other evaluations were made.
     """
     found = {group_of(r) for run in runs for r in numbers(run.results)}
+    if found - {"health", "seconds"} and not found & _LABELS_AXIS.keys():
+        raise Absent("Few labels were not asked for.")
     first, *others = [g for g in _LABELS_AXIS if g in found and _label_lines(runs, g)] or [""]
     if not first:
         raise Empty("No accuracy with few labels was measured: run ssl_jax evaluate on the same workdir.")
@@ -202,7 +205,7 @@ def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any
                 look = draw.look(number)
                 style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.4}
             name = members.name if main and several else of
-            lines.append((name, style, {count: _mean(results) for count, results in points.items()}))
+            lines.append((name, style, {count: mean(results) for count, results in points.items()}))
     if group == "few_label":
         lines += _semi_supervised(runs)
     same = {name: points for name, _, points in lines}
@@ -224,7 +227,7 @@ def _semi_supervised(runs: list[Files]) -> list[tuple[str, dict[str, Any], dict[
         (
             name,
             {"color": draw.look(first + i).colour, "linestyle": draw.look(first + i).line, "linewidth": 2.4},
-            {count: _mean(results) for count, results in points.items()},
+            {count: mean(results) for count, results in points.items()},
         )
         for i, (name, points) in enumerate(found.items())
     ]
@@ -233,7 +236,7 @@ def _semi_supervised(runs: list[Files]) -> list[tuple[str, dict[str, Any], dict[
 _BASELINES = {"untrained": "--", "pixels": ":", "pca": "-.", "supervised": "-"}
 
 
-def _mean(results: list[Result]) -> tuple[float, float]:
+def mean(results: list[Result]) -> tuple[float, float]:
     """Mean in %, and its spread: over seeds where there are several, else over draws."""
     values = [100 * r.value for r in results]
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 100 * (results[0].spread or 0)

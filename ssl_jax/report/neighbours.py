@@ -122,7 +122,7 @@ def _neighbour(s: Sample, row: int, wanted: int, cosine: float) -> Cell:
     if wanted < 0 or label < 0:
         return Cell(image, f"{cosine:.2f}", name=name)
     right = label == wanted
-    text = f"✓ {cosine:.2f}" if right else f"✗ {s.class_of(label)} {cosine:.2f}"
+    text = f"✓ {cosine:.2f}" if right else f"✗ {cosine:.2f} {s.class_of(label)}"
     return Cell(image, text, "good" if right else "bad", name)
 
 

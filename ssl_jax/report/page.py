@@ -129,6 +129,11 @@ def charts(figures: Sequence[str]) -> str:
     return f'<div class="charts">{"".join(figures)}</div>'
 
 
+def pairs(figures: Sequence[str]) -> str:
+    """Charts of several heights in two columns where there is room."""
+    return f'<div class="pairs">{"".join(figures)}</div>'
+
+
 def beside(*parts: str) -> str:
     """Parts beside each other where there is room for their usual width."""
     return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts)}</div>'
@@ -145,9 +150,12 @@ def pictures(columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int 
 
     def cell(c: Cell) -> str:
         side = width or max(64, min(c.image.shape[1], _LARGEST))
-        text = f'<span class="{c.mark}">{html.escape(c.text)}</span>' if c.text else ""
-        full, short = html.escape(c.name), html.escape(c.name.rpartition("/")[2])
-        text += f'<small title="{full}" style="max-width:{side}px">{short}</small>' if c.name else ""
+        told, full, short = html.escape(c.text), html.escape(c.name), html.escape(c.name.rpartition("/")[2])
+        text = f'<span class="{c.mark}">{told}</span>' if told else ""
+        if full:  # one of many in a table: long names of classes and files must not widen it
+            narrow = f'style="max-width:{side}px"'
+            text = f'<small class="{c.mark or "plain"}" title="{told}" {narrow}>{told}</small>' if told else ""
+            text += f'<small title="{full}" {narrow}>{short}</small>'
         alt = html.escape(" ".join(filter(None, (c.name, c.text))))
         return f'<td><img alt="{alt}" title="{full}" width="{side}" src="{data_uri(c.image)}">{text}</td>'
 

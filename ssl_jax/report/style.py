@@ -17,6 +17,8 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; } a { c
 @media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
 .charts figure { margin: 0; min-width: 0; } .charts + .charts { margin-top: .8rem; }
+.pairs { columns: 2 min(26rem, 100%); column-gap: .8rem; }
+.pairs figure { break-inside: avoid; margin: 0 0 .8rem; }
 .chart, .map { background: var(--card); border-radius: 6px; padding: 6px; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); }
 .scroll { overflow-x: auto; max-width: 100%; } table { border-collapse: collapse; font-size: .92rem; }
@@ -51,7 +53,11 @@ abbr { text-decoration: underline dotted var(--soft); cursor: help; }
 .key i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .35em; }
 .beside { display: grid; grid-template-columns: 33rem 1fr; gap: 1.2rem; } .beside > div { min-width: 0; }
 @media (max-width: 62rem) { .beside { grid-template-columns: 100%; } }
-@media (max-width: 40rem) { .wide .drawing { overflow-x: auto; } .wide svg { min-width: 38rem; } }
+@media (max-width: 40rem) {
+  .wide svg { min-width: 38rem; }
+  .wide .drawing { overflow-x: auto; background:
+      linear-gradient(90deg, transparent, var(--card) 70%) 100% 0 / 3rem 100% no-repeat local,
+      linear-gradient(270deg, var(--line), transparent) 100% 0 / 1rem 100% no-repeat scroll; } }
 .drawing { position: relative; } .map svg { cursor: crosshair; } [data-points] svg { touch-action: pan-y; }
 .tip { position: absolute; pointer-events: none; background: var(--paper); border: 1px solid var(--line); z-index: 1;
        border-radius: 4px; padding: 4px 6px; font-size: .8rem; text-align: center; max-width: 15rem; }
@@ -60,6 +66,7 @@ abbr { text-decoration: underline dotted var(--soft); cursor: help; }
 .dot { position: absolute; width: 10px; height: 10px; margin: -5px; border: 2px solid var(--ink); border-radius: 50%;
        pointer-events: none; }
 .pictures small { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; color: var(--soft); }
+.pictures .plain { color: var(--ink); } .pictures .good { color: var(--good); } .pictures .bad { color: var(--bad); }
 details > summary { cursor: pointer; font-weight: 600; margin-top: 1rem; } summary h2 { display: inline; margin: 0; }
 section > details { border-top: 1px solid var(--line); }
 pre { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; padding: .8rem; font-size: .85rem; }

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from ssl_jax.metrics import health
-from ssl_jax.report import page
+from ssl_jax.report import bars, page
 from ssl_jax.report.page import Empty
 from ssl_jax.report.runs import Files, Group, groups
 from ssl_jax.workdir import words
@@ -19,11 +19,11 @@ _CLEAR = 0.02  # a gain that is no accident of one seed
 
 
 def about(run: Files) -> str:
-    """What a run is, in words."""
+    """Network, length and seed of a run, in words."""
     config, last = run.config, run.entries[-1] if run.entries else {"step": 0, "epoch": 0}
     network = f"{config.model.name} of width {config.model.width}"
     return (
-        f"{config.method.name} on {config.data.source}: {network}, {last['epoch']:.0f} of {config.epochs} epochs, "
+        f"{network}, {last['epoch']:.0f} of {config.epochs} epochs, "
         f"{last['step']} updates of {config.batch_size} images, seed {config.seed}"
     )
 
@@ -35,7 +35,8 @@ def one(run: Files) -> str:
       Empty: before the run was evaluated on labels.
     """
     found = values(run)
-    shown = [name for name in _HERO if (name, "pretrained") in found and (name, "untrained") in found]
+    told = [name for name in _HERO if (name, "pretrained") in found] or bars.headlines([run])
+    shown = [name for name in told if (name, "untrained") in found]
     if "linear/top1" in shown and "linear_lbfgs/top1" in shown:
         shown.remove("linear_lbfgs/top1")
     if not shown:
@@ -108,11 +109,12 @@ def matrix(runs: list[Files], guess: float | None = None) -> str:
     """
     found = [[values(run) for run in group.runs] for group in groups(runs)]
     measures = [m for m in QUOTED if any((m, "pretrained") in v for of_group in found for v in of_group)]
+    measures = measures or bars.headlines(runs)
     if not measures:
         raise Empty("No run was evaluated on labels: run ssl_jax evaluate on each.")
     first = groups(runs)[0].name
     baselines = [_row(f"{of} ({first})", found[0][:1], measures, of) for of in ("pixels", "untrained")]
-    if guess is not None:
+    if guess is not None and measures[0] in QUOTED:
         baselines.insert(0, ("chance", [(guess / 100, 0.0)] * len(measures)))
     rows = [_row(_named(g), v, measures, "pretrained") for g, v in zip(groups(runs), found, strict=True)]
     best = [np.nanmax([cells[i][0] for _, cells in rows]) for i in range(len(measures))]
@@ -124,7 +126,7 @@ def matrix(runs: list[Files], guess: float | None = None) -> str:
     body = "".join(_line(name, cells, None) for name, cells in baselines if any(not math.isnan(v) for v, _ in cells))
     body += "".join(_line(name, cells, best) for name, cells in rows)
     return f'<div class="scroll"><table class="matrix"><tr>{head}</tr>{body}</table></div>' + page.note(
-        "Accuracy on test or held-out images, in %. The best of each column is bold. ± is the standard deviation over "
+        "Measured on test or held-out images, in %. The best of each column is bold. ± is the standard deviation over "
         "seeds. A heading sorts by its column."
     )
 
