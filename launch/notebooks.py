@@ -48,7 +48,7 @@ def execute(notebook: nbformat.NotebookNode, folder: pathlib.Path, timeout: int 
     os.environ["PYTHONPATH"] = str(folder)  # of the kernel
     metadata = {"path": str(folder)}
     nbclient.NotebookClient(
-        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": metadata}
+        notebook, timeout=timeout, startup_timeout=600, kernel_name="python3", resources={"metadata": metadata}
     ).execute()
     notebook.metadata["executed"] = {"code": digest(notebook)}
 

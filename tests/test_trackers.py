@@ -123,6 +123,54 @@ def test_a_damaged_record_of_runs_begins_new_ones(fake, tmp_path, caplog):
     assert json.loads((tmp_path / "trackers.json").read_text())["wandb"] == fake.said[0][2]["id"]
 
 
+@pytest.mark.fast
+def test_mlflow_has_one_run_with_the_config_and_all_numbers(tmp_path, monkeypatch):
+    """With a stand-in for the package; the test below has the package."""
+    said, record = [], types.SimpleNamespace
+
+    class Client:
+        def __init__(self, uri):
+            self.uri = uri
+
+        def get_experiment_by_name(self, name):
+            return None
+
+        def create_experiment(self, name):
+            return f"the experiment {name}"
+
+        def create_run(self, experiment, run_name):
+            said.append(("run", experiment, run_name))
+            return record(info=record(run_id="one"))
+
+        def get_run(self, run):
+            return record(info=record(lifecycle_stage="active"))
+
+        def update_run(self, run, status):
+            said.append((status, run))
+
+        def log_batch(self, run, metrics=(), params=()):
+            assert len(params) <= 100  # what a server takes at once
+            said.extend(("metric", run, name, value, step) for name, value, _, step in metrics)
+            said.extend(("param", run, *param) for param in params)
+
+        def set_terminated(self, run, status):
+            said.append((status, run))
+
+    entities = record(Param=lambda *given: given, Metric=lambda *given: given)
+    module = record(MlflowClient=Client, entities=entities, get_tracking_uri=lambda: "here", MlflowException=OSError)
+    monkeypatch.setitem(sys.modules, "mlflow", module)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    started_twice(tmp_path, "mlflow")
+    assert [x for x in said if x[0] == "run"] == [("run", "the experiment ssl_jax", tmp_path.name)]
+    assert ("param", "one", "method.name", "simclr") in said
+    losses = [x for x in said if x[:3] == ("metric", "one", "loss")]
+    assert [x[3:] for x in losses] == [(8.25 / step, step) for step in (1, 2, 3, 4)]
+    assert ("metric", "one", "evaluation/retrieval/recall_5", 0.75, 4) in said
+    assert [x[0] for x in said if x[1:] == ("one",)] == ["FINISHED", "RUNNING", "FINISHED", "RUNNING", "FINISHED"]
+    assert json.loads((tmp_path / "trackers.json").read_text())["mlflow"] == {"run": "one", "uri": "here"}
+
+
 def test_training_and_evaluation_tell_the_first_process_alone(fake, tmp_path, monkeypatch):
     """The loop through all its parts; a second process starts no tracker."""
     changes = {"epochs": 1, "batch_size": 256, "run.eval_epochs": 1.0}
