@@ -17,7 +17,7 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; } a { c
 @media (max-width: 40rem) { nav { flex-wrap: nowrap; overflow-x: auto; white-space: nowrap; } }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .8rem; }
 .charts figure { margin: 0; min-width: 0; } .charts + .charts { margin-top: .8rem; }
-.pairs { columns: 2 min(26rem, 100%); column-gap: .8rem; }
+.pairs { columns: 26rem 2; column-gap: .8rem; }
 .pairs figure { break-inside: avoid; margin: 0 0 .8rem; }
 .chart, .map { background: var(--card); border-radius: 6px; padding: 6px; }
 svg { display: block; width: 100%; height: auto; color: var(--ink); }

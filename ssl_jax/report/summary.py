@@ -113,7 +113,7 @@ def matrix(runs: list[Files], guess: float | None = None) -> str:
     if not measures:
         raise Empty("No run was evaluated on labels: run ssl_jax evaluate on each.")
     first = groups(runs)[0].name
-    baselines = [_row(f"{of} ({first})", found[0][:1], measures, of) for of in ("pixels", "untrained")]
+    baselines = [_row(f"{of} ({first})", found[0], measures, of) for of in ("pixels", "untrained")]
     if guess is not None and measures[0] in QUOTED:
         baselines.insert(0, ("chance", [(guess / 100, 0.0)] * len(measures)))
     rows = [_row(_named(g), v, measures, "pretrained") for g, v in zip(groups(runs), found, strict=True)]
