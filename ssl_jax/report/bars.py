@@ -91,8 +91,9 @@ def _of_methods(runs: list[Files], measure: str) -> str:
         _bars(axes, np.array([place]), [value], [spread], 0.75, colour)
     axes.set_yticks(range(len(rows)), [name for _, _, name, _ in rows])
     told = words.of(measure)
-    group, name = words.group(measure.partition("/")[0]), told.name
-    return _finished(figure, axes, group if name in ("", "accuracy") else f"{group}: {name}", told.definition)
+    title = words.group(measure.partition("/")[0])
+    title += "" if told.name in ("", "accuracy") else f": {told.name}"
+    return _finished(figure, axes, title, told.definition)
 
 
 def _bars(axes: Any, places: np.ndarray, values: Any, spreads: Any, height: float, colour: str, name: str = "") -> None:

@@ -35,8 +35,8 @@ def one(run: Files) -> str:
       Empty: before the run was evaluated on labels.
     """
     found = values(run)
-    told = [name for name in _HERO if (name, "pretrained") in found] or bars.headlines([run])
-    shown = [name for name in told if (name, "untrained") in found]
+    measured = [name for name in _HERO if (name, "pretrained") in found] or bars.headlines([run])
+    shown = [name for name in measured if (name, "untrained") in found]
     if "linear/top1" in shown and "linear_lbfgs/top1" in shown:
         shown.remove("linear_lbfgs/top1")
     if not shown:

@@ -93,12 +93,15 @@ _MEASURES = {
     r"verification/accuracy": Words("accuracy", UP, "Pairs told right at the threshold of the other nine folds."),
     r"verification/val": Words("VAL at a FAR of 0.001", UP, "Pairs of one class accepted, with 1 in 1000 others."),
     r"verification/far": Words("FAR at that threshold", DOWN, "Pairs of two classes that are accepted."),
+    r"verification/roc/([\d.e-]+)": Words(
+        "pairs accepted at a FAR of {}", UP, "Of one class, at this share of others."
+    ),
     r"verification/auc": Words("area under the ROC", UP, "How well distance orders pairs of one and of two classes."),
     r"retrieval/recall@(\d+)": Words("recall among the first {}", UP, "Queries with one of their class among these."),
     r"retrieval/precision@(\d+)": Words("precision among the first {}", UP, "Share of these of the query's class."),
     r"cluster/accuracy": Words("accuracy after matching", UP, "Each cluster counts as one class, matched best."),
     r"cluster/nmi": Words("mutual information", UP, "Normalised mutual information of clusters and classes."),
-    r"classifier/(\w+/)?top1": Words("accuracy {}", UP, "Of the classifier that the method trains itself."),
+    r"classifier/(?:(\w+)[/_])?top1": Words("accuracy {}", UP, "Of the classifier that the method trains itself."),
     r"(?:linear_published|linear_layers)/top1": Words("accuracy", UP, "One linear layer, trained on random crops."),
     r"linear_layers/best_of_test": Words("best head on the test images", UP, "DINOv2's figure: chosen where measured."),
     r"attentive/(\w+)/top1": Words("accuracy, {}", UP, "The probe pools the patches with a learned query."),
