@@ -140,6 +140,7 @@ IBOT_LOCAL = replace(DINO_LOCAL, area=(0.05, 0.25))
 SIMDINOV2_GLOBAL = tuple(replace(view, area=(0.4, 1.0)) for view in DINOV2_GLOBAL)
 
 MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5, pillow=True)
+IJEPA = View(area=(0.3, 1.0), flip=0.0, pillow=True)  # facebookresearch/ijepa, src/transforms.py: the crop alone
 
 # VISSL's PIRL image branch; its jitter is always applied.
 PIRL = View(

@@ -116,3 +116,66 @@ class MAEDecoder(nn.Module):
                 x = TransformerBlock(**fields, name=f"block{i + 1}")(x, gates[:, i])
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
         return dense(self.out, "out")(x)[:, 1:].astype(jnp.float32)
+
+
+class JEPAPredictor(nn.Module):
+    """A narrow transformer from a context to the features of target blocks (I-JEPA, sec. 3).
+
+    Attributes:
+      width: of the tokens.
+      depth: blocks.
+      heads: of the attention.
+      grid: rows and columns of patches.
+      out: channels of a feature.
+      dtype: type that is computed in; norms and softmax are float32.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    grid: tuple[int, int]
+    out: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        *,
+        train: bool,
+        context: jax.Array,
+        counted: jax.Array,
+        targets: jax.Array,
+        target_counted: jax.Array,
+    ) -> jax.Array:
+        """Predicts every target block by itself.
+
+        Args:
+          x: encoded tokens of the context [B, N, D].
+          train: as other networks have it; nothing depends on it.
+          context: which patches they are [B, N].
+          counted: bool [B, N], which of them there are; others are not attended to.
+          targets: patches of each block [B, T, M].
+          target_counted: bool [B, T, M], likewise.
+
+        Returns:
+          float32 [B, T, M, out].
+        """
+        del train
+        init = INITS["dino"]
+
+        def dense(features, name):
+            return nn.Dense(features, dtype=self.dtype, kernel_init=init.linear, name=name)
+
+        b, t, m = targets.shape
+        positions = jnp.asarray(sincos(self.grid, self.width), self.dtype)[0, 1:]
+        x = dense(self.width, "embed")(x) + positions[context]
+        mask = self.param("mask_token", init.token, (1, 1, 1, self.width)).astype(x.dtype)
+        asked = (mask + positions[targets]).reshape(b * t, m, -1)
+        x = jnp.concatenate([jnp.repeat(x, t, 0), asked], 1)
+        seen = jnp.concatenate([jnp.repeat(counted, t, 0), target_counted.reshape(b * t, m)], 1)
+        gates = jnp.ones((1, 2), x.dtype)
+        for i in range(self.depth):
+            x = TransformerBlock(self.heads, init, self.dtype, name=f"block{i + 1}")(x, gates, seen)
+        x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x[:, -m:])
+        return dense(self.out, "out")(x).astype(jnp.float32).reshape(b, t, m, -1)

@@ -57,7 +57,15 @@ class TransformerBlock(nn.Module):
     layer_scale: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, gates: jax.Array) -> jax.Array:  # [B, n, D], [B or 1, 2] -> [B, n, D]
+    def __call__(self, x: jax.Array, gates: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+        """Tokens [B, n, D] behind the block.
+
+        Args:
+          x: tokens [B, n, D].
+          gates: factors [B or 1, 2] of the branches.
+          seen: bool [B, n], tokens that all attend to; None: all of them.
+        """
+
         def dense(features, name, init=self.inits.linear):
             return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
 
@@ -65,7 +73,8 @@ class TransformerBlock(nn.Module):
         width = x.shape[-1]
         y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
         y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
-        y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0)).reshape(x.shape)
+        mask = None if seen is None else seen[:, None, None]
+        y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0), mask=mask).reshape(x.shape)
         x += attend * self._scaled(dense(width, "proj")(y), "scale1")
         y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
         if self.ffn == "swiglu":
@@ -86,7 +95,14 @@ def swiglu_width(width: int) -> int:
     return (int(4 * width * 2 / 3) + 7) // 8 * 8
 
 
-def scanned(block: TransformerBlock, params: list[Any], x: jax.Array, gates: jax.Array, remat: bool) -> jax.Array:
+def scanned(
+    block: TransformerBlock,
+    params: list[Any],
+    x: jax.Array,
+    gates: jax.Array,
+    remat: bool,
+    seen: jax.Array | None = None,
+) -> jax.Array:
     """Applies blocks of one shape in a loop, so that one of them is compiled instead of all.
 
     The parameters stay one subtree a block; they are stacked here, those of the linear layers in the type that is
@@ -100,11 +116,12 @@ def scanned(block: TransformerBlock, params: list[Any], x: jax.Array, gates: jax
       x: tokens [B, n, D].
       gates: of the residual branches [B or 1, blocks, 2].
       remat: keep only the input of each block, and compute it anew in the backward pass.
+      seen: bool [B, n], tokens that all attend to; None: all of them.
     """
 
     def body(x: jax.Array, of_block: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
         own, open_ = of_block
-        return block.apply({"params": own}, x, open_), None  # type: ignore[return-value]
+        return block.apply({"params": own}, x, open_, seen), None  # type: ignore[return-value]
 
     def cast(name: str, layer: Any) -> Any:
         return jax.tree.map(lambda w: w.astype(block.dtype), layer) if name in _LINEAR else layer

@@ -180,7 +180,7 @@ class ViT(Backbone):
         tokens = jnp.broadcast_to(tokens, (len(x), self.registers, width))
         return jnp.concatenate([x[:, :1], tokens, x[:, 1:]], 1)
 
-    def _blocks(self, x: jax.Array, gates: jax.Array, count: int, frozen: int) -> jax.Array:
+    def _blocks(self, x: jax.Array, gates: jax.Array, count: int, frozen: int, seen: Any = None) -> jax.Array:
         """The first blocks, in runs whose blocks are alike for the backward pass."""
         depth = SIZES[self.size][1]
         fixed, anew = depth * frozen // self.stages, -(-depth * self.remat // self.stages)
@@ -191,11 +191,11 @@ class ViT(Backbone):
             if self.scan and not self.is_initializing():
                 params: list[Any] = [self.get_variable("params", f"block{i + 1}") for i in range(start, stop)]
                 alone = TransformerBlock(**fields, parent=None)
-                x = scanned(alone, params, x, gates[:, start:stop], remat=stop <= anew)
+                x = scanned(alone, params, x, gates[:, start:stop], stop <= anew, seen)
             else:
                 kind = nn.remat(TransformerBlock) if stop <= anew else TransformerBlock
                 for i in range(start, stop):
-                    x = kind(**fields, name=f"block{i + 1}")(x, gates[:, i])
+                    x = kind(**fields, name=f"block{i + 1}")(x, gates[:, i], seen)
             x = jax.lax.stop_gradient(x) if stop == fixed else x
         return x
 

@@ -1,10 +1,15 @@
-"""Vision transformers of others whose features are a mean over the patches, as I-JEPA's and a fine-tuned MAE's."""
+"""Vision transformers whose features are a mean over the patches, as I-JEPA's and a fine-tuned MAE's.
+
+`config.model.name` has them as `vit_small_gap` and the like (global average pooling), without a class token. With one
+they are brought in from a file.
+"""
 
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 
 from ssl_jax.models import transformer_exchange as exchange
@@ -15,9 +20,11 @@ from ssl_jax.models.transformer import INITS, open_gates
 from ssl_jax.models.vit import SIZES, ViT
 from ssl_jax.runtime.errors import UserError
 
+_GAP = "_gap"
+
 
 class PooledViT(ViT):
-    """A vision transformer that is brought in; `config.model` does not name it.
+    """A vision transformer whose features are the mean of its patches.
 
     Attributes:
       class_token: whether there is one, which takes part in the attention alone (MAE); I-JEPA has none.
@@ -27,12 +34,19 @@ class PooledViT(ViT):
     class_token: bool = True
     late_norm: bool = False
 
-    options: ClassVar[frozenset[str]] = frozenset({"drop_path"})
+    options: ClassVar[frozenset[str]] = frozenset({"drop_path", "visible", "seen"})
     pools_map: ClassVar[bool] = True
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        return ()
+        return tuple(f"{size}{_GAP}" for size in SIZES)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Backbone:
+        if config.registers:
+            raise UserError(f"config.model.registers stand beside a class token, which {config.name} has not: set 0.")
+        plain = ConfigDict({**config, "name": config.name.removesuffix(_GAP)})
+        return super().from_config(plain).clone(class_token=False)
 
     @staticmethod
     def suits(state: dict[str, np.ndarray]) -> bool:
@@ -41,7 +55,7 @@ class PooledViT(ViT):
 
     @classmethod
     def from_torch(cls, name: str, state: dict[str, np.ndarray], **options: Any) -> Backbone:
-        made = super().from_torch(name, state, **options)
+        made = super().from_torch(name.removesuffix(_GAP), state, **options)
         return made.clone(class_token="cls_token" in state, late_norm="fc_norm.weight" in state)
 
     @nn.compact
@@ -55,25 +69,40 @@ class PooledViT(ViT):
         drop_path: float = 0.0,
         keys: jax.Array | None = None,
         pool: bool | None = True,
+        visible: jax.Array | None = None,
+        seen: jax.Array | None = None,
     ) -> jax.Array | Encoded:
         """Encodes images; arguments as of `ViT`.
 
+        Args:
+          x: normalised images [B, H, W, C].
+          train: as other backbones have it; only `drop_path` depends on it.
+          stage: quarter of the depth whose output is wanted.
+          frozen: the patches and so many quarters of the blocks get no gradient.
+          drop_path: probability that an image skips the last block's branches.
+          keys: one random key an image [B].
+          pool: return the mean; None: mean and map.
+          visible: indices [B, k] of the only patches that are encoded; needs `pool=False`, and no class token.
+          seen: bool [B, k], which of them there are; the others are padding, which nothing attends to.
+
         Returns:
           the mean over the patches [B, D]; with `pool=False` their map [B, rows, columns, D], normalised one by one;
-          with `pool=None` both.
+          with `pool=None` both; with `visible` these patches' tokens [B, k, D].
         """
         width, depth, _ = SIZES[self.size]
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
-        x = self._tokens(x, grid, None)
+        x = self._tokens(x, grid, visible)
         gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
-        x = self._blocks(x, gates.astype(x.dtype), round(depth * (stage or self.stages) / self.stages), frozen)
+        x = self._blocks(x, gates.astype(x.dtype), round(depth * (stage or self.stages) / self.stages), frozen, seen)
         x = x[:, self._before :]
         layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
-        seen = layer_norm(x).reshape(len(x), *grid, width)
+        if visible is not None:
+            return layer_norm(x)
+        whole = layer_norm(x).reshape(len(x), *grid, width)
         if not self.late_norm or pool is False:
-            return pooled(seen, pool)
+            return pooled(whole, pool)
         mean = layer_norm(x.mean(1))
-        return Encoded(mean, seen) if pool is None else mean
+        return Encoded(mean, whole) if pool is None else mean
 
     @property
     def _before(self) -> int:
@@ -86,7 +115,8 @@ class PooledViT(ViT):
         width = SIZES[self.size][0]
         kernel = INITS[self.vit_init].patch
         x = nn.Dense(width, dtype=self.dtype, kernel_init=kernel, name="patch")(patches(x, self.patch))
-        return x + self._positions(grid, width)[:, 1:].astype(x.dtype)
+        x += self._positions(grid, width)[:, 1:].astype(x.dtype)
+        return x if visible is None else jnp.take_along_axis(x, visible[..., None], 1)
 
     def torch_params(self, params: Any, size: int) -> Any:
         found = super().torch_params(params, size)
