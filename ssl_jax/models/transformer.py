@@ -73,8 +73,9 @@ class TransformerBlock(nn.Module):
         width = x.shape[-1]
         y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
         y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
+        q, k, v = jnp.moveaxis(y, 2, 0)
         mask = None if seen is None else seen[:, None, None]
-        y = jax.nn.dot_product_attention(*jnp.moveaxis(y, 2, 0), mask=mask).reshape(x.shape)
+        y = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape)
         x += attend * self._scaled(dense(width, "proj")(y), "scale1")
         y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
         if self.ffn == "swiglu":
