@@ -222,11 +222,11 @@ CARDS = {
         channels=1,
         benchmark=True,
         weak=View(size=32, area=(0.5, 1.0), flip=0.5, mean=(0.2665,), std=(0.2139,)),
-        epochs=40,
+        epochs=160,
         batch_size=64,
         data={"size": 32},
         model={"name": "convnet", "width": 32},
-        run={"eval_epochs": 0.0, "save_epochs": 20.0},
+        run={"eval_epochs": 0.0, "save_epochs": 40.0},
     ),
     "photo_pans": Card(
         about="32x32 clips of a window that moves over two photographs: video without a download.",
