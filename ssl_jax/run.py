@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 from typing import Any
 
 import jax
@@ -50,6 +51,11 @@ class Run:
     def eval_side(self) -> int:
         """Side in pixels of the square that evaluation cuts its view from."""
         return round(self.eval_view.size / self.config.data.eval_centre)
+
+    @property
+    def images_per_update(self) -> int:
+        """Images that an update sees, views not counted: those of all episodes or clips of its batch."""
+        return sum(math.prod(shape) for shape in self.sampler.parts.values())
 
     @functools.cached_property
     def images(self) -> dict[str, Any]:

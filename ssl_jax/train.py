@@ -69,7 +69,7 @@ def _train(config: Any, workdir: str, stop: processes.Stop, mine: Callable[[], N
     checkpoints = Checkpoints(workdir, config.run.keep, mine)
     start, ts, origin = _state(run, checkpoints)
     tracking = trackers.Trackers(workdir, config, start) if processes.first() else None
-    log = Log(workdir, start, end_of(run), run.info.batch_size, run.info.steps_per_epoch, tracking)
+    log = Log(workdir, start, end_of(run), run.images_per_update, run.info.steps_per_epoch, tracking)
     _introduce(run, workdir, start, log, (origin, longer))
     finished, began = start == end_of(run), time.time()
     source = make_loader(run, start)
@@ -123,7 +123,7 @@ def _introduce(run: Run, workdir: str, start: int, log: Log, notes: tuple[str, .
     shared = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     log.say(
         f"{run.config.method.name} on {run.config.data.source}: {_images(run)}. "
-        f"{run.info.total_steps} updates of {run.info.batch_size} images, {count / 1e6:.2f} M parameters, "
+        f"{run.info.total_steps} updates of {run.images_per_update} images, {count / 1e6:.2f} M parameters, "
         f"{run.mesh.devices.size} x {run.mesh.devices.flat[0].device_kind}{shared}."
     )
     if run.train.streamed:

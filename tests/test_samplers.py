@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny
 
 from ssl_jax.data.samplers import (
     Clips,
@@ -120,3 +121,11 @@ def test_tasks_come_one_after_the_other():
 def test_what_the_data_cannot_give_is_said(make, words):
     with pytest.raises(UserError, match=words):
         make()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "images"), [("simclr", 16), ("protonet", 16 * 5 * 4), ("shuffle_and_learn", 16 * 5)])
+def test_a_run_counts_the_images_of_an_update(name, images):
+    run = tiny.run(name)
+    drawn = run.sampler(0, 0)
+    assert run.images_per_update == images == sum(rows.size for rows in drawn.values())

@@ -81,7 +81,7 @@ class Log:
       workdir: folder of the run.
       start: updates done before this start; later entries of an earlier start are dropped.
       total: updates of the run.
-      batch_size: images an update.
+      images: that an update sees.
       steps_per_epoch: updates an epoch.
       trackers: further places for the numbers; the first process alone has any.
     """
@@ -91,12 +91,12 @@ class Log:
         workdir: str,
         start: int,
         total: int,
-        batch_size: int,
+        images: int,
         steps_per_epoch: int,
         trackers: Trackers | None = None,
     ) -> None:
         folder = epath.Path(workdir)
-        self._total, self._batch, self._per_epoch = total, batch_size, steps_per_epoch
+        self._total, self._images, self._per_epoch = total, images, steps_per_epoch
         self._first, self._trackers = processes.first(), trackers
         self._kept: list[dict[str, Any]] = []
         if self._first:
@@ -154,7 +154,7 @@ class Log:
         then, before = self._last
         passed, waited = max(now - then, 1e-9), self._waited
         self._last, self._waited = (now, step), 0.0
-        return {"images_per_second": (step - before) * self._batch / passed, "input_wait": waited / passed}
+        return {"images_per_second": (step - before) * self._images / passed, "input_wait": waited / passed}
 
     def skip_time(self, seconds: float) -> None:
         """Leaves the time of an evaluation or a checkpoint out of the rate."""
