@@ -73,6 +73,7 @@ setup(
         "export": ["onnx>=1.16", "safetensors>=0.4"],
         "wandb": ["wandb>=0.19"],  # trackers for config.run.loggers
         "mlflow": ["mlflow>=2.14"],
+        "heic": ["pillow-heif>=0.18"],  # photographs of phones
         "tiff": ["tifffile>=2024.1"],  # TIFF files of more channels than colours have
         "docs": DOCS,
         "test": [

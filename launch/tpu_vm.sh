@@ -152,7 +152,23 @@ outcome() {
   fi
 }
 
+stays() {
+  echo "The slice stays, and costs money, until 'bash launch/tpu_vm.sh delete --name=$name'."
+}
+
+# A misspelt flag would be met by the program only when the slice is paid for.
+check_flags() {
+  local argument
+  for argument in "$@"; do
+    case $argument in
+      --config | --config=* | --config.* | --noconfig.* | --workdir=* | --flagfile=* | [!-]*) ;;
+      *) mistake "'$argument' is no flag of $0 and none of ssl_jax.main that a slice takes: see the first lines of $0." ;;
+    esac
+  done
+}
+
 run() {
+  check_flags ${arguments[@]+"${arguments[@]}"}
   [[ $workdir == gs://* ]] || mistake "run needs --workdir=gs://BUCKET/FOLDER: the disks of a slice go with it."
   if [ "$dry" ]; then
     create
@@ -172,19 +188,23 @@ run() {
     ended=$(outcome)
     case $ended in
       'exited 0')
-        echo "The run is done. The slice stays, and costs money, until 'bash launch/tpu_vm.sh delete --name=$name'."
+        echo "The run is done. $(stays)"
         return
         ;;
-      stopped) return 75 ;;
+      stopped)
+        stays >&2
+        return 75
+        ;;
       'exited '[123])
         tpus tpu-vm ssh "$name" --worker=0 --command="tail -n 20 ssl_jax/run.log" >&2
+        stays >&2
         return "${ended#exited }"
         ;;
     esac
     echo "The run on $name is $ended; starting it again (${restart} restarts so far)."
     sleep "$POLL"
   done
-  echo "Gave up after $RESTARTS restarts." >&2
+  echo "Gave up after $RESTARTS restarts. $(stays)" >&2
   return 1
 }
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from ssl_jax import recipes
 from ssl_jax.methods import build
+from ssl_jax.recipes import base
 from ssl_jax.runtime.errors import UserError, nearest
 
 USAGE = "--config=METHOD:PRESET"
@@ -144,6 +145,7 @@ def _without_config(argv: list[str]) -> tuple[str, list[str]]:
 
 def _changed(config: ConfigDict, given: str, argv: list[str]) -> tuple[ConfigDict, list[str]]:
     """The config with the --config.FIELD=VALUE of a command line, and the other arguments."""
+    argv = _without_unset(config, argv)
     own = flags.FlagValues()
     own.set_gnu_getopt(True)  # else parsing ends at the value of `--workdir FOLDER`
     try:
@@ -153,6 +155,33 @@ def _changed(config: ConfigDict, given: str, argv: list[str]) -> tuple[ConfigDic
         _explain_field(config, given, argv)
         raise UserError(f"A flag cannot be read: {_words(error)}") from error
     return holder.value, rest
+
+
+def _without_unset(config: ConfigDict, argv: list[str]) -> list[str]:
+    """Unsets the fields of each --config.FIELD=None that may be None, and returns the other arguments.
+
+    To the flags of ml_collections None is no number, and as a word it is a string.
+    """
+    rest = []
+    for number, argument in enumerate(argv):
+        match = re.fullmatch(r"--?config\.([\w.]+)=None", argument)
+        if not (match and _optional(config, match[1])):
+            rest.append(argument)
+        elif not any(re.match(rf"--?config\.{re.escape(match[1])}(=|$)", later) for later in argv[number + 1 :]):
+            config.update_from_flattened_dict({match[1]: None})
+            rest = [a for a in rest if not a.startswith((f"--config.{match[1]}=", f"-config.{match[1]}="))]
+    return rest
+
+
+def _optional(config: ConfigDict, name: str) -> bool:
+    """Whether a field may be None: it is, or the package's own default is."""
+    if name not in (known := fields(config)):
+        return False
+    defaults = base.fields()
+    if "method" in config and (method := known.get("method.name")) in build.names():
+        defaults.method = base.method_fields(method)
+    own = re.sub(r"^optim\.\w+\.", "optim.default.", name)
+    return known[name] is None or fields(defaults).get(own, name) is None
 
 
 def _explain_field(config: ConfigDict, given: str, argv: list[str]) -> None:

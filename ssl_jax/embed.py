@@ -159,7 +159,13 @@ def _source(network: weights.Backbone, images: str | None) -> tuple[str, dict[st
         return config["data"]["source"], {"path": config["data"]["path"], **train_test.reading(config["data"])}
     place = pathlib.Path(images).expanduser()
     said = network.reading
-    options = {"path": None, "range": said.span, "channels": said.channels, "max_pixels": said.max_pixels}
+    options: dict[str, Any] = {
+        "path": None,
+        "range": said.span,
+        "channels": said.channels,
+        "max_pixels": said.max_pixels,
+    }
+    options["pages"] = "channels" if said.stacked else "first"
     return (f"folder:{place}" if place.exists() or "://" in images else images), options
 
 

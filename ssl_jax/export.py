@@ -59,14 +59,14 @@ def export(workdir: str, layout: str = "safetensors", out: str | None = None) ->
     """
     if "://" in workdir and out is None:
         raise UserError(f"{workdir} is no folder of this machine: say where to put the backbone, with --out=FILE.")
-    backbone = weights.load(workdir)
     named = layout in ("torchvision", "timm")
-    ending = f"_{layout}.safetensors" if named else f".{layout}"
+    suffix = ".safetensors" if named else f".{layout}"
     source = epath.Path(workdir)
     folder = source if source.is_dir() else source.parent
-    path = pathlib.Path(out or folder / f"backbone{ending}")
-    if path.suffix != pathlib.Path(ending).suffix and path.suffix != f".{layout}":
-        raise UserError(f"--out={path} does not end in {pathlib.Path(ending).suffix}, as the format {layout} has it.")
+    path = pathlib.Path(out or folder / (f"backbone_{layout}{suffix}" if named else f"backbone{suffix}"))
+    if path.suffix != suffix:
+        raise UserError(f"--out={path} does not end in {suffix}, as the format {layout} has it.")
+    backbone = weights.load(workdir)
     results = stored_results.read(folder / "results.json") or {}
     described = card.text(backbone, results, path.name, layout)
     if layout == "onnx":
@@ -95,11 +95,20 @@ def bring_in(
     Raises:
       UserError: if the checkpoint does not hold this architecture.
     """
+    _check_view(view or {})
     backbone, dropped = torch_import.backbone(pathlib.Path(path), arch, view or {}, **network)
     target = pathlib.Path(out)
     _save(target, backbone)
     _write(card_of(target), card.text(backbone, {}, target.name, target.suffix[1:]).encode())
     return target, dropped
+
+
+def _check_view(view: dict[str, Any]) -> None:
+    std = np.asarray(view.get("std", 1.0), float)
+    if not (view.get("size", 1) >= 1 and 0 < view.get("centre", 1) <= 1 and np.all((std > 0) & np.isfinite(std))):
+        raise UserError(
+            f"{view} is no view of an image: --size is at least 1, --centre above 0 and at most 1, --std above 0."
+        )
 
 
 def _save(path: pathlib.Path, backbone: weights.Backbone, names: str = "ours") -> None:

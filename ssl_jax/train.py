@@ -16,7 +16,7 @@ from ssl_jax.loop import Loop, NotFinite, Stopped, end_of
 from ssl_jax.recipes import base
 from ssl_jax.run import Run, prepare
 from ssl_jax.runtime import files, modules, processes
-from ssl_jax.runtime.errors import UserError, no_writing
+from ssl_jax.runtime.errors import UserError, in_the_way, no_writing
 from ssl_jax.state import TrainState
 from ssl_jax.weights import start as starting
 from ssl_jax.workdir import config as stored_config
@@ -47,12 +47,14 @@ def train(config: Any, workdir: str, changes: Mapping[str, Any] | None = None) -
         try:
             _train(config, workdir, stop, mine)
         except Exception as error:
-            if not (why := no_writing(error)):
-                raise
-            raise UserError(
-                f"The disk of {workdir} {why}: make room and repeat the command, which goes on from the last "
-                "checkpoint."
-            ) from error
+            if why := no_writing(error):
+                raise UserError(
+                    f"The disk of {workdir} {why}: make room and repeat the command, which goes on from the last "
+                    "checkpoint."
+                ) from error
+            if not isinstance(error, UserError) and (words := in_the_way(error)):
+                raise UserError(words) from error
+            raise
 
 
 def _train(config: Any, workdir: str, stop: processes.Stop, mine: Callable[[], None]) -> None:

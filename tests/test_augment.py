@@ -945,7 +945,6 @@ TABLE = {
     "SOLO_ASYMMETRIC": (32, FULL, "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 0, 0, LATE_FLIP, CIFAR),
     "SOLO_ASYMMETRIC1": (32, FULL, "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 0, 0.2, LATE_FLIP, CIFAR),
     "SOLO_VICREG": (32, (0.2, 1), "bicubic", 0.5, BYOL_COLOURS, 0.8, 0.2, 0, 0.1, LATE_FLIP, CIFAR),
-    "SOLO_RECONSTRUCTION": (32, FULL, "bicubic", 0.5, (0,) * 4, 0, 0, 0, 0, "flip", CIFAR),
     "LIGHTLY_SIMCLR": (32, FULL, "bilinear", 0.5, (0.4, 0.4, 0.4, 0.1), 0.8, 0.2, 0, 0, EARLY_FLIP, IMAGENET),
     "LIGHTLY_BYOL": (32, FULL, "bilinear", 0.5, BYOL_COLOURS, 0.8, 0.2, 0, 0, EARLY_FLIP, IMAGENET),
     "LIGHTLY_BYOL1": (32, FULL, "bilinear", 0.5, BYOL_COLOURS, 0.8, 0.2, 0, 0.2, EARLY_FLIP, IMAGENET),

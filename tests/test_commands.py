@@ -99,6 +99,22 @@ def test_folders_and_configs_need_no_name():
 
 
 @pytest.mark.fast
+def test_an_optional_field_is_unset():
+    """A number, a word, and an optimiser's; the last of several values counts, and None is none of other fields."""
+
+    def read(*arguments):
+        return command_line.parse(["x", "--config=simclr:cifar10_small", *(f"--config.{a}" for a in arguments)])
+
+    assert read().data.per_class is not None and read("data.per_class=None").data.per_class is None
+    assert read("data.per_class=2", "data.per_class=None").data.per_class is None
+    assert read("data.per_class=None", "data.per_class=2").data.per_class == 2
+    assert read("init_from=None").init_from is None
+    assert read("optim.default.weight_decay_final=None").optim.default.weight_decay_final is None
+    with pytest.raises(UserError, match="batch_size=None"):
+        read("batch_size=None")
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -9,7 +9,9 @@ import os
 import pathlib
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -276,6 +278,27 @@ def test_what_says_that_a_disk_is_full():
     assert not no_writing(OSError(errno.ENOENT, "x")) and not no_writing(ValueError("full"))
 
 
+@pytest.mark.fast
+def test_what_cannot_be_caught_of_a_full_disk_is_not_told_again(monkeypatch, capfd):
+    """TensorStore's callbacks come to a closed loop while the loop's own sentence is on its way."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    log.speak_plainly()
+
+    class Callback:
+        def __init__(self, error):
+            self.error = error
+
+        def __del__(self):
+            raise self.error
+
+    for words in ("Event loop is closed", "RESOURCE_EXHAUSTED: [OS error 28: No space left on device]"):
+        Callback(RuntimeError(words))
+        assert not capfd.readouterr().err
+    Callback(RuntimeError("something else"))
+    assert "something else" in capfd.readouterr().err
+
+
 def test_a_workdir_that_becomes_read_only_is_one_sentence_at_once(undisturbed, tmp_path, monkeypatch):
     real, count = tempfile.TemporaryFile, []
 
@@ -394,3 +417,15 @@ def test_a_whole_config_is_loaded_as_it_is(tmp_path, caplog):
     assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(config)
     assert not caplog.text
     assert report.runs.load_config is evaluate.load_config is stored_config.load
+
+
+@pytest.mark.fast
+def test_every_row_of_the_documentation_was_run():
+    """The table of docs/reliability.md, the inputs of benchmarks/hostile.py, and the record of what they led to."""
+    sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "benchmarks"))
+    import hostile
+
+    given = [row.given for row in hostile.ROWS]
+    assert hostile.documented() == given
+    found = {line["input"]: line for line in map(json.loads, hostile.RECORD.read_text().splitlines())}
+    assert [name for name in given if not found.get(name, {}).get("right")] == []

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 import numpy as np
 import pytest
 
-from ssl_jax import weights
+from ssl_jax import evaluate, export, weights
 from ssl_jax.evals.cache import FeatureCache
 from ssl_jax.report import draw, maps, page
 from ssl_jax.runtime import files
-from ssl_jax.runtime.errors import UserError, explained
+from ssl_jax.runtime.errors import UserError, explained, in_the_way
 from ssl_jax.weights import arrays_file
 from ssl_jax.workdir import log, results
 
@@ -152,3 +152,24 @@ def test_a_class_name_may_hold_dollars():
         figure = Figure()
         figure.add_axes((0, 0, 1, 1)).set_title("$x_{$ \\frac")
         assert "$x_{$" in draw.svg(figure)
+
+
+def test_what_stands_where_a_file_belongs_is_named(tmp_path, capsys):
+    (tmp_path / "config.json").mkdir()
+    assert evaluate.main([f"--workdir={tmp_path}", "--evals=health"]) == 2
+    assert "config.json cannot be used (Is a directory): see what is there" in capsys.readouterr().err
+    for make in (lambda: (tmp_path / "config.json" / "x").open(), lambda: (tmp_path / ("a" * 300)).open()):
+        with pytest.raises(OSError) as caught:
+            make()
+        assert bool(in_the_way(caught.value)) == ("File name too long" in str(caught.value))
+    behind = RuntimeError("saving failed")
+    behind.__cause__ = NotADirectoryError(errno.ENOTDIR, "Not a directory", "r/checkpoints")
+    assert in_the_way(behind).startswith("r/checkpoints cannot be used (Not a directory)")
+    assert not in_the_way(OSError(errno.EISDIR, "no file is named")) and not in_the_way(ValueError("x"))
+
+
+def test_a_place_for_an_export_is_a_file(tmp_path):
+    """Before anything is computed."""
+    for out in (".", str(tmp_path), str(tmp_path / "b"), str(tmp_path / "b.onnx")):
+        with pytest.raises(UserError, match=r"does not end in \.npz"):
+            export.export(str(tmp_path), "npz", out)

@@ -1,5 +1,6 @@
 """Folders as people have them: other names of splits, wrappers, links, pipes, strips; and what is said about them."""
 
+import gzip
 import io
 import logging
 import os
@@ -262,3 +263,38 @@ def test_other_data_are_evaluated_whatever_the_runs_own_wanted():
     run = prepare(tiny.config("rotation"), jax.devices()[:1])
     run.config.data.stream, run.config.data.range = "always", (0.0, 4.0)
     assert len(context.load_images(run, "digits")[0]) == len(run.train)
+
+
+def test_several_folders_of_one_split_are_said(tmp_path, caplog):
+    layout = both("train", "val") | {f"{name}/{c}/9.png": png(5) for name in ("Train", "valid") for c in "ab"}
+    said = warnings(caplog, write(tmp_path / "images", layout))
+    assert len(said) == 1
+    assert said[0].endswith("Train/, train/, val/, valid/ are taken together, since they are names of one split")
+    more = {"train/x.dcm": b"", "lone.png": png(1), "train/a/deep/0.png": png(2)}
+    where = write(tmp_path / "more", layout | more)
+    os.symlink("nowhere.png", tmp_path / "more" / "train" / "broken.png")
+    said = warnings(caplog, where)
+    assert len(said) == 4 and "names of one split; 1 images lie in folders below" in said[3]
+
+
+def test_a_compressed_archive_called_tar_is_no_stream(tmp_path):
+    """Held in memory it is read; where in it an image begins cannot be told."""
+    plain = pack(tmp_path / "images.tar", both("train", "test"))
+    os.rename(plain, tmp_path / "plain")
+    (tmp_path / "images.tar").write_bytes(gzip.compress((tmp_path / "plain").read_bytes()))
+    assert shade(data.load(f"folder:{plain}", "train")) == [0, 10]
+    with pytest.raises(UserError, match=r"images.tar is compressed, so that images cannot be read in any order"):
+        data.load(f"folder:{plain}", "train", stream=True)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_names_that_are_no_text_are_escaped(tmp_path, stream):
+    """They are classes of their own, and can be printed and written."""
+    where = write(tmp_path / "images", {f"{c}/0.png": png(n) for n, c in enumerate("abc")})
+    os.rename(f"{where}/b", os.fsdecode(f"{where}/x".encode() + b"\xff"))
+    os.rename(f"{where}/c", f"{where}/y\nz")
+    train = data.load(f"folder:{where}", "train", stream=stream)
+    assert train.classes == ("a", "x\\udcff", "y\\nz") and train.labels.tolist() == [0, 1, 2]
+    if stream:
+        assert train.names(np.arange(3)).tolist() == ["a/0.png", "x\\udcff/0.png", "y\\nz/0.png"]
+        assert train.images.pictures(8)[:, 0, 0, 0].tolist() == [0, 1, 2]

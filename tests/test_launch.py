@@ -238,12 +238,14 @@ def test_tpu_run_tells_what_a_restart_can_mend(machine, told, status, starts):
     result = tpu(machine, "run", "--config=c.py:x", WORKDIR)
     assert result.returncode == status, result.stderr
     assert verbs(machine).count("start") == starts
+    assert "The slice stays, and costs money" in result.stdout + result.stderr
 
 
 def test_tpu_run_gives_up(machine):
     cloud(machine, ["ACTIVE"], ["exited 137"])
     result = tpu(machine, "run", WORKDIR, RESTARTS="2")
     assert result.returncode == 1 and "Gave up after 2 restarts" in result.stderr
+    assert "costs money" in result.stderr
     assert verbs(machine).count("start") == 3
 
 
@@ -252,6 +254,8 @@ def test_tpu_mistakes_are_explained(machine):
     machine.stand_in("gcloud")
     for arguments, words in (
         (("run", "--workdir=runs/a"), "needs --workdir=gs://"),
+        (("run", "--acelerator=v5litepod-16", WORKDIR), "'--acelerator=v5litepod-16' is no flag"),
+        (("run", "-name=a", WORKDIR), "'-name=a' is no flag"),
         (("delete", "--nmae=a"), "'--nmae=a' means nothing to delete"),
         (("destroy",), "tpu_vm.sh ACTION"),
         ((), "tpu_vm.sh ACTION"),

@@ -244,3 +244,11 @@ def test_an_onnx_file_that_gives_other_features_is_not_written(tmp_path, monkeyp
     with pytest.raises(UserError, match="is not written, since what can be stored"):
         export.export(str(path), "onnx", str(tmp_path / "b.onnx"))
     assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize("view", [{"size": 0}, {"centre": 0.0}, {"centre": 2.0}, {"std": (0.2, 0.0, 0.2)}])
+def test_a_view_that_is_none_is_refused(tmp_path, view):
+    state, _, _ = stored(RESNETS[0])
+    np.savez(tmp_path / "w.npz", **state)
+    with pytest.raises(UserError, match="is no view of an image"):
+        export.bring_in(str(tmp_path / "w.npz"), "resnet18", str(tmp_path / "o.npz"), view)

@@ -1,10 +1,12 @@
 """Pixels of any depth and number of channels: nothing of a file is lost without a word."""
 
+import importlib.util
 import io
 import logging
 import struct
 import sys
 import tarfile
+import zipfile
 import zlib
 
 import numpy as np
@@ -16,7 +18,7 @@ from ssl_jax import data
 from ssl_jax.data import look
 from ssl_jax.data.crop import Crop
 from ssl_jax.data.decode import decode
-from ssl_jax.data.pixels import Reading
+from ssl_jax.data.reading import Reading
 from ssl_jax.runtime.errors import UserError
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("cache")]
@@ -148,7 +150,7 @@ def test_all_pages_are_images(tmp_path, caplog, stream):
     assert shade(few) if not stream else few.images.pictures(8)[:, 0, 0, 0].tolist() == [10, 20, 30, 40, 50, 60]
     assert few.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert train.content != data.load(f"folder:{where}", "train", stream=stream).content
-    with pytest.raises(UserError, match=r"data.pages is 'every': use 'first' or 'all'"):
+    with pytest.raises(UserError, match=r"data.pages is 'every': use 'first', 'all' or 'channels'"):
         data.load(f"folder:{where}", "train", pages="every")
 
 
@@ -261,3 +263,84 @@ def test_what_is_left_out_of_an_archive_is_said(tmp_path, caplog, suffix):
     with caplog.at_level(logging.WARNING, "ssl_jax"):
         data.load(f"folder:{where}", "train")
     assert "left out 2 files that are no images by their suffix (2 .dcm)" in caplog.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_pages_of_a_tiff_may_be_its_channels(tmp_path, stream):
+    """As microscopes store them: each page is one channel; a TIFF of one page has its own."""
+    tifffile = pytest.importorskip("tifffile", reason="the channels of TIFF files are read by tifffile")
+    a, paths = ramp(4, 4000), {}
+    for name, pages in {"pages": np.moveaxis(a, -1, 0), "own": a, "few": np.moveaxis(a[..., :2], -1, 0)}.items():
+        out = io.BytesIO()
+        tifffile.imwrite(out, pages, photometric="minisblack", planarconfig="contig" if name == "own" else None)
+        paths[f"{name}/a/0.tif"] = out.getvalue()
+    write(tmp_path, paths)
+
+    def load(name, **options):
+        found = data.load(f"folder:{tmp_path / name}", "train", size=len(a), stream=stream, **options)
+        return found.images.pictures(len(a)) if stream else found.images
+
+    np.testing.assert_array_equal(
+        load("pages", channels=(2, 0, 3), pages="channels"), load("own", channels=(2, 0, 3), pages="channels")
+    )
+    with pytest.raises(UserError, match=r"it has 2 pages, and data.channels has number 3"):
+        data.load(f"folder:{tmp_path / 'few'}", "train", channels=(3,), pages="channels")
+    with pytest.raises(UserError, match=r"data.pages is 'channels': say which pages"):
+        load("pages", pages="channels")
+
+
+def test_pages_that_are_no_channels(tmp_path):
+    """Pages of several sizes, as of a pyramid, and pages of colour."""
+    tifffile = pytest.importorskip("tifffile", reason="the channels of TIFF files are read by tifffile")
+    for name, pages in {"sizes": [np.zeros((8, 8)), np.zeros((4, 4))], "colour": [np.zeros((8, 8, 3))] * 2}.items():
+        out = io.BytesIO()
+        with tifffile.TiffWriter(out) as file:
+            for page in pages:
+                file.write(page.astype(np.uint8), photometric="rgb" if page.ndim == 3 else "minisblack")
+        where = write(tmp_path / name, {"a/0.tif": out.getvalue()})
+        with pytest.raises(UserError, match=r"its pages have .* where one size \[H, W\] is due"):
+            data.load(f"folder:{where}", "train", channels=(0, 1), pages="channels")
+
+
+def test_photographs_of_phones(tmp_path, caplog):
+    """Read with the package; without it the sentence says which."""
+    if importlib.util.find_spec("pillow_heif") is None:
+        where = write(tmp_path / "images", {"a/0.png": png(7), "a/1.heic": b"x"})
+        with caplog.at_level(logging.WARNING, "ssl_jax"):
+            data.load(f"folder:{where}", "train")
+        assert "(1 .heic) HEIC is read after pip install pillow-heif." in caplog.text
+        with pytest.raises(UserError, match=r"no images in .* HEIC is read after pip install pillow-heif"):
+            data.load(f"folder:{write(tmp_path / 'heic', {'a/1.heic': b'x'})}", "train")
+        return
+    out = io.BytesIO()
+    Image.new("RGB", (16, 16), (90, 90, 90)).save(out, "HEIF")
+    where = write(tmp_path / "images", {"a/0.heic": out.getvalue()})
+    for stream in (False, True):
+        found = data.load(f"folder:{where}", "train", size=16, stream=stream)
+        images = found.images.pictures(16) if stream else found.images
+        np.testing.assert_allclose(images, 90, atol=3)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_array_holds_what_its_header_promises(tmp_path, packed):
+    """Three terabytes are not asked for."""
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000, 1000000, 3), }".ljust(117) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + header
+    name = "a/0.npy"
+    if packed:
+        out, name = io.BytesIO(), "a/0.npz"
+        with zipfile.ZipFile(out, "w") as file:
+            file.writestr("image.npy", content)
+        content = out.getvalue()
+    with pytest.raises(UserError, match=r"it says uint8 \[1000000, 1000000, 3\], which is more than it holds"):
+        data.load(f"folder:{write(tmp_path / 'images', {name: content})}", "train")
+
+
+def test_an_image_of_no_numbers_is_unreadable(tmp_path):
+    where = write(tmp_path / "images", {"a/0.npy": npy(np.full((4, 4), np.nan)), "a/1.npy": npy(np.eye(4))})
+    assert len(data.load(f"folder:{where}", "train")) == 1
+    alone = write(tmp_path / "alone", {"a/0.npy": npy(np.full((4, 4), np.nan))})
+    for stream in (False, True):
+        with pytest.raises(UserError, match=r"can be read \(a/0.npy: (none of its pixels|floating-point pixels)"):
+            found = data.load(f"folder:{alone}", "train", size=4, stream=stream)
+            found.images.pictures(4)

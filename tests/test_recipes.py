@@ -117,6 +117,23 @@ def test_published_recipes_say_where_they_are_from(name):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("method", ["exemplar", "context_prediction", "s4l"])
+def test_googles_code_decays_kernels_alone(method):
+    """google/revisiting-self-supervised and google-research/s4l, models/resnet.py: `kernel_regularizer`, no other."""
+    entry = get_config(method, "imagenet").optim
+    params = {"conv": {"kernel": jnp.ones((3, 3, 2, 2))}, "norm": {"scale": jnp.ones(2), "bias": jnp.ones(2)}}
+    lines = optim.describe(entry, jax.tree.map(lambda _: "default", params), params)
+    assert [line.endswith("excluded") for line in sorted(lines)] == [False, True, True]
+
+
+@pytest.mark.fast
+def test_nnclr_has_byols_views():
+    """As the port for VISSL (nnclr_8node_resnet.yaml) and solo-learn read the paper."""
+    nnclr, byol = (get_config(name, "imagenet").method for name in ("nnclr", "byol"))
+    assert nnclr.view1.to_dict() == byol.view1.to_dict() and nnclr.view2.to_dict() == byol.view2.to_dict()
+
+
+@pytest.mark.fast
 def test_a_changed_recipe_is_no_longer_the_published_one():
     one = Recipe(source="a", expected=(Expected(0.5, "knn"),), method={"a": 1, "b": 1}, optim={"b1": 0.5}, epochs=3)
     other = one.but(method={"b": 2}, optim={"b2": 0.5})

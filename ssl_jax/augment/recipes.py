@@ -189,7 +189,6 @@ SOLO_WEAK = replace(_solo, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.5)
 _solo_asymmetric = replace(_solo, **_colour(0.4, 0.4, 0.2, 0.1))
 SOLO_ASYMMETRIC = (_solo_asymmetric, replace(_solo_asymmetric, solarize=0.2))
 SOLO_VICREG = replace(_solo_asymmetric, area=(0.2, 1.0), solarize=0.1)
-SOLO_RECONSTRUCTION = replace(_solo, order=("crop", "flip"))
 
 # lightly's CIFAR benchmark: no blur, jitter at half strength, ImageNet normalisation.
 LIGHTLY_SIMCLR = View(size=32, flip=0.5, **_colour(0.4, 0.4, 0.4, 0.1), pillow=True)

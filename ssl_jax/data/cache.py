@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from ssl_jax.data.dataset import Dataset, Request, check_memory
-from ssl_jax.data.pixels import AS_IS
+from ssl_jax.data.reading import AS_IS
 from ssl_jax.runtime.files import replacing
 from ssl_jax.runtime.paths import cache_folder
 

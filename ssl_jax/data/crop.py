@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssl_jax.data import pixels
 from ssl_jax.data.decode import fit, stacked
-from ssl_jax.data.pixels import AS_IS, Reading
+from ssl_jax.data.reading import AS_IS, Reading
 
 try:  # the same filters as Pillow's in SIMD, three to five times as fast; its wheels are for x86-64
     import cykooz_resizer as simd

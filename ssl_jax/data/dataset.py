@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ssl_jax.data.pixels import MOST_PIXELS, Reading, Span
+from ssl_jax.data.files import printable
+from ssl_jax.data.reading import MOST_PIXELS, Reading, Span
 from ssl_jax.runtime.errors import UserError
 
 
@@ -129,7 +130,7 @@ class Dataset:
         """What some images are called `[n]`: their files below the folder or in the archive, else their numbers."""
         if not self.streamed:
             return np.array([f"{row:06d}" for row in rows], dtype=str)
-        return np.array([self.images.files.name(row) for row in self.images.rows[rows]], dtype=str)
+        return np.array([printable(self.images.files.name(row)) for row in self.images.rows[rows]], dtype=str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,7 @@ class Request:
       cache: folder for downloads and decoded images; None: the usual one.
       span: the values that become 0 and 255, of images whose pixels are no bytes; None: as the images say.
       channels: numbers of those that are meant, from 0; None: grey or colour.
-      pages: "first" page or frame of an image, or "all", each an image of its own.
+      pages: "first" page or frame of an image; "all", each an image of its own; "channels": those of a TIFF are these.
       max_pixels: an image of more counts as unreadable.
       image: name of the feature that has the images, where a source has several.
       label: name of the feature that has the labels, likewise.
@@ -166,8 +167,10 @@ class Request:
         self._check_span()
         if self.channels is not None and not (self.channels and all(type(c) is int and c >= 0 for c in self.channels)):
             raise UserError(f"data.channels is {self.channels}: give the numbers of channels, from 0, as (0,1,2,3,4).")
-        if self.pages not in ("first", "all"):
-            raise UserError(f"data.pages is '{self.pages}': use 'first' or 'all'.")
+        if self.pages not in ("first", "all", "channels"):
+            raise UserError(f"data.pages is '{self.pages}': use 'first', 'all' or 'channels'.")
+        if self.pages == "channels" and self.channels is None:
+            raise UserError("data.pages is 'channels': say which pages of a TIFF are meant, as data.channels=(0,1,2).")
         if self.split not in ("train", "test"):
             raise UserError(f"There is no split '{self.split}': ask for 'train' or 'test'.")
         for field in ("size", "per_class"):
@@ -189,7 +192,7 @@ class Request:
     @property
     def reading(self) -> Reading:
         """How pixels are taken."""
-        return Reading(self.channels, self.span, self.max_pixels)
+        return Reading(self.channels, self.span, self.max_pixels, self.pages == "channels")
 
 
 def check_memory(shape: tuple[int, ...], max_gib: float, where: str) -> None:

@@ -13,7 +13,8 @@ import tqdm
 
 from ssl_jax.data.dataset import DoesNotFit, Request, check_memory
 from ssl_jax.data.files import Reader, retry
-from ssl_jax.data.pixels import AS_IS, Reading, planes
+from ssl_jax.data.pixels import planes
+from ssl_jax.data.reading import AS_IS, Reading
 from ssl_jax.runtime.errors import UserError
 
 _STRIP = 8  # of a longer strip only the middle is resized: the rest costs time and memory, and is cropped

@@ -10,7 +10,7 @@ import numpy as np
 from ssl_jax.data import record
 from ssl_jax.data.dataset import Card, Dataset, DoesNotFit, check_memory
 from ssl_jax.data.lazy import Images, JoinedFiles
-from ssl_jax.data.pixels import Reading
+from ssl_jax.data.reading import Reading
 from ssl_jax.runtime.errors import UserError
 
 

@@ -4,6 +4,7 @@ import collections
 from collections.abc import Callable, Iterable, Iterator
 import dataclasses
 import functools
+import importlib.util
 import os
 import pathlib
 import stat
@@ -19,7 +20,14 @@ from ssl_jax.runtime.errors import TryAgain, UserError
 _PLAIN = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # What Pillow reads where it was built so.
 _OPTIONAL = {".jp2": "jpg_2000", ".avif": "avif"}
-EXTENSIONS = (*_PLAIN, *(ending for ending, name in _OPTIONAL.items() if name in features.get_supported()))
+_HEIC = (".heic", ".heif")  # what Pillow reads with a package of its own, see `pixels`
+_HAS_HEIC = importlib.util.find_spec("pillow_heif") is not None
+HEIC_HINT = "" if _HAS_HEIC else " HEIC is read after pip install pillow-heif."
+EXTENSIONS = (
+    *_PLAIN,
+    *(ending for ending, name in _OPTIONAL.items() if name in features.get_supported()),
+    *(_HEIC if _HAS_HEIC else ()),
+)
 ARRAYS = (".npy", ".npz")  # images too, where there are no others
 _PAUSES = (1.0, 4.0, 16.0, 64.0)  # seconds between attempts to read what cannot be read now
 
@@ -191,7 +199,15 @@ def left_out(others: collections.Counter[str]) -> list[str]:
     """What to say of files that are no images, by number and suffix; nothing where there are none."""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
     more = ", ..." if len(others) > 5 else ""
-    return [f"left out {others.total()} files that are no images by their suffix ({kinds}{more})"] if others else []
+    hint = HEIC_HINT if set(others) & set(_HEIC) else ""
+    return (
+        [f"left out {others.total()} files that are no images by their suffix ({kinds}{more}){hint}"] if others else []
+    )
+
+
+def printable(name: str) -> str:
+    """A name for people and text files: what cannot be printed, as bytes that are no text, becomes an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def is_hidden(name: str) -> bool:

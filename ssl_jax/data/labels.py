@@ -8,7 +8,7 @@ import pathlib
 import numpy as np
 
 from ssl_jax.data.dataset import Request
-from ssl_jax.data.files import ARRAYS, EXTENSIONS, Entry, is_address
+from ssl_jax.data.files import ARRAYS, EXTENSIONS, HEIC_HINT, Entry, is_address, printable
 from ssl_jax.runtime.errors import UserError
 
 # What a folder of a split may be called, in any case.
@@ -61,7 +61,7 @@ def by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry
     """Returns split -> (name below the split, entry). Unlabelled images are training images of no class."""
     if not entries:
         place = path if is_address(path) else pathlib.Path(path).expanduser().absolute()
-        raise UserError(f"There are no images in {place}: looked for {' '.join((*EXTENSIONS, *ARRAYS))}.")
+        raise UserError(f"There are no images in {place}: looked for {' '.join((*EXTENSIONS, *ARRAYS))}.{HEIC_HINT}")
     folders = split_folders(entries)
     if not folders:
         return {"train": [(entry.name, entry) for entry in entries]}
@@ -94,13 +94,16 @@ def report(entries: list[Entry], odd: list[str], path: str) -> None:
             f"left out {beside.total()} images beside the splits {', '.join(folders)}: {names}"
             f"{', ...' if len(beside) > 3 else ''}; move them into a split to use them"
         )
+    shared = collections.Counter(folders.values())
+    if several := [folder for folder, split in folders.items() if shared[split] > 1 and split != "unlabeled"]:
+        said.append(f"{', '.join(several)} are taken together, since they are names of one split")
     nested = [entry.name for items in by_split(entries, path).values() for rest, entry in items if rest.count("/") > 1]
     if nested:
         said.append(
             f"{len(nested)} images lie in folders below that of their class, such as {nested[0]}; the first folder of "
             "a split is the class"
         )
-    for sentence in said:
+    for sentence in [*said[:3], "; ".join(said[3:])] if len(said) > 4 else said:
         log.warning("%s: %s", path, sentence)
 
 
@@ -122,7 +125,7 @@ def select(entries: list[Entry], request: Request, path: str) -> tuple[list[Entr
         labels = np.array([index for index, _, _ in chosen])
         chosen = [chosen[row] for row in first_per_class(labels, request.per_class, path)]
     labelled = [dataclasses.replace(entry, label=index) for index, _, entry in chosen]
-    return labelled, tuple(sorted(known))
+    return labelled, tuple(map(printable, sorted(known)))
 
 
 def _class(rest: str) -> str:

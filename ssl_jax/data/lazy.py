@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax.data.crop import Crop, Place, cut
 from ssl_jax.data.files import read_file, read_part, retry
-from ssl_jax.data.pixels import AS_IS, Reading
+from ssl_jax.data.reading import AS_IS, Reading
 from ssl_jax.runtime.errors import UserError
 
 MOST_SKIPPED = 1000  # damaged images one after the other: so many are no accident
@@ -135,7 +135,7 @@ class Images:
           UserError: no image can be read.
           TryAgain: this one cannot be read now.
         """
-        tried = min(len(self), MOST_SKIPPED)
+        tried, reason = min(len(self), MOST_SKIPPED), ""
         for passed in range(tried):
             seen = (row + passed) % len(self)
             file = int(self.rows[seen])
@@ -143,12 +143,12 @@ class Images:
                 return self.crops(file, place, self.size), seen
             except (MemoryError, UserError):
                 raise
-            except Exception:  # Pillow's readers raise anything at all on damaged files; `prefetch` counts and names
-                continue
+            except Exception as error:  # Pillow's readers raise anything at all on damaged files; `prefetch` counts
+                reason = reason or " ".join(str(error).split())[:150] or type(error).__name__
         named = self.files.name(int(self.rows[row]))
         raise UserError(
-            f"None of {tried} images, of {len(self)}, can be read ({named}, ...): see whether they are there, or fetch "
-            "them again."
+            f"None of {tried} images, of {len(self)}, can be read ({named}: {reason}): see whether they are there, or "
+            "fetch them again."
         )
 
     def crops(self, file: int, place: Place, size: int | None = None) -> list[np.ndarray]:

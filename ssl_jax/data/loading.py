@@ -8,7 +8,7 @@ from typing import Any, cast
 from ssl_jax.data import sources
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.look import tupled
-from ssl_jax.data.pixels import MOST_PIXELS
+from ssl_jax.data.reading import MOST_PIXELS
 from ssl_jax.data.sources import Source
 from ssl_jax.runtime.errors import UserError, nearest
 
@@ -53,7 +53,7 @@ def load(
       stream: leave the images where they are; they may then differ in size.
       range: the values that become 0 and 255, of images of more than eight bits a pixel; None: as the images say.
       channels: numbers of the channels that are meant, from 0, in order; None: grey or colour, as the images are.
-      pages: "first" page or frame of an image, or "all", each an image of its own.
+      pages: "first" page or frame of an image; "all", each an image of its own; "channels": those of a TIFF are these.
       max_pixels: an image of more counts as unreadable.
       image: name of the feature that has the images, in a source that has several; None: the only one, or "image".
       label: name of the feature that has the labels, likewise; None: "label".

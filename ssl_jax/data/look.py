@@ -12,7 +12,7 @@ from PIL import Image
 from ssl_jax.data import pixels
 from ssl_jax.data.dataset import Request
 from ssl_jax.data.files import Reader
-from ssl_jax.data.pixels import Reading, Span
+from ssl_jax.data.reading import Reading, Span
 from ssl_jax.runtime.errors import UserError
 
 _FEW, _MANY = 16, 64  # images that are looked at for deep pixels, and if there are any, for their range
@@ -133,6 +133,8 @@ def _bits(image: Image.Image, data: bytes) -> int:
     """Bits a channel of the kinds of file whose depth Pillow hides."""
     if image.format == "JPEG2000" and (at := data.find(b"ihdr")) >= 0:
         return (data[at + 14] & 0x7F) + 1
+    if image.format == "HEIF":
+        return image.info.get("bit_depth", 8)
     if image.format == "AVIF" and (at := data.find(b"av1C")) >= 0:
         return 10 if data[at + 6] & 0x40 else 8
     return 8

@@ -1,55 +1,37 @@
 """The pixels of an image file as bytes, whatever their number of channels and their depth.
 
-Pillow reads grey and colour. Where `data.channels` says which channels are meant, any of Pillow's are taken as they
-are, TIFF is read by tifffile, which knows any number of them, and `.npy` and `.npz` hold arrays [H, W] or [H, W, C].
+Pillow reads grey and colour, and HEIC where pillow-heif is installed. Where `data.channels` says which channels are
+meant, any of Pillow's are taken as they are, TIFF is read by tifffile, which knows any number of them, and `.npy` and
+`.npz` hold arrays [H, W] or [H, W, C].
 """
 
 from collections.abc import Iterator
 import contextlib
-import dataclasses
+import importlib.util
 import io
 import sys
 from typing import Any
-import zipfile
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ssl_jax.runtime.errors import UserError
+from ssl_jax.data.array_files import NPY, NPZ, TIFF, stored, tiff, tiff_file
+from ssl_jax.data.reading import Reading, Span, check_size
 
-Ends = float | tuple[float, ...]  # one value, or one a channel
-Span = tuple[Ends, Ends]
+if importlib.util.find_spec("pillow_heif"):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
 
 DEEP = ("F", "I", "I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes of more than eight bits a pixel
-MOST_PIXELS = 179_000_000
 _WHOLE: Span = (0.0, 65535.0)
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TILES = "ssl_jax tiles"
-_NPY, _NPZ = b"\x93NUMPY", b"PK\x03\x04"
 _LOW = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # of two bytes takes the other one
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """How the pixels of a file are taken.
-
-    Attributes:
-      channels: numbers of those that are meant, from 0; None: grey or colour, as it is, without transparency.
-      span: what becomes 0 and what 255 of pixels that are no bytes; None: those of 16 bits without sign.
-      max_pixels: an image of more is refused.
-    """
-
-    channels: tuple[int, ...] | None = None
-    span: Span | None = None
-    max_pixels: int = MOST_PIXELS
-
-
-AS_IS = Reading()
 
 
 def is_picture(data: bytes, reading: Reading) -> bool:
     """Whether a file is read as grey or colour by Pillow, so that a JPEG may be decoded at a smaller scale."""
-    return reading.channels is None and not data.startswith((_NPY, _NPZ))
+    return reading.channels is None and not data.startswith((NPY, NPZ))
 
 
 def planes(data: bytes, reading: Reading, page: int = 0) -> list[Image.Image]:
@@ -90,20 +72,15 @@ def opened(data: bytes, reading: Reading, page: int = 0) -> Iterator[Image.Image
     try:
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
-        if data[:4] not in _TIFF:
+        if data[:4] not in TIFF:
             raise
         raise ValueError("Pillow reads it neither as grey nor as colour: say which channels, data.channels") from error
     with image:
         if page:
             image.seek(page)
-        _check_size(image.width, image.height, reading)
+        check_size(image.width, image.height, reading)
         image.info[_TILES] = getattr(image, "tile", [])  # which reading the EXIF data of a PNG may use up
         yield image
-
-
-def _check_size(width: int, height: int, reading: Reading) -> None:
-    if width * height > reading.max_pixels:
-        raise ValueError(f"{width} x {height} pixels are more than data.max_pixels, {reading.max_pixels}")
 
 
 def picture(image: Image.Image, data: bytes, reading: Reading, page: int = 0) -> Image.Image:
@@ -185,10 +162,10 @@ def _recoded(data: bytes, page: int, mode: str, coding: str) -> Image.Image:
 
 def pages(data: bytes, reading: Reading) -> int:
     """How many pages or frames a file has; errors as of `planes`."""
-    if data.startswith((_NPY, _NPZ)):
+    if data.startswith((NPY, NPZ)):
         return 1
-    if data[:4] in _TIFF and reading.channels is not None:
-        with _tiff_file(data) as file:
+    if data[:4] in TIFF and reading.channels is not None:
+        with tiff_file(data) as file:
             return len(file.pages)
     with opened(data, reading) as image:
         return getattr(image, "n_frames", 1)
@@ -201,10 +178,10 @@ def values_of(data: bytes, reading: Reading, page: int = 0) -> np.ndarray:
       ValueError: it holds no such array.
       UserError: tifffile is missing.
     """
-    if data.startswith((_NPY, _NPZ)):
-        values = _stored(data, reading)
-    elif data[:4] in _TIFF and reading.channels is not None:
-        values = _tiff(data, reading, page)
+    if data.startswith((NPY, NPZ)):
+        values = stored(data, reading)
+    elif data[:4] in TIFF and reading.channels is not None:
+        values = tiff(data, reading, page)
     else:
         with opened(data, reading, page) as image:
             found = deep(image, data, page)
@@ -214,41 +191,8 @@ def values_of(data: bytes, reading: Reading, page: int = 0) -> np.ndarray:
         values = values[..., None]
     if values.ndim != 3 or not values.size or values.dtype.kind not in "buif":
         raise ValueError(f"it holds {values.dtype} {list(values.shape)} where numbers [H, W, C] are due")
-    _check_size(values.shape[1], values.shape[0], reading)
+    check_size(values.shape[1], values.shape[0], reading)
     return values
-
-
-def _stored(data: bytes, reading: Reading) -> np.ndarray:
-    """The array of a .npy file, or the only one (or that called 'image') of a .npz file; nothing is unpickled."""
-    if data.startswith(_NPY):
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    with zipfile.ZipFile(io.BytesIO(data)) as members:
-        if sum(member.file_size for member in members.infolist()) > 64 * reading.max_pixels:
-            raise ValueError("what it unpacks to is more than data.max_pixels allows")
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        names = list(arrays)
-        if len(names) != 1 and "image" not in names:
-            raise ValueError(f"it holds several arrays ({', '.join(names[:3])}) and none called 'image'")
-        return arrays["image" if "image" in names else names[0]]
-
-
-def _tiff_file(data: bytes) -> Any:
-    try:
-        import tifffile
-    except ImportError as error:
-        raise UserError(
-            "The channels of TIFF files are read by the package tifffile: pip install ssl_jax[tiff], or store the "
-            "images as .npy."
-        ) from error
-    return tifffile.TiffFile(io.BytesIO(data))
-
-
-def _tiff(data: bytes, reading: Reading, page: int) -> np.ndarray:
-    with _tiff_file(data) as file:
-        found = file.pages[page]
-        _check_size(found.imagewidth, found.imagelength, reading)
-        values = found.asarray()
-        return np.moveaxis(values, 0, -1) if found.axes == "SYX" else values
 
 
 def chosen(values: np.ndarray, channels: tuple[int, ...] | None) -> np.ndarray:
@@ -279,6 +223,8 @@ def to_bytes(values: np.ndarray, span: Span | None) -> np.ndarray:
         return values.astype(np.uint8) * 255
     if values.dtype.kind == "f" and span is None:
         raise ValueError("floating-point pixels have no known range: set data.range")
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        raise ValueError("none of its pixels is a number")
     low, high = (np.asarray(end, np.float64) for end in span or _WHOLE)
     shares = (np.where(np.isnan(values), low, values) - low) / (high - low)
     return (np.clip(shares, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -7,6 +7,7 @@ import functools
 import pathlib
 import posixpath
 import tarfile
+from typing import Literal
 import zlib
 
 import numpy as np
@@ -60,7 +61,7 @@ def _index(file: pathlib.Path, cache: str | None) -> tuple[list[tuple[str, int, 
     """
 
     def make() -> dict[str, np.ndarray]:
-        with open_tar(file) as tar:
+        with open_tar(file, "r:") as tar:
             members = {name: m for name, m in _members(tar, file).items() if not m.issparse()}
         names, others = images_among(members)
         found = {name: members[name] for name in names}
@@ -161,8 +162,18 @@ def _followed(member: tarfile.TarInfo | None, found: dict[str, tarfile.TarInfo])
     return None
 
 
-def open_tar(file: pathlib.Path) -> tarfile.TarFile:
+def open_tar(file: pathlib.Path, mode: Literal["r:*", "r:"] = "r:*") -> tarfile.TarFile:
+    """Opens an archive; "r:" only one that is not compressed, which its name does not tell.
+
+    Raises:
+      UserError: it is none.
+    """
     try:
-        return tarfile.open(file)
+        return tarfile.open(file, mode)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        if mode == "r:" and tarfile.is_tarfile(file):
+            raise UserError(
+                f"{file} is compressed, so that images cannot be read in any order: unpack it (gunzip), or call it "
+                ".tar.gz."
+            ) from error
         raise UserError(f"{file} is not a readable tar file ({error}): fetch it again.") from error

@@ -160,6 +160,7 @@ def reading(c: Any) -> dict[str, Any]:
 def pixels_of(c: Any) -> dict[str, Any]:
     """The fields of the section `data` of a run, as `pixels.Reading` takes them."""
     found = {"channels": c.get("channels"), "span": c.get("range"), "max_pixels": c.get("max_pixels")}
+    found["stacked"] = c.get("pages") == "channels"
     return {name: tupled(value) for name, value in found.items() if value is not None}
 
 

@@ -134,7 +134,8 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         config = run.config.copy_and_resolve_references()
         size = None if loading.card(source).whole_images else run.eval_side
         with config.ignore_type(), config.unlocked():
-            own = dict.fromkeys(("per_class", "target", "image", "label")) | {"stream": "auto", "pages": "first"}
+            pages = "first" if config.data.pages == "all" else config.data.pages
+            own = dict.fromkeys(("per_class", "target", "image", "label")) | {"stream": "auto", "pages": pages}
             held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
             config.data.update(source=source, path=path, size=size, holdout=held, label_noise=0.0, **own)
         found, test = train_test.load(config.data)
@@ -231,8 +232,7 @@ def prepare(
       ts: its state.
       images: what to extract them of.
       cache: where features are kept; None extracts them anew.
-      few: what is kept of the stages before the last, where memory is short: so many evenly spaced training images and
-        no test image; None: all.
+      few: so many evenly spaced training images, and no test images, are kept of the earlier stages; None: all.
       extracted: whether features are wanted at all; False: they have no channels, and there are no stages.
       supervised: a run of the method supervised, as another representation.
       tune_epochs: as `Context` has it.

@@ -94,4 +94,5 @@ def _config(found: weights.Backbone, source: str, where: str | None) -> ConfigDi
         config.data.update({"source": source, "path": where, "size": size, "eval_centre": found.view.centre})
         said = found.reading
         config.data.update({"channels": said.channels, "range": said.span, "max_pixels": said.max_pixels})
+        config.data.pages = "channels" if said.stacked else "first"
     return config

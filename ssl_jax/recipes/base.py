@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from ssl_jax.augment.view import View
-from ssl_jax.data.pixels import MOST_PIXELS
+from ssl_jax.data.reading import MOST_PIXELS
 from ssl_jax.methods import build
 from ssl_jax.runtime.errors import UserError
 
@@ -66,7 +66,7 @@ def _data() -> ConfigDict:
     config.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.channels = config_dict.placeholder(tuple)  # numbers of those taken, from 0; None: grey or colour
     config.range = config_dict.placeholder(tuple)  # of deeper pixels than bytes, to 0 and 255; None: as images say
-    config.pages = "first"  # of files with several pages or frames; all: each is an image
+    config.pages = "first"  # of files with several pages; all: each is an image; channels: those of a TIFF are
     config.max_pixels = MOST_PIXELS  # a larger image counts as unreadable
     config.image = config_dict.placeholder(str)  # feature of a tfds data set with several; None: the only one
     config.label = config_dict.placeholder(str)  # likewise; None: 'label', or the only one with classes

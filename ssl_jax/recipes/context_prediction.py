@@ -49,6 +49,7 @@ RECIPES = {
         optim={
             "learning_rate": 0.1,
             "weight_decay": 1e-4,
+            "exclude": "1d",  # their code (google/revisiting-self-supervised, models/resnet.py) decays kernels alone
             "schedule": "steps",
             "milestones": (15, 25),
             "warmup_epochs": 5.0,

@@ -28,6 +28,7 @@ RECIPES = {
         optim=lars("inside", learning_rate=1.0, weight_decay=1e-4),
     ),
     "cifar10_lightly": LIGHTLY,
+    # The optimiser is SimCLR's, whose framework the paper takes; it could not be compared with theirs.
     "imagenet": Recipe(
         source="paper, sec. 4.1: N = 256, 200 epochs",
         expected=(Expected(0.682, "linear"),),

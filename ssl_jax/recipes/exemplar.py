@@ -34,6 +34,7 @@ RECIPES = {
         optim={
             "learning_rate": 0.1,
             "weight_decay": 1e-4,
+            "exclude": "1d",  # models/resnet.py decays kernels alone
             "schedule": "steps",
             "milestones": (15, 25),
             "warmup_epochs": 5.0,

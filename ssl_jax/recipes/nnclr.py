@@ -32,11 +32,14 @@ RECIPES = {
         optim=solo_larc(learning_rate=0.4, weight_decay=1e-5),
     ),
     "cifar10_lightly": LIGHTLY,
-    # The paper leaves open what SimCLR's LARS leaves out.
+    # The paper leaves open what SimCLR's LARS leaves out. The port for VISSL has the same heads, queue, temperature and
+    # optimiser; it takes the paper's views for both of BYOL's, as solo-learn does. Its warm-up starts at an eighth of
+    # the rate, here at 0.
     "imagenet": Recipe(
-        source="paper, sec. 4.1: 1000 epochs",
+        source="paper, sec. 4.1, and the port for VISSL (nnclr_8node_resnet.yaml): 1000 epochs",
         expected=(Expected(0.754, "linear"),),
         epochs=1000,
+        method={"view1": views.BYOL[0], "view2": views.BYOL[1]},
         model={"zero_init": True},
         optim=lars("inside", learning_rate=0.3, weight_decay=1e-6),
     ),

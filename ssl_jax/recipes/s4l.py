@@ -19,6 +19,7 @@ RECIPES = {
             "learning_rate": 0.03,
             "scaling": "none",
             "weight_decay": 1e-3,
+            "exclude": "1d",  # models/resnet.py decays kernels alone
             "warmup_epochs": 0.5,
             "schedule": "steps",
             "milestones": (14, 16, 18),

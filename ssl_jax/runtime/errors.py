@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 class UserError(Exception):
@@ -44,6 +45,22 @@ def no_writing(error: BaseException | None) -> str:
     return ""
 
 
+def in_the_way(error: BaseException | None) -> str:
+    """What stands where a file or folder of ours belongs, if that is what an error, or one behind it, says.
+
+    Returns:
+      a sentence, as of a folder called `config.json`; '' for any other error.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _IN_THE_WAY and error.filename is not None:
+            return (
+                f"{os.fsdecode(error.filename)} cannot be used ({error.strerror}): see what is there, and move it away "
+                "or choose another place."
+            )
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def explained(main: Callable[..., int]) -> Callable[..., int]:
     """Wraps a program's `main`: it prints a `UserError`, or that a disk is full, without a traceback.
 
@@ -58,9 +75,12 @@ def explained(main: Callable[..., int]) -> Callable[..., int]:
             print(f"Error: {error}", file=sys.stderr)
             return error.status
         except OSError as error:
-            if not (why := no_writing(error)):
+            if why := no_writing(error):
+                print(f"Error: The disk {why} ({error}): nothing that was there is changed.", file=sys.stderr)
+                return UserError.status
+            if not (words := in_the_way(error)):
                 raise
-            print(f"Error: The disk {why} ({error}): nothing that was there is changed.", file=sys.stderr)
+            print(f"Error: {words}", file=sys.stderr)
             return UserError.status
 
     return wrapped

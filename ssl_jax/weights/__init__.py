@@ -21,7 +21,7 @@ from ssl_jax import models
 from ssl_jax.augment.render import render_batch
 from ssl_jax.augment.view import View
 from ssl_jax.data import train_test
-from ssl_jax.data.pixels import Reading
+from ssl_jax.data.reading import Reading
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Method, Variables
 from ssl_jax.runtime.errors import UserError

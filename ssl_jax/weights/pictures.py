@@ -10,7 +10,7 @@ from PIL import Image
 
 from ssl_jax.data import crop, pixels
 from ssl_jax.data.crop import Crop
-from ssl_jax.data.pixels import Reading
+from ssl_jax.data.reading import Reading
 from ssl_jax.runtime.errors import UserError
 
 

@@ -122,8 +122,12 @@ def _create(path: epath.Path, text: str) -> bool:
         number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(number, "w") as file:
-        file.write(text)
+    try:
+        with os.fdopen(number, "w") as file:
+            file.write(text)
+    except OSError:  # a full disk
+        os.unlink(path)
+        raise
     return True
 
 

@@ -1,8 +1,10 @@
 """What a run records and tells: JSON lines in the workdir, what its trackers get, and its progress."""
 
+import io
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from typing import Any
@@ -20,6 +22,8 @@ _REWRITE_SECONDS = 60  # between copies of the metrics to a bucket
 def speak_plainly() -> None:
     """Sets up logging for a command line: our own messages as they are, libraries only when something is wrong."""
     logging.basicConfig(format="%(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as the other stream: names of files may be no text
     for handler in logging.root.handlers:  # a library may have set up its own before
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
@@ -29,6 +33,8 @@ def speak_plainly() -> None:
     # A full disk is told once, by the loop, and not by each thread that meets it.
     absl.addFilter(lambda record: not _told(record.exc_info and record.exc_info[1]))
     threading.excepthook = lambda args: None if _told(args.exc_value) else threading.__excepthook__(args)
+    # TensorStore's callbacks find the loop of Orbax closed once that has given up, which nobody can catch.
+    sys.unraisablehook = lambda args: None if _told(args.exc_value) else sys.__unraisablehook__(args)
 
 
 def _told(error: Any) -> bool:

@@ -147,7 +147,7 @@ def _looked(files: places.Files, request: Request, place: str) -> Request:
 
 def _images(files: places.Files, request: Request) -> list[Entry]:
     """The files, or all pages and frames of them; these are counted once, since that opens all files."""
-    if request.pages == "first":
+    if request.pages != "all":
         return files.entries
 
     def make() -> dict[str, np.ndarray]:
