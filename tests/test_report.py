@@ -297,6 +297,7 @@ def test_bars_of_methods_are_sorted_above_the_baselines(several):
         names = [text for text in words_of(drawn) if text in ("simclr", "byol", "untrained", "pixels")]
         assert names == ["simclr", "byol", "untrained", "pixels"]
         assert {"85.0", "70.0", "60.0"} <= set(words_of(drawn))
+        assert all("currentColor" in text for text in re.findall(r"<text[^>]*>", drawn))  # legible on a dark page too
 
 
 @pytest.mark.fast
@@ -356,6 +357,23 @@ def test_the_verdict_on_a_run(tmp_path, after, words):
     found |= {"few_label/1/untrained": 0.5, "few_label/1/pretrained": after["few_label/1"]}
     (run,) = runs.read([str(write(tmp_path / "run", tiny.config("rotation"), None, found))])
     assert words in html.unescape(summary.one(run))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("test_classes", "words"), [((0, 1), "✗ another"), ((2, 3), "The test classes are new")])
+def test_neighbours_are_marked_where_one_can_be_right(test_classes, words):
+    rng = np.random.default_rng(0)
+    names = np.array([f"folder/{i}.png" for i in range(12)])
+    images, features = rng.integers(0, 256, (12, 8, 8, 1)), rng.normal(size=(12, 4))
+    labels, bank_labels = np.repeat(test_classes, 6), np.repeat((0, 1), 6)
+    classes = ("a", "b", "a name that is far too long", "d")
+    s = neighbours.Sample(features, images, bank_labels, -features, images, labels, names, names, classes, "Some.")
+    drawn = neighbours.nearest(s)
+    assert words in drawn and ('class="bad"' in drawn) == (test_classes == (0, 1))
+    assert 'style="max-width:64px">5.png</small>' in drawn  # nothing widens the table
+    if test_classes == (2, 3):
+        with pytest.raises(page.Absent):
+            neighbours.confusion(s, 3, 0.1)
 
 
 @pytest.mark.fast

@@ -109,6 +109,7 @@ def _bars(axes: Any, places: np.ndarray, values: Any, spreads: Any, height: floa
             textcoords="offset points",
             va="center",
             fontsize=8.5,
+            color=draw.INK,
         )
 
 

@@ -103,18 +103,25 @@ def nearest(s: Sample) -> str:
     chosen = evenly_spaced(np.arange(len(s.queries)), _ROWS)
     similarity = unit(s.queries[chosen]) @ unit(s.bank).T
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :_NEAREST]
-    rows = []
+    shared, rows = shares_classes(s), []
     for query, found, near in zip(chosen, order, similarity, strict=True):
         wanted = int(s.labels[query])
-        cells = [_neighbour(s, i, wanted, float(near[i])) for i in found]
+        cells = [_neighbour(s, i, wanted if shared else -1, float(near[i])) for i in found]
         told = s.class_of(wanted) or "query"
         rows.append([Cell(s.images[query] / 255.0, told, name=str(s.names[query])), *cells])
-    known = bool((s.labels >= 0).any() and (s.bank_labels >= 0).any())
-    text = " ✓ is the class of the query, ✗ another." if known else " No labels are known, so nothing is marked."
+    text = " ✓ is the class of the query, ✗ another."
+    if not shared:
+        new = (s.labels >= 0).any() and (s.bank_labels >= 0).any()
+        text = f" {'The test classes are new' if new else 'No labels are known'}, so nothing is marked."
     columns = ("query", *(str(i + 1) for i in range(order.shape[1])))
     return page.note(s.text + text + " Below each image are its cosine similarity and its name.") + page.pictures(
         columns, rows
     )
+
+
+def shares_classes(s: Sample) -> bool:
+    """Whether a training image has the class of a query, so that a neighbour can be right."""
+    return bool(np.isin(s.labels[s.labels >= 0], s.bank_labels).any())
 
 
 def _neighbour(s: Sample, row: int, wanted: int, cosine: float) -> Cell:
@@ -130,12 +137,12 @@ def confusion(s: Sample, k: int, temperature: float) -> str:
     """Which classes the kNN takes for which.
 
     Raises:
-      Empty: without labels on both sides.
+      Absent: without a class that both sides have.
     """
     known = s.labels >= 0
     labelled = int((s.bank_labels >= 0).sum())
-    if not known.any() or not labelled:
-        raise Absent("Confusions of the kNN need labels, which this data set lacks.")
+    if not shares_classes(s):
+        raise Absent("Confusions of the kNN need classes that training and test images share.")
     k = min(k, labelled)
     count = len(s.classes)
     said = knn.predict(
