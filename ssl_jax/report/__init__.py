@@ -133,8 +133,8 @@ def _title(files: list[runs.Files]) -> str:
 def _lead(files: list[runs.Files]) -> str:
     if len(files) == 1:
         measured_on = files[0].results.get("measured_on")
-        about = summary.about(files[0])
-        return page.note(f"{about[0].upper()}{about[1:]}." + (f" Measured on {measured_on}." if measured_on else ""))
+        where = f" Measured on {measured_on}." if measured_on else ""
+        return page.note(f"Backbone: {summary.about(files[0])}.{where}")
     told = [(run.name, f"{run.config.method.name} on {run.config.data.source}: {summary.about(run)}.") for run in files]
     listed = "".join(f"<p><b>{html.escape(name)}</b>: {html.escape(text)}</p>" for name, text in told)
     return page.folded(f"The {len(files)} runs", listed) + page.note(
