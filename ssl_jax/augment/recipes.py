@@ -110,6 +110,10 @@ LEJEPA = View(area=(0.3, 1.0), flip=0.5, **_colour(0.4, 0.4, 0.2, 0.1), blur=0.5
 LEJEPA_LOCAL = replace(LEJEPA, size=98, area=(0.05, 0.3))
 LEJEPA_MINIMAL = replace(LEJEPA, size=128, area=(0.08, 1.0), **_colour(0.8, 0.8, 0.8, 0.2), taps=7)
 
+# facebookresearch/msn, src/data_manager.py.
+MSN = View(area=(0.3, 1.0), flip=0.5, **_colour(0.4, 0.4, 0.4, 0.1), blur=0.5, pillow=True)
+MSN_FOCAL = replace(MSN, size=96, area=(0.05, 0.3))
+
 # VISReg's README.
 VISREG = View(
     area=(0.3, 1.0),
