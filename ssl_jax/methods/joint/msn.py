@@ -88,7 +88,7 @@ class MSN(Method):
     sharpening: Positive = 0.25  # T, of the targets'
     balance: bool = True  # by Sinkhorn's iterations (the code); False: the paper's main text
     prior_weight: float = 1.0  # of the divergence of the mean assignment from the prior
-    power: OrZero = 0.0  # PMSN: the prior falls as rank^-power; 0: it is uniform
+    power: float = 0.0  # PMSN: the prior falls as rank^-power; 0: it is uniform
     tau: Share = 0.996  # weight of the old target; linearly to 1 at 1.25 times the run
     drop_path: BelowOne = 0.0
 
@@ -158,7 +158,7 @@ class MSN(Method):
         prototypes = params["prototypes"]["kernel"]
         anchors = assignments(z, prototypes, self.temperature).reshape(*h.shape[:2], -1)
         targets = assignments(t, prototypes, self.temperature)
-        options = {"sharpening": self.sharpening, "balance": self.balance, "axis_name": dist.AXIS}
+        options: dict[str, Any] = {"sharpening": self.sharpening, "balance": self.balance, "axis_name": dist.AXIS}
         cross, apart, soft = msn_loss(anchors, targets, self._prior(), **options)
         used = dist.mean(jax.nn.one_hot(soft.argmax(-1), self.prototypes).mean(0)) > 0
         entropy = -jnp.sum(jnp.exp(anchors) * anchors, -1).mean()
