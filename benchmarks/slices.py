@@ -81,7 +81,9 @@ eight of 96. Between two steps parameters, optimiser and teacher take, added up 
 COMPILED_HEAD = """
 `python benchmarks/slices.py --large` compiles the step, in bfloat16. ViT-L and ViT-g keep the input of each block for
 the backward pass and compute the rest anew (`config.model.remat=4`); blocks of all but ViT-S are a loop
-(`config.model.scan=True`). `v5e` has 16 GiB a chip. GiB a chip are those at the peak of the step.
+(`config.model.scan=True`). `v5e` has 16 GiB a chip. GiB a chip are those at the peak of the step. Rows with a star
+are compiled with `JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1`, whose programs have the same FLOPs and collectives and move
+more bytes, up to 1.7 times as many for a block (`docs/speed.md`).
 
 """
 
@@ -101,6 +103,7 @@ def tried(method: str, topology: str, changes: dict[str, Any]) -> dict[str, Any]
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stderr}")
         row = key | json.loads(pathlib.Path(out.name).read_text()) | record.circumstances()
+        row["effort"] = jax.config.jax_exec_time_optimization_effort  # type: ignore[attr-defined]
     with TRIES.open("a") as file:
         file.write(json.dumps(row) + "\n")
     print(method, changes, "fits" if row["fits"] else "does not fit", flush=True)
@@ -163,7 +166,11 @@ def large_tables(rows: list[dict[str, Any]]) -> str:
         text += f"| {title} | {count:.0f} | {held(run) / GIB:.2f} | {held(run, dist.FSDP) / GIB:.2f} |\n"
     order = list(LARGE)
     rows = sorted(rows, key=lambda row: (order.index(row["changes"]["model.name"]), row["topology"]))
-    names = [f"{LARGE[row['changes']['model.name']][0]}, fsdp={row['changes']['mesh.fsdp']}" for row in rows]
+    names = [
+        f"{LARGE[row['changes']['model.name']][0]}, fsdp={row['changes']['mesh.fsdp']}"
+        + "*" * (row.get("effort", 0) < 0)
+        for row in rows
+    ]
     return text + COMPILED_HEAD + labelled("model", names, words.table(rows))
 
 
