@@ -82,8 +82,14 @@ COMPILED_HEAD = """
 `python benchmarks/slices.py --large` compiles the step, in bfloat16. ViT-L and ViT-g keep the input of each block for
 the backward pass and compute the rest anew (`config.model.remat=4`); blocks of all but ViT-S are a loop
 (`config.model.scan=True`). `v5e` has 16 GiB a chip. GiB a chip are those at the peak of the step. Rows with a star
-are compiled with `JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1`, whose programs have the same FLOPs and collectives and move
-more bytes, up to 1.7 times as many for a block (`docs/speed.md`).
+are compiled with `JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1`, which for one block gave a program of the same FLOPs that
+moves 1.7 times the bytes ([speed](speed.md)).
+
+Leave at least two devices on the data axis, which here is `fsdp=8`. Blocks in a loop then gather their parameters one
+after the other, and tokens stay where they are: ViT-B with `fsdp=8` leaves 2.0 GB on a chip's links and moves 568 MB of
+main memory a view (lowest effort, 2.2 GiB at the peak, 1009 views/s). With one device on that axis, `fsdp=16`, blocks
+cannot be told so: XLA (jax 0.10.2) ends in an internal error. Left to itself it moves far more, which is ViT-L's row;
+compiling ViT-g ends in that error ("Cross-partition allreduce must be in (partial) manual partitioning mode").
 
 """
 

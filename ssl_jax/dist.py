@@ -38,6 +38,27 @@ def split_batch(x: jax.Array) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(FSDP, *[None] * (x.ndim - 1)))
 
 
+def spread(params: Any, x: jax.Array) -> tuple[Any, jax.Array]:
+    """Inside a mapped function: gathers a layer's sharded parameters, and spreads its rows over the devices.
+
+    Left to itself the partitioner may rather move what is computed, which is far larger. A data axis of one device is
+    left alone: XLA's partitioner gives up there (jax 0.10.2, "must be in (partial) manual partitioning mode").
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if FSDP not in mesh.axis_names or mesh.shape[AXIS] == 1:
+        return params, x
+    return jax.tree.map(_whole, params), split_batch(x)
+
+
+@jax.custom_vjp
+def _whole(x: jax.Array) -> jax.Array:
+    """An array gathered from where it is sharded; its gradient lies as it likes."""
+    return jax.lax.with_sharding_constraint(x, P())
+
+
+_whole.defvjp(lambda x: (_whole(x), None), lambda _, grad: (grad,))
+
+
 def mean(tree: Any) -> Any:
     """Averages every leaf over the replicas; the result is the same on all of them."""
     return jax.lax.pmean(tree, AXIS)

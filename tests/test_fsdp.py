@@ -3,6 +3,8 @@
 import math
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from ssl_jax.batch import index as batch_index
 from ssl_jax.batch import make_loader
 from ssl_jax.data import loader
 from ssl_jax.epoch import begin_epoch
+from ssl_jax.models.transformer import INITS, TransformerBlock, scanned
+from ssl_jax.plan import hlo
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step
@@ -70,6 +74,24 @@ def test_blocks_in_a_loop_are_sharded_like_those_one_after_the_other():
     sharded, other = updates(run)
     tiny.assert_close(jax.device_get(sharded), jax.device_get(whole), 1e-4)
     np.testing.assert_allclose(other["loss"], metrics["loss"], rtol=1e-5)
+
+
+def test_a_loop_gathers_parameters_and_moves_no_tokens():
+    """Of blocks in a loop, parameters and gradients alone cross the links, also where tokens come in whole."""
+    block = TransformerBlock(heads=2, inits=INITS["mae"], dtype=jnp.float32, parent=None)
+    x, gates = jnp.zeros((1024, 16, 32)), jnp.ones((1, 3, 2))
+    params = [block.init(jax.random.key(i), x[:1], gates[:, 0])["params"] for i in range(3)]
+    grid = dist.make_mesh(fsdp=4)
+
+    def gradient(params, x):
+        value = lambda params: jnp.sum(scanned(block, params, x, gates, remat=True) ** 2)  # noqa: E731
+        return jax.grad(value)(params)
+
+    laid = mesh.layout(params, P(), grid)
+    step = dist.map_replicas(gradient, grid, (P(), P(dist.AXIS)), P(), results=laid)
+    x = jax.device_put(x, NamedSharding(grid, P(dist.AXIS)))
+    moved = hlo.collectives(step.lower(jax.device_put(params, laid), x).compile().as_text())
+    assert sum(size for _, size in moved.values()) < 4 * bytes_of(params) < x.nbytes / 2, moved
 
 
 def test_accumulation_and_clipping():

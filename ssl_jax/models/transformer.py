@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssl_jax import dist
 from ssl_jax.models.gelu import gelu
 from ssl_jax.models.heads import torch_uniform
 
@@ -121,8 +122,8 @@ def scanned(
     """
 
     def body(x: jax.Array, of_block: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
-        own, open_ = of_block
-        return block.apply({"params": own}, x, open_, seen), None  # type: ignore[return-value]
+        own, x = dist.spread(of_block[0], x)
+        return block.apply({"params": own}, x, of_block[1], seen), None  # type: ignore[return-value]
 
     def cast(name: str, layer: Any) -> Any:
         return jax.tree.map(lambda w: w.astype(block.dtype), layer) if name in _LINEAR else layer
