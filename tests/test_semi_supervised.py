@@ -173,13 +173,25 @@ def test_the_second_answer_may_be_a_constant():
     assert max(jax.tree.leaves(gap)) > 1e-4
 
 
+@pytest.mark.parametrize(
+    ("name", "decays"), [("fixmatch", (1 / 10, 2 / 11, 3 / 12)), ("mean_teacher", (0, 1 / 2, 2 / 3))]
+)
+def test_the_decay_of_the_average_rises(name, decays):
+    """TensorFlow's rule, or that of mean teacher's authors, until it reaches that of the config."""
+    run, _, _ = tiny.compiled(name)
+    average = tiny.steps(name, 0)[0].state["average"]
+    for count, decay in enumerate(decays, 1):
+        ts, _ = tiny.steps(name, count)
+        average = jax.tree.map(lambda a, p, d=decay: d * np.asarray(a) + (1 - d) * np.asarray(p), average, ts.params)
+        tiny.assert_close(ts.state["average"], average, 1e-5)
+    zeros, ones = ({"w": jnp.full(1, x)} for x in (0.0, 1.0))
+    _, late = run.method.after_update(ones, {"average": zeros}, jnp.asarray(10**6), run.info)
+    np.testing.assert_allclose(late["average"]["w"], 1 - run.method.average, rtol=1e-3)
+
+
 def test_the_average_is_what_is_evaluated():
     run, _, _ = tiny.compiled("fixmatch")
     ts, _ = tiny.steps("fixmatch", 3)
-    # min(1 - 1 / (step + 1), .999) is the mean of the weights after each update.
-    each = [tiny.steps("fixmatch", count)[0].params for count in (1, 2, 3)]
-    mean = jax.tree.map(lambda *leaves: np.mean(leaves, 0), *each)
-    tiny.assert_close(ts.state["average"], mean, 1e-5)
     variables = run.method.variables(ts.params, ts.state)
     tiny.assert_same(variables["params"], ts.state["average"]["backbone"])
     tiny.assert_same(variables["batch_stats"], ts.state["stats"]["backbone"])

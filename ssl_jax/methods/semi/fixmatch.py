@@ -8,7 +8,7 @@ weak views get no gradient, weights are evaluated as their moving average. Decis
 - `over='kept'` divides by the images that are kept, as some ports do;
 - the strong view is affine, photometric and colour changes of random strength, and a hole (Cutout) of half the side at
   a random place, in the place of RandAugment's choice of two of fourteen operations; holes have the mean colour;
-- the moving average starts as an average of all updates, theirs at the initial weights.
+- the decay of the moving average is lower in early updates; theirs is not, and 2^20 updates forget the start.
 """
 
 import dataclasses

@@ -55,5 +55,8 @@ class MeanTeacher(SemiSupervised):
         metrics = {"unlabelled_top1": Metric(losses.accuracy(target, part["label"]), kind="value")}
         return loss, {**state, "teacher_stats": stats}, metrics
 
+    def _early(self, step):
+        return 1 - 1 / (step + 1)
+
     def variables(self, params, state):
         return super().variables(params, {**state, "stats": state.get("teacher_stats", state["stats"])})

@@ -81,7 +81,8 @@ class SemiSupervised(Method):
     are not looked at but to measure. Which labels are known is drawn once, as many of each class. All images of a batch
     go through the network together, so that BatchNorm has the statistics of both kinds. With `weight` 0 unlabelled
     images are not looked at: this is the supervised baseline on the same labels. Evaluation has the moving average of
-    the weights, with the running statistics of the network itself; early on it averages over all updates so far.
+    the weights, with the running statistics of the network itself, which fit weights of late updates alone: so early on
+    the average covers about the last tenth of the updates.
     """
 
     needs = frozenset({"labels"})
@@ -172,8 +173,12 @@ class SemiSupervised(Method):
         del info
         if not self.average:
             return params, state
-        decay = jnp.minimum(1 - 1 / (step + 1), self.average)  # as CuriousAI/mean-teacher
+        decay = jnp.minimum(self._early(step), self.average)
         return params, {**state, "average": optax.incremental_update(params, state["average"], 1 - decay)}
+
+    def _early(self, step: jax.Array) -> jax.Array:
+        """Decay of the average while updates are few: TensorFlow's, which its averages have with `num_updates`."""
+        return (1 + step) / (10 + step)
 
     def variables(self, params: Any, state: Any) -> Variables:
         return super().variables(state.get("average", params), state)
