@@ -95,6 +95,8 @@ def bring_in(
     Raises:
       UserError: if the checkpoint does not hold this architecture.
     """
+    if pathlib.Path(out).suffix not in (".npz", ".safetensors"):
+        raise UserError(f"--out={out} ends neither in .npz nor in .safetensors: choose one of them.")
     _check_view(view or {})
     backbone, dropped = torch_import.backbone(pathlib.Path(path), arch, view or {}, **network)
     target = pathlib.Path(out)

@@ -173,3 +173,5 @@ def test_a_place_for_an_export_is_a_file(tmp_path):
     for out in (".", str(tmp_path), str(tmp_path / "b"), str(tmp_path / "b.onnx")):
         with pytest.raises(UserError, match=r"does not end in \.npz"):
             export.export(str(tmp_path), "npz", out)
+        with pytest.raises(UserError, match=r"^--out=.* ends neither in \.npz nor|^--out=\. ends neither"):
+            export.bring_in("theirs.pth", "resnet18", out)
