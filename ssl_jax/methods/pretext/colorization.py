@@ -118,7 +118,7 @@ class Colorization(Method):
             prior += (shares - prior) / batches
         # An untrained network has counted nothing: it is measured with what this batch has.
         known = jnp.where(batches > 0, prior, shares)
-        coloured = jnp.abs(colours[..., 1:]).max((1, 2, 3)) > 5
+        coloured = jnp.abs(ab).max((1, 2, 3)) > 5  # of the pixels that are targets, as theirs
         balance = rebalancing(known, self.mix)
         factor = jnp.sum(balance * jax.nn.one_hot(nearest, lab.BINS), -1) * coloured[:, None, None]
         loss = reweighted(optax.softmax_cross_entropy(logits, target), factor)  # eq. 2, for each pixel
