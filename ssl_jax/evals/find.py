@@ -8,6 +8,8 @@ A module is an evaluation if it has `measure(context) -> list[Result]`, and:
 - `LARGE`: whether it is measured unasked on more than `LARGE` training images as well;
 - `FEATURES = False`, where it reads the networks alone, so that by itself it needs no features extracted;
 - `OPTIONS`, where it has any: fields of `config.eval` and their defaults.
+
+What it appends to `context.pictures` is kept in the workdir and shown in the report.
 """
 
 import functools
