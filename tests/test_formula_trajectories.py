@@ -14,7 +14,8 @@ from test_trajectories import Pixelwise, double  # noqa: F401
 from ssl_jax import batch, data, dist, mesh, optim, recipes
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info
-from ssl_jax.methods.joint import npid
+from ssl_jax.methods.joint import npid, pirl
+from ssl_jax.methods.pretext import counting
 from ssl_jax.recipes import base
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState, specs
@@ -34,7 +35,7 @@ def ours(monkeypatch, name, preset, peak, **fields):
     method = build.method(config.method, Pixelwise())
     info = Info(EXAMPLES, SIZE, PER_EPOCH, PER_EPOCH * config.epochs)
     devices = mesh.make(config.mesh, jax.devices()[:1])
-    first = {"view": jnp.asarray(IMAGES[0])}
+    first = {"view": jnp.asarray(IMAGES[0]), "large": jnp.asarray(IMAGES[0])}
     params, state = jax.tree.map(lambda x: x.astype(jnp.float64), method.init(jax.random.key(0), first, info))
     built = optim.build(config.optim, method.groups(params), config.batch_size, info.steps_per_epoch, info.total_steps)
     nothing = data.Dataset("given", np.zeros((1, 8, 8, 3), np.uint8), np.zeros(1, np.int32), ())
@@ -47,7 +48,12 @@ def ours(monkeypatch, name, preset, peak, **fields):
     )
     begun, found = jax.device_get((params, state)), []
     for rows, images in zip(ROWS, IMAGES, strict=True):
-        given = {"view": jnp.asarray(images), "index": jnp.asarray(rows, jnp.int32), "position": jnp.arange(SIZE)}
+        given = {
+            "view": jnp.asarray(images),
+            "large": jnp.asarray(images),
+            "index": jnp.asarray(rows, jnp.int32),
+            "position": jnp.arange(SIZE),
+        }
         ts, metrics = step(ts, given | {"label": jnp.full(SIZE, -1)}, jnp.arange(SIZE)[None])
         given_rate = float(metrics["lr/default"])  # in single precision
         np.testing.assert_allclose(given_rate, rate(peak, len(found)), rtol=1e-6)
@@ -152,3 +158,96 @@ def test_npid(monkeypatch, preset, noise):
         near(after, p, 1e-9)
         np.testing.assert_allclose(state["bank"], bank, rtol=0, atol=1e-9)
         np.testing.assert_allclose(state["z"], z, rtol=1e-9)
+
+
+def quarters(images):
+    """The four tiles of images, the last one first, so that an order is one of the formula's."""
+    half = SIDE // 2
+    tiles = [images[:, y : y + half, x : x + half] for y in (0, half) for x in (0, half)]
+    return np.stack(tiles[::-1], 1) if isinstance(images, np.ndarray) else jnp.stack(tiles[::-1], 1)
+
+
+def test_pirl(monkeypatch):
+    """VISSL's NCE with memory on an image and on its tiles together; the bank moves with the image alone.
+
+    Tiles come without colours of their own and in one order; the gradient is JAX's, of the formula written here.
+    """
+    drawn = lambda rng, given, count, n: jnp.concatenate([given["index"][:, None], NOISE], 1)  # noqa: E731
+    monkeypatch.setattr(pirl, "noise_index", drawn)
+    monkeypatch.setattr(pirl.PIRL, "_jigsaw", lambda self, large, keys: quarters(large))
+    sizes = {"method.grid": 2, "method.large.size": SIDE, "method.out": 5, "method.noise": NOISE.shape[1]}
+    plain = {"schedule": "steps", "scaling": "none", "per_epoch": False}
+    fields = sizes | {f"optim.default.{name}": value for name, value in plain.items()}
+    (p, state), found = ours(monkeypatch, "pirl", "imagenet", 0.03, **fields)
+    kept, bank, z, t = jax.tree.map(np.zeros_like, p), state["bank"].copy(), 0.0, 0.07
+
+    def unit(x):
+        return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+    def through(layer, x):
+        (layer,) = layer.values()
+        return x @ layer["kernel"] + layer["bias"]
+
+    def pooled(p, images):
+        lin = p["backbone"]["lin"]
+        return jnp.maximum(images @ lin["kernel"] + lin["bias"], 0).mean((-3, -2))
+
+    def embedded(p, images):
+        tiles = through(p["patch"], pooled(p, quarters(images)))
+        return unit(through(p["image"], pooled(p, images))), unit(through(p["jigsaw"], tiles.reshape(SIZE, -1)))
+
+    def nce(scores, z):
+        likely, share = scores / z, NOISE.shape[1] / EXAMPLES
+        found = jnp.log(likely[:, 0] / (likely[:, 0] + share + 1e-7)).sum()
+        return -(found + jnp.log(share / (likely[:, 1:] + share + 1e-7)).sum()) / SIZE
+
+    def loss_of(p, images, chosen, z):
+        image, jigsaw = (jnp.exp(jnp.einsum("nkd,nd->nk", chosen, e) / t) for e in embedded(p, images))
+        return 0.5 * nce(jigsaw, z) + 0.5 * nce(image, z)
+
+    for rows, images, (speed, loss, after, state) in zip(ROWS, IMAGES, found, strict=True):
+        chosen = bank[np.c_[rows, NOISE]]
+        image, jigsaw = (np.asarray(e) for e in embedded(p, images))
+        z = z or np.exp(np.einsum("nkd,nd->nk", chosen, jigsaw) / t).mean() * EXAMPLES
+        wanted, grads = jax.value_and_grad(loss_of)(p, images, chosen, z)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-9)
+        decayed = jax.tree.map(lambda g, w: np.asarray(g + 1e-4 * w * (w.ndim > 1)), grads, p)
+        p = descend(p, decayed, kept, speed, 0.9, 0.0)
+        moved = 0.5 * bank[rows] + 0.5 * image
+        bank[rows] = moved / np.linalg.norm(moved, axis=1, keepdims=True)
+        near(after, p, 1e-9)
+        np.testing.assert_allclose(state["bank"][:EXAMPLES], bank[:EXAMPLES], rtol=0, atol=1e-9)
+        np.testing.assert_allclose(state["z"], z, rtol=1e-9)
+
+
+def test_counting(monkeypatch):
+    """Tiles' counts add up to the halved image's and not to another's; images are halved by area.
+
+    The other image is the next one. Counts are in single precision, of which Adam would make whole steps where a
+    gradient is zero: here it is SGD.
+    """
+    halved = jnp.asarray(np.repeat(np.eye(SIDE // 2), 2, 1)[None].repeat(4, 0) / 2)
+    monkeypatch.setattr(counting, "halvings", lambda size: halved)
+    turned = np.roll(np.arange(SIZE), -1)
+    monkeypatch.setattr(counting, "pairing", lambda rng, rows, gray: (jnp.zeros(SIZE, bool), jnp.asarray(turned)))
+    fields = {"method.view.size": SIDE, "method.hidden": (), "method.out": 7, "method.margin": 3.0}
+    fields |= {"optim.default.schedule": "steps", "optim.default.learning_rate": 0.01, "optim.default.name": "sgd"}
+    (p, _), found = ours(monkeypatch, "counting", "imagenet", 0.01, **fields)
+
+    def counts(p, images):
+        lin, (head,) = p["backbone"]["lin"], p["count"].values()
+        h = jnp.maximum(images @ lin["kernel"] + lin["bias"], 0).mean((-3, -2))
+        return jnp.maximum(h @ head["kernel"] + head["bias"], 0)
+
+    def loss_of(p, images):
+        whole = counts(p, images.reshape(SIZE, SIDE // 2, 2, SIDE // 2, 2, 3).mean((2, 4)))
+        tiles = counts(p, quarters(images)).sum(1)
+        other = jnp.square(whole[turned] - tiles).sum(1)
+        return jnp.mean(jnp.square(whole - tiles).sum(1) + jnp.maximum(3.0 - other, 0))
+
+    kept = jax.tree.map(np.zeros_like, p)
+    for images, (speed, loss, after, _) in zip(IMAGES, found, strict=True):
+        wanted, grads = jax.value_and_grad(loss_of)(p, images)
+        np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+        p = descend(p, jax.tree.map(np.asarray, grads), kept, speed, 0.9, 0.0)
+        near(after, p, 1e-5)
