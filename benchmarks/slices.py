@@ -85,11 +85,13 @@ the backward pass and compute the rest anew (`config.model.remat=4`); blocks of 
 are compiled with `JAX_EXEC_TIME_OPTIMIZATION_EFFORT=-1`, which for one block gave a program of the same FLOPs that
 moves 1.7 times the bytes ([speed](speed.md)).
 
-Leave at least two devices on the data axis, which here is `fsdp=8`. Blocks in a loop then gather their parameters one
-after the other, and tokens stay where they are: ViT-B with `fsdp=8` leaves 2.0 GB on a chip's links and moves 568 MB of
-main memory a view (lowest effort, 2.2 GiB at the peak, 1009 views/s). With one device on that axis, `fsdp=16`, blocks
-cannot be told so: XLA (jax 0.10.2) ends in an internal error. Left to itself it moves far more, which is ViT-L's row;
-compiling ViT-g ends in that error ("Cross-partition allreduce must be in (partial) manual partitioning mode").
+Leave at least two devices on the data axis: on `v5e:4x4` that is `fsdp=8`. Blocks in a loop then gather their
+parameters one after the other, and tokens stay where they are. With one device on that axis, `fsdp=16`, blocks cannot
+be told so: XLA (jax 0.10.2) ends in an internal error. Left to itself it moves far more, which is ViT-L's row; compiling
+ViT-g ends in that error ("Cross-partition allreduce must be in (partial) manual partitioning mode").
+
+All rows have 512 images an update. That is two a chip of `v5e:16x16`, where weights are most of what a view moves: a
+batch that grows with the slice comes nearer to the views/s of `v5e:4x4`.
 
 """
 
