@@ -87,8 +87,8 @@ moves 1.7 times the bytes ([speed](speed.md)).
 
 Leave at least two devices on the data axis: on `v5e:4x4` that is `fsdp=8`. Blocks in a loop then gather their
 parameters one after the other, and tokens stay where they are. With one device on that axis, `fsdp=16`, blocks cannot
-be told so: XLA (jax 0.10.2) ends in an internal error. Left to itself it moves far more, which is ViT-L's row; compiling
-ViT-g ends in that error ("Cross-partition allreduce must be in (partial) manual partitioning mode").
+be told so: XLA (jax 0.10.2) ends in an internal error. Left to itself it moves far more, which is ViT-L's row, and
+compiling ViT-g ends in that error ("Cross-partition allreduce must be in (partial) manual partitioning mode").
 
 All rows have 512 images an update. That is two a chip of `v5e:16x16`, where weights are most of what a view moves: a
 batch that grows with the slice comes nearer to the views/s of `v5e:4x4`.
