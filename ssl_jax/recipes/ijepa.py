@@ -26,9 +26,8 @@ def for_card(card: Card) -> Layer:
     """At least 7 x 7 patches, where the authors have 14 x 14 or more, and a small predictor."""
     if card.weak is None:
         return Layer(optim=ADAMW)
-    patch = max(p for p in range(1, card.side // 7 + 1) if card.side % p == 0)
     view = replace(views.IJEPA, size=card.side, mean=card.weak.mean, std=card.weak.std)
-    return Layer(method={"view": view, **PREDICTOR}, model={"patch": patch}, optim=ADAMW)
+    return Layer(method={"view": view, **PREDICTOR}, model={"patch": card.patch}, optim=ADAMW)
 
 
 RECIPES = {

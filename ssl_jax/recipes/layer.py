@@ -68,6 +68,11 @@ class Card(Layer):
     has: frozenset[str] = frozenset()  # beyond images and labels: 'clips', 'domains'; for methods that need them
     benchmark: bool = False  # a variant of another card, which only methods with a recipe for it have
 
+    @property
+    def patch(self) -> int:
+        """Side of a transformer's patches, pixels: the largest of at least 7 x 7 patches, where ViTs have 14 x 14."""
+        return max(p for p in range(1, self.side // 7 + 1) if self.side % p == 0)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Layer):

@@ -25,11 +25,10 @@ def for_card(card: Card) -> Layer:
     optim = {**ADAMW, "warmup_epochs": 1.0}
     if card.weak is None:
         return Layer(optim=optim)
-    patch = max(p for p in range(1, card.side // 7 + 1) if card.side % p == 0)
     view = replace(views.MAE, size=card.side, flip=card.weak.flip)
     if card.channels == 1:
         view = replace(card.weak, jitter=0.0)
-    return Layer(method={"view": view, "width": 64, "depth": 2, "heads": 2}, model={"patch": patch}, optim=optim)
+    return Layer(method={"view": view, "width": 64, "depth": 2, "heads": 2}, model={"patch": card.patch}, optim=optim)
 
 
 RECIPES = {

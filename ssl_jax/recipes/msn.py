@@ -1,7 +1,5 @@
 """MSN."""
 
-from dataclasses import replace
-
 from ssl_jax.recipes import teachers
 from ssl_jax.recipes.cards import Card
 from ssl_jax.recipes.layer import Layer, Recipe
@@ -15,18 +13,17 @@ def for_card(card: Card) -> Layer:
     """At least 7 x 7 patches, where the authors have 14 x 14, a small head and few prototypes."""
     if card.strong is None:
         return Layer(optim=teachers.ADAMW)
-    patch = max(p for p in range(1, card.side // 7 + 1) if card.side % p == 0)
-    side = patch * max(round(card.side / patch / 2), 1)
+    crops = teachers.small(card, 4)
     fields = {
-        "view": replace(card.strong, area=(0.3, 1.0)),
-        "focal": replace(card.strong, size=side, area=(0.05, 0.3)),
-        "focals": 4,
+        "view": crops["global1"],
+        "focal": crops["local"],
+        "focals": crops["locals"],
         "hidden": (256,),
         "out": 64,
         "prototypes": 128,
         "tau": 0.99,
     }
-    return Layer(method=fields, model={"patch": patch}, optim=teachers.ADAMW)
+    return Layer(method=fields, model={"patch": card.patch}, optim=teachers.ADAMW)
 
 
 RECIPES = {

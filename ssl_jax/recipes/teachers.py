@@ -36,11 +36,11 @@ DINOV2_ADAMW: dict[str, Any] = {
 HEAD: dict[str, Any] = {"hidden": (256,), "bottleneck": 64}
 
 
-def small(card: Card, patch: int, locals_: int) -> Fields:
+def small(card: Card, locals_: int) -> Fields:
     """Views of a card of small images: two large crops, and small ones of about half the side."""
     assert card.strong is not None
     large = replace(card.strong, area=(0.3, 1.0))
-    side = patch * max(round(card.side / patch / 2), 1)
+    side = card.patch * max(round(card.side / card.patch / 2), 1)
     local = replace(card.strong, size=side, area=(0.05, 0.3))
     return {"global1": large, "global2": large, "local": local, "locals": locals_}
 
@@ -54,6 +54,5 @@ def for_card(card: Card, **method: Any) -> Layer:
     """
     if card.strong is None:
         return Layer(optim=ADAMW)
-    patch = max(p for p in range(1, card.side // 7 + 1) if card.side % p == 0)
-    fields = {**small(card, patch, 4), **HEAD, "drop_path": 0.0, **method}
-    return Layer(method=fields, model={"patch": patch}, optim=ADAMW)
+    fields = {**small(card, 4), **HEAD, "drop_path": 0.0, **method}
+    return Layer(method=fields, model={"patch": card.patch}, optim=ADAMW)

@@ -200,10 +200,7 @@ def _label_lines(runs: list[Files], group: str) -> list[tuple[str, dict[str, Any
             main = of == "pretrained"
             if not main and number:
                 continue
-            style: dict[str, Any] = {"color": COLOURS[-1], "linestyle": _BASELINES.get(of, "--"), "linewidth": 1.2}
-            if main:
-                look = draw.look(number)
-                style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.4}
+            style = (draw.look(number) if main else draw.baseline(of)).style
             name = members.name if main and several else of
             lines.append((name, style, {count: mean(results) for count, results in points.items()}))
     if group == "few_label":
@@ -226,14 +223,11 @@ def _semi_supervised(runs: list[Files]) -> list[tuple[str, dict[str, Any], dict[
     return [
         (
             name,
-            {"color": draw.look(first + i).colour, "linestyle": draw.look(first + i).line, "linewidth": 2.4},
+            draw.look(first + i).style,
             {count: mean(results) for count, results in points.items()},
         )
         for i, (name, points) in enumerate(found.items())
     ]
-
-
-_BASELINES = {"untrained": "--", "pixels": ":", "pca": "-.", "supervised": "-"}
 
 
 def mean(results: list[Result]) -> tuple[float, float]:

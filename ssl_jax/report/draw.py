@@ -33,6 +33,20 @@ class Look(NamedTuple):
 
     colour: str
     line: Any = "-"  # as matplotlib's linestyle
+    width: float = 2.4  # points
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """Arguments of matplotlib's `plot`."""
+        return {"color": self.colour, "linestyle": self.line, "linewidth": self.width}
+
+
+_BASELINES = {"untrained": "--", "pixels": ":", "pca": "-.", "supervised": "-"}
+
+
+def baseline(of: str) -> Look:
+    """The look of what a run is compared with, a representation by its name."""
+    return Look(COLOURS[-1], _BASELINES.get(of, "--"), 1.2)
 
 
 def look(number: int) -> Look:

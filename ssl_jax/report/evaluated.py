@@ -1,6 +1,5 @@
 """What evaluations found besides single numbers: pictures, the curve of verification, tasks in sequence."""
 
-import html
 import re
 
 from etils import epath
@@ -8,14 +7,13 @@ import numpy as np
 
 from ssl_jax.evals import pictures
 from ssl_jax.report import draw, page
-from ssl_jax.report.page import Absent, Cell
+from ssl_jax.report.page import Absent
 from ssl_jax.report.runs import Files
 from ssl_jax.workdir import words
 from ssl_jax.workdir.results import numbers
 
 _ROC = re.compile(r"verification/roc/([\d.e-]+)")
 _TASK = re.compile(r"forgetting/after_(\d+)/task_(\d+)")
-_BASELINES = {"untrained": "--", "pixels": ":"}
 
 
 def shown(run: Files) -> str:
@@ -29,13 +27,7 @@ def shown(run: Files) -> str:
         found = pictures.load(epath.Path(run.workdir) / file)
         if found is None:
             parts.append(page.note(f"The pictures of {name} are gone: run ssl_jax evaluate --evals={name}."))
-        for picture in found or ():
-            parts.append(f"<h3>{html.escape(picture.title)}</h3>")
-            rows = [
-                [Cell(image, picture.captions[i][j] if picture.captions else "") for j, image in enumerate(row)]
-                for i, row in enumerate(picture.images)
-            ]
-            parts.append(page.pictures(picture.columns, rows))
+        parts += map(page.picture, found or ())
     if not parts:
         raise Absent("No evaluation has left pictures: run ssl_jax evaluate on the same workdir.")
     return "".join(parts)
@@ -59,10 +51,7 @@ def verification(runs: list[Files]) -> str:
                 continue
             baselines.add(of)
             x, y = zip(*sorted(points), strict=True)
-            look = draw.look(number)
-            style = {"color": look.colour, "linestyle": look.line, "linewidth": 2.4}
-            if of != "pretrained":
-                style = {"color": draw.COLOURS[-1], "linestyle": _BASELINES.get(of, "-"), "linewidth": 1.2}
+            style = (draw.look(number) if of == "pretrained" else draw.baseline(of)).style
             name = run.name if of == "pretrained" and len(runs) > 1 else of
             told[name] = axes.plot(x, y, marker="o", markersize=3, **style)[0]
             ends.append((x[-1], y[-1], name, style["color"]))
@@ -93,9 +82,8 @@ def tasks(run: Files) -> str:
 
     def cell(i: int, j: int) -> str:
         share = (matrix[i, j] - low) / (high - low)
-        future = ' class="future"' if j > i else ""
         shade = f"background:color-mix(in srgb, {draw.COLOURS[0]} {60 * share:.0f}%, transparent)"
-        return f'<td{future} style="{shade}">{matrix[i, j]:.1f}</td>'
+        return f'<td style="{shade}">{matrix[i, j]:.1f}</td>'
 
     head = "<tr><th>after</th>" + "".join(f"<th>task {j + 1}</th>" for j in range(count)) + "</tr>"
     rows = "".join(

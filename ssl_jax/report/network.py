@@ -91,15 +91,7 @@ def pictures(network: Network) -> str:
     found = method.pictures(network.params, network.state, batch, rng=rng)
     if not found:
         raise Absent(f"{type(method).__name__} has no pictures of its own to show.")
-    parts = []
-    for picture in found:
-        parts.append(f"<h3>{page.html.escape(picture.title)}</h3>")
-        rows = [
-            [Cell(x, picture.captions[i][j] if picture.captions else "") for j, x in enumerate(row)]
-            for i, row in enumerate(np.asarray(picture.images))
-        ]
-        parts.append(page.pictures(picture.columns, rows))
-    return "".join(parts)
+    return "".join(map(page.picture, found))
 
 
 def filters(network: Network) -> str:

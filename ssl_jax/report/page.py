@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ssl_jax.methods.contract import Picture
 from ssl_jax.report.style import SCRIPT, STYLE
 from ssl_jax.runtime.errors import UserError
 
@@ -162,6 +163,15 @@ def pictures(columns: Sequence[str], rows: Sequence[Sequence[Cell]], width: int 
     head = "<tr>" + "".join(f"<th>{html.escape(c)}</th>" for c in columns) + "</tr>" if any(columns) else ""
     body = "".join("<tr>" + "".join(map(cell, row)) + "</tr>" for row in rows)
     return f'<div class="scroll"><table class="pictures">{head}{body}</table></div>'
+
+
+def picture(shown: Picture) -> str:
+    """What a method or an evaluation shows: its title, and its grid of images with their captions."""
+    rows = [
+        [Cell(x, shown.captions[i][j] if shown.captions else "") for j, x in enumerate(row)]
+        for i, row in enumerate(np.asarray(shown.images))
+    ]
+    return f"<h3>{html.escape(shown.title)}</h3>" + pictures(shown.columns, rows)
 
 
 def data_uri(image: np.ndarray) -> str:
