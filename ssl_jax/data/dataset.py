@@ -126,6 +126,10 @@ class Dataset:
         chosen = self.images[rows]
         return chosen.pictures(side) if self.streamed else chosen
 
+    def class_name(self, label: int) -> str:
+        """What a class is called; its number where classes have no names."""
+        return str(self.classes[label]) if len(self.classes) else str(label)
+
     def names(self, rows: np.ndarray) -> np.ndarray:
         """What some images are called `[n]`: their files below the folder or in the archive, else their numbers."""
         if not self.streamed:

@@ -32,28 +32,25 @@ def measure(context: Context) -> list[Result]:
             for name, (mean, half) in scores.items():
                 measure = f"few_shot/{ways}way_{shots}shot/{name}"
                 found.append(Result(measure, mean, of, chance=1 / ways, spread=half))
-            if of == "pretrained" and ways == 5:
-                _show(context, y, labels, shots)
+            if of == "pretrained" and (ways, shots) == (5, 1):
+                _show(context, y, labels)
     return found
 
 
-def _show(context: Context, x: np.ndarray, labels: np.ndarray, shots: int) -> None:
-    """Shows the first episode of one label a class: what is known of each class, and what its queries were taken for.
+def _show(context: Context, x: np.ndarray, labels: np.ndarray) -> None:
+    """Shows an episode of five classes with one label each: what is known, and what the queries were taken for.
 
     Args:
       context: what is evaluated.
       x: features [N, D] of the test images.
       labels: their classes [N].
-      shots: labelled images of a class.
     """
-    if shots > 1:
-        return
     test = context.images[1]
-    support, query = few_shot.draw(labels, 5, shots, few_shot.QUERIES, 1, context.config.seed)
+    support, query = few_shot.draw(labels, 5, 1, few_shot.QUERIES, 1, context.config.seed)
     rows = np.concatenate([support[0], query[0][:, :_SHOWN]], 1)
     answers = few_shot.nearest_prototype(x[support[:, :, 0]], x[rows[:, 1:].reshape(1, -1)], 5).reshape(5, -1)
     images = test.pictures(rows.reshape(-1), context.run.eval_side)
-    names = [str(test.classes[labels[row]] if len(test.classes) else labels[row]) for row in support[0, :, 0]]
+    names = [test.class_name(labels[row]) for row in support[0, :, 0]]
     captions = tuple(
         (names[i], *("" if answer == i else names[answer] for answer in answers[i])) for i in range(len(names))
     )

@@ -28,7 +28,7 @@ def _show(context: Context) -> None:
     if not len(rows):
         return
     images = test.pictures(rows.reshape(-1), context.run.eval_side)
-    names = [[str(test.classes[labels[i]] if len(test.classes) else labels[i]) for i in three] for three in rows]
+    names = [[test.class_name(labels[i]) for i in three] for three in rows]
     captions = tuple(
         (a, f"{p} ({close:.2f})", f"{n} ({far:.2f})") for (a, p, n), (close, far) in zip(names, cosines, strict=True)
     )
