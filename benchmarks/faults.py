@@ -32,6 +32,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 from PIL import Image
+from record import circumstances
 
 from ssl_jax import data, evaluate, loop, main
 from ssl_jax.monitor import Monitor
@@ -476,7 +477,8 @@ def measure(times: int, workdir: pathlib.Path, record: pathlib.Path, only: str) 
             told = f"{name}, {number + 1} of {times}: {lost[-1]} updates lost, weights {'equal' if same else 'differ'}"
             print(told, file=sys.stderr, flush=True)
         with record.open("a") as file:
-            file.write(json.dumps({"fault": name, "lost": lost, "equal": equal, "jax": jax.__version__}) + "\n")
+            of = {"jax": jax.__version__, "commit": circumstances()["commit"]}
+            file.write(json.dumps({"fault": name, "lost": lost, "equal": equal} | of) + "\n")
 
 
 def _write_images(folder: pathlib.Path) -> None:
