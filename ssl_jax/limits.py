@@ -26,6 +26,7 @@ _AT_LEAST_ONE = re.compile(
 _ABOVE_ZERO = re.compile(r"data\.max_gib|eval\.\w*temperature")
 _BELOW_ONE = re.compile(r"data\.holdout|optim\.\w+\.(momentum|b1|b2)")
 _SEED_FIELDS, _SEEDS = ("seed", "data.holdout_seed"), 2**32
+_WORKERS = 512  # processes that decode, of which the largest hosts want one a core
 _LARGEST = 1e9  # beyond it the arithmetic of shapes and steps overflows
 _OF_WORDS = frozenset(("order", "classes", "tasks", "lead"))  # lists that may hold words
 
@@ -61,6 +62,7 @@ def _wanted(path: str, value: float) -> str:
         (abs(value) > _LARGEST and path not in _SEED_FIELDS, f"at most {_LARGEST:g}"),
         (value < 0 and path not in _MAY_BE_NEGATIVE, "at least 0"),
         (path in _DEVICES and (value < -1 or value == 0), "at least 1, or -1 for all devices that are left"),
+        (path == "data.workers" and value > _WORKERS, f"at most {_WORKERS}"),
         (path in _SEED_FIELDS and value >= _SEEDS, f"below {_SEEDS}"),
         (value < 1 and _AT_LEAST_ONE.fullmatch(path), "at least 1"),
         (value <= 0 and _ABOVE_ZERO.fullmatch(path), "above 0"),

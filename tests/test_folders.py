@@ -159,6 +159,64 @@ def test_an_archive_is_read_as_it_would_be_unpacked(tmp_path, kind):
         assert listed.labels.tolist() == train.labels.tolist()
 
 
+def members(file, files: list[str], links: list[tuple[str, str, bytes]] = ()) -> str:
+    """An archive of images of one shade each, from 0 on, and of links and devices."""
+    with tarfile.open(file, f"w:{'gz' if file.name.endswith('gz') else ''}") as tar:
+        for number, name in enumerate(files):
+            content, member = png((number, 0, 0)), tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        for name, target, kind in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    return str(file)
+
+
+@pytest.mark.parametrize("kind", ["tar", "tar.gz"])
+def test_members_outside_of_an_archive_are_counted(tmp_path, caplog, kind):
+    """Nothing outside is read; what is named from / on is read as tar unpacks it."""
+    files = ["/x/a/0.png", "/x/b/0.png", "../a/1.png", "x/a/../../../c.png", "../../note.txt", "../.hidden.png"]
+    links = [
+        ("/x/b/1.png", "../a/0.png", tarfile.SYMTYPE),
+        ("/x/b/2.png", "/x/b/0.png", tarfile.LNKTYPE),
+        ("/x/b/3.png", "/x/b/0.png", tarfile.SYMTYPE),  # as unpacked, another file
+        ("/x/b/4.png", "../../../b.png", tarfile.SYMTYPE),
+        ("/x/b/pipe.png", "", tarfile.FIFOTYPE),
+        ("/x/c", "a", tarfile.SYMTYPE),
+    ]
+    where = members(tmp_path / f"images.{kind}", files, links)
+    for stream in (False, True) if kind == "tar" else (False,):
+        for _ in range(2):  # the second time from the index
+            caplog.clear()
+            train = data.load(f"folder:{where}", "train", stream=stream, size=8)
+            shades = train.images.pictures(8)[:, 0, 0, 0].tolist() if stream else shade(train)
+            assert shades == [0, 1, 0, 1] and train.labels.tolist() == [0, 1, 1, 1]
+            (said,) = [record.message for record in caplog.records if "members" in record.message]
+            assert said.endswith(
+                "of the members of the archive 2 lie outside of it and are left out, 4 lead to no file in it and are "
+                "left out, 7 are named from / on, which is dropped"
+            )
+
+
+def test_an_archive_of_nothing_but_strangers_says_so(tmp_path):
+    where = members(tmp_path / "images.tar", ["../a/0.png", "../a/1.png"])
+    for act in (lambda: data.splits(f"folder:{where}"), lambda: data.load(f"folder:{where}", "train", stream=True)):
+        with pytest.raises(UserError, match=r"There are no images in .* 2 lie outside of it and are left out"):
+            act()
+
+
+def test_a_path_that_nothing_is_looked_for_in_is_refused(tmp_path):
+    where = write(tmp_path / "images", both("train", "test"))
+    for source in ("digits", "photo_tiles", f"folder:{where}", "digits,digits:inverted"):
+        with pytest.raises(
+            UserError, match=r"config.data.path is '/elsewhere', where .* not looked for: leave it unset"
+        ):
+            prepare(tiny.config("simclr", **{"data.source": source, "data.path": "/elsewhere"}), jax.devices()[:1])
+    fields = {"data.source": "folder", "data.path": where, "data.holdout": 0.0}
+    assert len(prepare(tiny.config("rotation", batch_size=2, **fields), jax.devices()[:1]).train) == 2
+
+
 @pytest.mark.parametrize("shape", [(3, 6000), (6000, 3), (8, 65), (65, 8)])
 def test_a_strip_is_cut_before_it_is_resized(shape, monkeypatch):
     """The middle is the same but for a fraction of a pixel, and no large image is made on the way."""

@@ -53,6 +53,7 @@ def test_every_preset_is_within_the_limits():
         ("simclr", {"data.eval_centre": float("nan")}, "eval_centre is nan"),
         ("simclr", {"data.eval_centre": 0.0}, "eval_centre is 0: it must be above 0 and at most 1"),
         ("simclr", {"data.workers": -1}, "workers is -1"),
+        ("simclr", {"data.workers": 100_000}, "workers is 100000: it must be at most 512"),
         ("simclr", {"method.temperature": 0.0}, "temperature is 0: it must be above 0"),
         ("simclr", {"method.out": 0}, "method.out is 0: it must be at least 1"),
         ("simclr", {"method.hidden": (0,)}, r"method.hidden is \(0,\): it must be at least 1"),

@@ -57,11 +57,25 @@ def split_folders(entries: list[Entry]) -> dict[str, str]:
         names = [name.partition("/")[2] for name in names]
 
 
-def by_split(entries: list[Entry], path: str) -> dict[str, list[tuple[str, Entry]]]:
-    """Returns split -> (name below the split, entry). Unlabelled images are training images of no class."""
+def check(entries: list[Entry], odd: list[str], path: str) -> None:
+    """Refuses a folder or archive without images.
+
+    Args:
+      entries: all image files.
+      odd: what else was found, a sentence each.
+      path: the folder or archive.
+
+    Raises:
+      UserError: says what was looked for, and what was found instead.
+    """
     if not entries:
         place = path if is_address(path) else pathlib.Path(path).expanduser().absolute()
-        raise UserError(f"There are no images in {place}: looked for {' '.join((*EXTENSIONS, *ARRAYS))}.{HEIC_HINT}")
+        found = f" Found: {'; '.join(odd)}." if odd else HEIC_HINT
+        raise UserError(f"There are no images in {place}: looked for {' '.join((*EXTENSIONS, *ARRAYS))}.{found}")
+
+
+def by_split(entries: list[Entry]) -> dict[str, list[tuple[str, Entry]]]:
+    """Returns split -> (name below the split, entry). Unlabelled images are training images of no class."""
     folders = split_folders(entries)
     if not folders:
         return {"train": [(entry.name, entry) for entry in entries]}
@@ -81,7 +95,7 @@ def report(entries: list[Entry], odd: list[str], path: str) -> None:
 
     Args:
       entries: all image files.
-      odd: what else was found, a sentence each, at most two.
+      odd: what else was found, a sentence each.
       path: the folder or archive.
     """
     folders, said = split_folders(entries), list(odd)
@@ -97,7 +111,7 @@ def report(entries: list[Entry], odd: list[str], path: str) -> None:
     shared = collections.Counter(folders.values())
     if several := [folder for folder, split in folders.items() if shared[split] > 1 and split != "unlabeled"]:
         said.append(f"{', '.join(several)} are taken together, since they are names of one split")
-    nested = [entry.name for items in by_split(entries, path).values() for rest, entry in items if rest.count("/") > 1]
+    nested = [entry.name for items in by_split(entries).values() for rest, entry in items if rest.count("/") > 1]
     if nested:
         said.append(
             f"{len(nested)} images lie in folders below that of their class, such as {nested[0]}; the first folder of "
@@ -109,7 +123,7 @@ def report(entries: list[Entry], odd: list[str], path: str) -> None:
 
 def select(entries: list[Entry], request: Request, path: str) -> tuple[list[Entry], tuple[str, ...]]:
     """Returns the labelled entries of a split in their final order, and the names of the classes."""
-    found, split = by_split(entries, path), request.split
+    found, split = by_split(entries), request.split
     if not found.get(split):
         raise UserError(f"{path} has no {split} images: put them in its folder {split}/.")
     classes = {name: _classes(found.get(name, [])) for name in ("train", "test")}

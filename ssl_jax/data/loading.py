@@ -3,6 +3,7 @@
 import functools
 import importlib
 import pathlib
+import re
 from typing import Any, cast
 
 from ssl_jax.data import sources
@@ -97,6 +98,15 @@ def streams(source: str) -> bool:
       UserError: the source is unknown.
     """
     return hasattr(find(source)[0], "listing")
+
+
+def takes_path(source: str) -> bool:
+    """Whether a path may say where the images of a source lie; they may come with a package, or its name says it.
+
+    Raises:
+      UserError: the source is unknown.
+    """
+    return not getattr(find(source)[0], "BUNDLED", False) and not re.match("folder:.", source)
 
 
 def card(source: str) -> Card:

@@ -32,6 +32,11 @@ def load(config: Any) -> Pair:
     Raises:
       UserError: a source is unknown or absent, or the sources cannot be joined.
     """
+    if config.path is not None and not any(map(loading.takes_path, _all(config))):
+        raise UserError(
+            f"config.data.path is '{config.path}', where {' and '.join(_all(config))} is not looked for: leave it "
+            f"unset, or set --config.data.source=folder:{config.path} for images there."
+        )
     train, test = _found(config)
     share = config.get("label_noise", 0.0)
     if share:

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from ssl_jax.data import Dataset, loader
+from ssl_jax.data import Dataset, loader, loading
 from ssl_jax.evals import context as given
 from ssl_jax.evals.context import LABELLED, Context, Network
 from ssl_jax.evals.features import extractor
@@ -55,7 +55,8 @@ def target(context: Context) -> Dataset:
 
 def _other(context: Context, source: str) -> Dataset:
     """Labelled test images of a source, or its training images where it has no others; classes as the run's images."""
-    train, test = given.load_images(context.run, source, context.config.data.path)
+    path = context.config.data.path if loading.takes_path(source) else None
+    train, test = given.load_images(context.run, source, path)
     found, classes = test if len(test) else train, context.images[0].classes
     found = found[np.flatnonzero(found.labels >= 0)]
     if set(found.classes) != set(classes) or not len(found):

@@ -11,7 +11,8 @@ from ssl_jax.data.dataset import Card, Dataset, Request
 class Source(Protocol):
     """What the module of a source defines.
 
-    Where a source holds several data sets, `CARDS` may map the place after the colon to a card of its own.
+    Where a source holds several data sets, `CARDS` may map the place after the colon to a card of its own. Where the
+    images come with a package, `BUNDLED = True` says that a path has no meaning.
     """
 
     CARD: Card

@@ -18,6 +18,7 @@ CARD = Card(
     licence="CC BY 4.0",
     origin="Alpaydin and Kaynak 1998 (UCI), as scikit-learn ships their test part",
 )
+BUNDLED = True
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:

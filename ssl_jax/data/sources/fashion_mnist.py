@@ -1,6 +1,7 @@
 """Source "fashion_mnist": Fashion-MNIST (Xiao et al. 2017), 28x28 grey pixels of clothes."""
 
 import dataclasses
+import logging
 import pathlib
 
 import numpy as np
@@ -46,6 +47,8 @@ CLASSES = (
     "Ankle boot",
 )
 
+log = logging.getLogger("ssl_jax")
+
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:
     """Both splits are there."""
@@ -70,6 +73,8 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     downloads = cache_folder(request.cache) / "fashion_mnist"
     places = [*([pathlib.Path(path).expanduser()] if path else []), PACKAGE, downloads]
     place = next((place for place in places if all((place / name).is_file() for name in MD5)), None)
+    if path and place not in (None, places[0]) and request.split == "train":
+        log.warning("There is no Fashion-MNIST in %s: taken from %s.", path, place)
     if place is None:
         if tfds.find("fashion_mnist", path):
             found = tfds.load("fashion_mnist", path, request)

@@ -13,7 +13,7 @@ from ssl_jax.data.cache import cached, remembered
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.decode import decode_all
 from ssl_jax.data.files import Entry, Reader, is_address, retry
-from ssl_jax.data.labels import by_split, report, select, split_folders
+from ssl_jax.data.labels import by_split, check, report, select, split_folders
 from ssl_jax.data.lazy import Files, FolderFiles, Images, TarFiles
 from ssl_jax.data.places import opened
 from ssl_jax.data.tars import Archive, Shards
@@ -34,7 +34,8 @@ def splits(where: str, path: str | None) -> tuple[str, ...]:
     """
     place = _place(where, path)
     with opened(place) as files:
-        found = by_split(files.entries, place)
+        check(files.entries, files.odd, place)
+        found = by_split(files.entries)
     return tuple(split for split in ("train", "test") if found.get(split))
 
 
@@ -133,7 +134,7 @@ def _entries(place: str, request: Request) -> tuple[list[Entry], tuple[str, ...]
 
 def _looked(files: places.Files, request: Request, place: str) -> Request:
     """The whole request, after a look at the training images; says what is not used of them."""
-    found = by_split(files.entries, place)
+    found = by_split(files.entries)
     entries = [entry for _, entry in found.get("train") or next(iter(found.values()))]
 
     def make() -> dict[str, np.ndarray]:
@@ -178,7 +179,8 @@ def _bytes(files: places.Files, entry: Entry) -> bytes:
 
 
 def _report(files: places.Files, request: Request, place: str) -> None:
-    if request.split == "train" and files.entries:
+    check(files.entries, files.odd, place)
+    if request.split == "train":
         report(files.entries, files.odd, place)
 
 

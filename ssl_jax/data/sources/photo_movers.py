@@ -21,6 +21,7 @@ CARD = Card(
     licence="CC BY 2.0",
     origin="china.jpg by danielbuechele and flower.jpg by Andy Li, as scikit-learn ships them",
 )
+BUNDLED = True
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ CARD = Card(
     licence="CC BY 2.0",
     origin="made here, from china.jpg by danielbuechele and flower.jpg by Andy Li, as scikit-learn ships them",
 )
+BUNDLED = True
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:

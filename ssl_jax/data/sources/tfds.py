@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import logging
 import os
 import pathlib
 import re
@@ -56,6 +57,8 @@ CARDS = {
         origin="Howard 2019, https://github.com/fastai/imagenette",
     ),
 }
+
+log = logging.getLogger("ssl_jax")
 
 
 def load(where: str, path: str | None, request: Request) -> Dataset:
@@ -181,6 +184,8 @@ def find(name: str, path: str | None = None) -> pathlib.Path | None:
 def _split(name: str, request: Request, path: str | None) -> tuple[pathlib.Path, str, str]:
     """Returns the folder of a data set, its dataset_info.json, and its own name of the split."""
     place = _find_or_explain(name, path)
+    if path and request.split == "train" and pathlib.Path(path).expanduser() not in place.parents:
+        log.warning("tfds:%s is not prepared in %s: taken from %s.", name, path, place)
     info = (place / "dataset_info.json").read_text()
     found = _splits(info).get(request.split)
     if found is None:
