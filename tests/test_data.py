@@ -12,6 +12,7 @@ import pathlib
 import pickle
 import sys
 import tarfile
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -42,6 +43,11 @@ def write(root: pathlib.Path, layout: Layout) -> str:
 
 
 def pack(file: pathlib.Path, layout: Layout) -> str:
+    if file.suffix == ".zip":
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in layout.items():
+                archive.writestr(name, content)
+        return str(file)
     with tarfile.open(file, "w:gz" if file.name.endswith("gz") else "w") as tar:
         for name, content in layout.items():
             member = tarfile.TarInfo(name)
@@ -81,12 +87,14 @@ TWO_SPLITS: Layout = {
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("kind", ["folder", ".tar", ".tar.gz", ".tgz", "wrapped.tar", "dotted.tar.gz"])
+@pytest.mark.parametrize(
+    "kind", ["folder", ".tar", ".tar.gz", ".tgz", "wrapped.tar", "dotted.tar.gz", ".zip", "wrapped.zip"]
+)
 def test_layout_is_the_same_in_folders_and_archives(tmp_path, kind):
     if kind == "folder":
         where = write(tmp_path / "images", TWO_SPLITS)
     else:
-        prefix = {"wrapped.tar": "images-1.0/", "dotted.tar.gz": "./"}.get(kind, "")
+        prefix = {"wrapped.tar": "images-1.0/", "wrapped.zip": "images 1/", "dotted.tar.gz": "./"}.get(kind, "")
         where = pack(tmp_path / f"images{kind}", {prefix + name: file for name, file in TWO_SPLITS.items()})
     train, test = (data.load("folder", split, path=where) for split in ("train", "test"))
     assert data.splits(f"folder:{where}") == ("train", "test")
@@ -141,7 +149,8 @@ def test_a_test_class_that_training_lacks_is_an_error(tmp_path):
     [
         (lambda root: str(root / "absent"), "no images at .*absent"),
         (lambda root: write(root / "empty", {"readme.txt": b"-"}), "no images in .*looked for .*jpg"),
-        (lambda root: str(root / "only.zip"), "neither a folder nor"),
+        (lambda root: str(root / "only.rar"), "neither a folder nor"),
+        (lambda root: str(root / "only.zip"), r"no readable \.zip file"),
         (lambda root: str(root / "junk.tar"), "not a readable tar"),
         (lambda root: str(root / "cut.tar.gz"), "damaged or incomplete"),
         (lambda root: "", "no place"),
@@ -151,7 +160,7 @@ def test_absent_empty_and_damaged_sources_are_named(tmp_path, make, message):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     whole = pathlib.Path(pack(tmp_path / "cut.tar.gz", {f"{i}.png": png(noise) for i in range(4)}))
     whole.write_bytes(whole.read_bytes()[:-5000])
-    write(tmp_path, {"only.zip": b"PK", "junk.tar": b"junk" * 500})
+    write(tmp_path, {"only.rar": b"Rar!", "only.zip": b"PK", "junk.tar": b"junk" * 500})
     with pytest.raises(UserError, match=message):
         data.load(f"folder:{make(tmp_path)}", "train")
 

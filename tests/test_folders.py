@@ -4,7 +4,9 @@ import gzip
 import io
 import logging
 import os
+import pathlib
 import tarfile
+import zipfile
 
 import jax
 import numpy as np
@@ -14,7 +16,7 @@ from test_data import cache, pack, png, shade, write  # noqa: F401
 import tiny
 
 from ssl_jax import data
-from ssl_jax.data import decode
+from ssl_jax.data import decode, files
 from ssl_jax.evals import context
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
@@ -204,6 +206,56 @@ def test_an_archive_of_nothing_but_strangers_says_so(tmp_path):
     for act in (lambda: data.splits(f"folder:{where}"), lambda: data.load(f"folder:{where}", "train", stream=True)):
         with pytest.raises(UserError, match=r"There are no images in .* 2 lie outside of it and are left out"):
             act()
+
+
+def test_a_zip_is_read_as_a_tar(tmp_path, caplog):
+    """In memory and streamed alike; what is outside, a link, encrypted or packed in another way is not read."""
+    file = tmp_path / "images.zip"
+    link, locked = zipfile.ZipInfo("a/link.png"), zipfile.ZipInfo("a/locked.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, name in enumerate(["/a/0.png", "a\\1.png", "b/0.png", "../a/2.png", "a/x.txt", "__MACOSX/._0.png"]):
+            archive.writestr(name, png((number, 0, 0)))
+        archive.writestr("b/stored.png", png((6, 0, 0)), zipfile.ZIP_STORED)
+        archive.writestr("b/strange.png", png((7, 0, 0)), zipfile.ZIP_BZIP2)
+        archive.writestr(link, "../b/0.png")
+        archive.writestr(locked, png(8))
+    content = file.read_bytes()
+    for mark, at in ((b"PK\1\2", 46), (b"PK\3\4", 30)):  # the flag of encryption, in both of its headers
+        place = next(
+            i for i in range(len(content)) if content[i:].startswith(mark) and content[i + at :].startswith(b"a/locked")
+        )
+        flags = place + (8 if mark == b"PK\1\2" else 6)
+        content = content[:flags] + bytes([content[flags] | 1]) + content[flags + 1 :]
+    file.write_bytes(content)
+    said = warnings(caplog, str(file))
+    assert "left out 1 files that are no images by their suffix (1 .txt)" in said[0]
+    assert said[1].endswith("of the members of the archive are left out: 1 outside of it, 1 links, 1 encrypted")
+    assert "left out 1 unreadable images" in said[2] and "packed by method 12" in said[2]
+    train = data.load(f"folder:{file}", "train")
+    assert shade(train) == [0, 1, 2, 6] and train.labels.tolist() == [0, 0, 1, 1] and train.classes == ("a", "b")
+    listed = data.load(f"folder:{file}", "train", stream=True)
+    np.testing.assert_array_equal(listed[:4].images.pictures(8), train.images)
+    assert listed.names(np.array([3])).tolist() == [f"{file}:b/stored.png"]
+
+
+def test_a_zip_that_is_damaged_or_unpacks_to_very_much_is_no_end(tmp_path, monkeypatch):
+    layout = {
+        f"{c}/{i}.png": png(np.random.default_rng(i).integers(0, 256, (8, 8, 3), np.uint8))
+        for c in "ab"
+        for i in (0, 1)
+    }
+    whole = pathlib.Path(pack(tmp_path / "images.zip", layout))
+    content = bytearray(whole.read_bytes())
+    content[content.index(b"a/1.png") + 20] ^= 0xFF
+    (tmp_path / "hurt.zip").write_bytes(content)
+    assert len(data.load(f"folder:{tmp_path}/hurt.zip", "train")) in (3, 4)
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"cut\.zip is no readable \.zip file"):
+        data.load(f"folder:{tmp_path}/cut.zip", "train")
+    monkeypatch.setattr(files, "_MOST_BYTES", 100)
+    with pytest.raises(UserError, match="unpacks to more than 100 bytes"):
+        data.load(f"folder:{whole}", "train", cache=str(tmp_path / "other"))
 
 
 def test_a_path_that_nothing_is_looked_for_in_is_refused(tmp_path):

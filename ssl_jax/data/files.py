@@ -28,7 +28,9 @@ EXTENSIONS = (
     *(ending for ending, name in _OPTIONAL.items() if name in features.get_supported()),
     *(_HEIC if _HAS_HEIC else ()),
 )
+ZIP = ".zip"
 ARRAYS = (".npy", ".npz")  # images too, where there are no others
+_MOST_BYTES = 2**31  # that a member of an archive may unpack to: any number of zeros take no room
 _PAUSES = (1.0, 4.0, 16.0, 64.0)  # seconds between attempts to read what cannot be read now
 
 Reader = Callable[[], bytes]
@@ -129,6 +131,36 @@ def read_part(file: str, offset: int, count: int) -> bytes:
     with open(file, "rb") as stream:
         stream.seek(offset)
         return stream.read(count)
+
+
+def read_zipped(file: str, header: int, count: int) -> bytes:
+    """Returns a member of a .zip file.
+
+    Args:
+      file: the .zip file.
+      header: place of the member's own header.
+      count: bytes of the member as it is packed.
+
+    Raises:
+      ValueError: it is packed in another way than "stored" or "deflated", is damaged, or unpacks to very much.
+    """
+    start = read_part(file, header, 30)
+    if start[:4] != b"PK\3\4" or len(start) < 30:
+        raise ValueError("its header in the archive is damaged")
+    method, name, extra = (int.from_bytes(start[at : at + 2], "little") for at in (8, 26, 28))
+    packed = read_part(file, header + 30 + name + extra, count)
+    if method not in (0, 8):
+        raise ValueError(f"it is packed by method {method}, not stored or deflated")
+    if method == 0:
+        return packed
+    unpack = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        content = unpack.decompress(packed, _MOST_BYTES)
+    except zlib.error as error:
+        raise ValueError(f"it cannot be unpacked ({error})") from error
+    if not unpack.eof:
+        raise ValueError(f"it is cut off, or unpacks to more than {_MOST_BYTES} bytes")
+    return content
 
 
 def retry(read: Reader, name: str) -> bytes:

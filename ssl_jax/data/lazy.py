@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ssl_jax.data.crop import Crop, Place, cut
-from ssl_jax.data.files import read_file, read_part, retry
+from ssl_jax.data.files import ZIP, read_file, read_part, read_zipped, retry
 from ssl_jax.data.reading import AS_IS, Reading
 from ssl_jax.runtime.errors import UserError
 
@@ -48,15 +48,16 @@ class FolderFiles:
 
 @dataclasses.dataclass(frozen=True)
 class TarFiles:
-    """Images in uncompressed .tar files."""
+    """Images in uncompressed .tar files, or in a .zip file."""
 
     tars: tuple[str, ...]
     names: np.ndarray  # bytes [N]
-    places: np.ndarray  # int64 [N, 3]: number of the .tar file, first byte, length
+    places: np.ndarray  # int64 [N, 3]: number of the file, first byte (in a .zip file of the header), length
 
     def read(self, row: int) -> bytes:
         tar, offset, size = self.places[row].tolist()
-        return read_part(self.tars[tar], offset, size)
+        read = read_zipped if self.tars[tar].lower().endswith(ZIP) else read_part
+        return read(self.tars[tar], offset, size)
 
     def name(self, row: int) -> str:
         return f"{self.tars[self.places[row, 0]]}:{os.fsdecode(self.names[row])}"

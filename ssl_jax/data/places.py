@@ -4,11 +4,12 @@ from collections.abc import Iterator
 import contextlib
 import pathlib
 
-from ssl_jax.data.files import Bucket, Folder, is_address, names_below
+from ssl_jax.data.files import ZIP, Bucket, Folder, is_address, names_below
 from ssl_jax.data.tars import ARCHIVES, Archive, Shards, open_tar
+from ssl_jax.data.zips import Zip
 from ssl_jax.runtime.errors import UserError
 
-Files = Folder | Bucket | Shards | Archive
+Files = Folder | Bucket | Shards | Archive | Zip
 
 
 def place(source: str, where: str, path: str | None, wanted: str) -> str:
@@ -55,10 +56,10 @@ def find(source: str, where: str, path: str | None, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def opened(path: str, cache: str | None = None) -> Iterator[Files]:
-    """Opens the images below a folder or an address, or in tar files.
+    """Opens the images below a folder or an address, or in tar or zip files.
 
     Args:
-      path: a folder of images or of .tar files, an address, or a .tar, .tar.gz or .tgz file.
+      path: a folder of images or of .tar files, an address, or a .tar, .tar.gz, .tgz or .zip file.
       cache: folder to keep the index of an archive in; see `paths.cache_folder`.
 
     Raises:
@@ -74,7 +75,9 @@ def opened(path: str, cache: str | None = None) -> Iterator[Files]:
     elif found.is_file() and found.name.lower().endswith(ARCHIVES):
         with open_tar(found) as tar:
             yield Archive(found, tar, cache)
+    elif found.is_file() and found.name.lower().endswith(ZIP):
+        yield Zip(found)
     elif found.exists():
-        raise UserError(f"{found} is neither a folder nor a {', '.join(ARCHIVES)} file.")
+        raise UserError(f"{found} is neither a folder nor a {', '.join((*ARCHIVES, ZIP))} file.")
     else:
         raise UserError(f"There are no images at {found.absolute()}: no such folder or archive.")

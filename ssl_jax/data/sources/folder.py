@@ -1,4 +1,4 @@
-"""Source "folder": images below a folder or an address, or in tar archives."""
+"""Source "folder": images below a folder or an address, or in tar or zip archives."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ def splits(where: str, path: str | None) -> tuple[str, ...]:
     """Returns the splits of a folder or archive: "train", "test" or both.
 
     Args:
-      where: a folder, or a .tar, .tar.gz or .tgz file.
+      where: a folder, or a .tar, .tar.gz, .tgz or .zip file.
       path: the same, where `where` is empty.
 
     Raises:
@@ -84,7 +84,8 @@ def listing(where: str, path: str | None, request: Request) -> Dataset:
     """Lists one split of a folder or archive in the order of `load`, without opening any image.
 
     Args:
-      where: a folder of images or of .tar files, or a .tar file; a compressed archive can only be read forwards.
+      where: a folder of images or of .tar files, or a .tar or .zip file; a
+        compressed .tar can only be read forwards.
       path: as for `splits`.
       request: which split, and where the index of a .tar file is kept.
 
