@@ -28,6 +28,7 @@ import tempfile
 import time
 import traceback
 from typing import Any
+import zipfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
@@ -575,9 +576,24 @@ def stacks() -> Outcome:
 
 
 def zipped() -> Outcome:
-    folder("images", ["a/0.png"])
+    folder("images", ["a/0.png", "b/0.png"])
     shutil.make_archive("images", "zip", "images")
-    return loads({"source": "folder:images.zip"})
+    with zipfile.ZipFile("images.zip", "a") as archive:
+        archive.writestr("../out.png", b"-")
+    return loads(*({"source": "folder:images.zip", **way} for way in EITHER))
+
+
+def outside(tar: tarfile.TarFile) -> None:
+    for name in ("a/0.png", "/b/0.png", "../out.png", "a/../../more.png"):
+        member(tar, name)
+    member(tar, "b/up.png", "../../etc/x.png")
+
+
+def tabled() -> Outcome:
+    folder("images", [f"{i}.png" for i in range(4)])
+    pathlib.Path("labels.csv").write_text("file,kind\n0.png,cat\n1.png,dog\n2.png,cat\n")
+    pathlib.Path("wide.csv").write_text("0.png,1,0,0\n")
+    return loads({"labels": "labels.csv"}, {"labels": "labels.csv", "stream": True}, {"labels": "wide.csv"})
 
 
 def phones() -> Outcome:
@@ -1066,7 +1082,37 @@ ROWS = [
         "a TIFF whose pages are channels", 0, r"(?s)\[2\].*has 1 channel.*shape \(8, 8, 2\).*shape \(8, 8, 2\)", stacks
     ),
     Row("nothing but `.heic` files", 2, "pip install pillow-heif|cannot identify", phones),
-    Row("a `.zip`", 2, r"is neither a folder nor a \.tar", zipped),
+    Row(
+        "a `.zip` of images, one of them outside of it",
+        0,
+        r"(?s)left out: 1 outside of it.*2 images.*labels \[0, 1\].*2 images.*labels \[0, 1\]",
+        zipped,
+    ),
+    Row(
+        "a tar with members `../x.png` and `/b/x.png`, and a link to outside it",
+        0,
+        "(?s)2 lie outside of it and are left out, 1 lead to no file in it and are left out, 1 are named from / on.*"
+        r"2 images.*labels \[0, 1\].*2 images.*labels \[0, 1\]",
+        lambda: archived(outside, *EITHER),
+    ),
+    Row(
+        "labels in a CSV file, where an image has no row; and one of four columns",
+        2,
+        r"(?s)1 images have no row.*\('cat', 'dog'\), labels \[-1, 0, 0, 1\].*labels \[-1, 0, 0, 1\].*it must have two",
+        tabled,
+    ),
+    Row(
+        "`data.path` with data that come in a package (`digits`)",
+        2,
+        "config.data.path is '/images', where digits is not looked for",
+        lambda: each([value(data__path="/images")]),
+    ),
+    Row(
+        "`data.workers=100000`",
+        2,
+        "data.workers is 100000: it must be at most 512",
+        lambda: each([value(data__workers=100_000)]),
+    ),
     Row(
         "milestones and frozen epochs beyond the run",
         0,

@@ -408,3 +408,68 @@ def test_names_that_are_no_text_are_escaped(tmp_path, stream):
     if stream:
         assert train.names(np.arange(3)).tolist() == ["a/0.png", "x\\udcff/0.png", "y\\nz/0.png"]
         assert train.images.pictures(8)[:, 0, 0, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_labels_come_from_a_table(tmp_path, caplog, stream):
+    """By path, by the end of a path or without the suffix; with a heading or none; what has no row is unlabelled."""
+    layout = {
+        "x/0.png": png((0, 0, 0)),
+        "x/1.png": png((1, 0, 0)),
+        "y/z/2.png": png((2, 0, 0)),
+        "y/3.png": png((3, 0, 0)),
+    }
+    where = write(tmp_path / "images", layout)
+    table = tmp_path / "labels.csv"
+    table.write_bytes(b"\xef\xbb\xbfid;species\r\n./x/0.png;two words\r\n2.png;cat\r\n1;cat\r\nnone.png;cat\r\n")
+
+    def found(**more):
+        return data.load(f"folder:{where}", "train", stream=stream, labels=str(table), size=8, **more)
+
+    train = found()
+    assert train.classes == ("cat", "two words") and train.labels.tolist() == [-1, 0, 0, 1]
+    shades = train.images.pictures(8)[:, 0, 0, 0].tolist() if stream else shade(train)
+    assert shades == [3, 1, 2, 0]
+    (said,) = [record.message for record in caplog.records]
+    assert f"1 images have no row in {table} and count as unlabelled" in caplog.text and said.endswith(
+        f"1 rows of {table} name no image"
+    )
+    assert found(per_class=1).labels.tolist() == [0, 1]
+    table.write_text("x/0.png,dog\nx/1.png,cat")  # decoded images are kept, and labels are not those of before
+    other = found()
+    assert other.classes == ("cat", "dog") and other.labels.tolist() == [-1, -1, 0, 1]
+    assert other.content != train.content
+    assert data.load(f"folder:{where}", "train").classes == ("x", "y")
+
+
+def test_a_table_of_both_splits(tmp_path):
+    where = write(tmp_path / "images", {"train/0.png": png(0), "train/1.png": png(1), "test/0.png": png(2)})
+    table = write(tmp_path / "t", {"a.csv": b"train/0.png,a\ntrain/1.png,b\ntest/0.png,b\n"}) + "/a.csv"
+    config = tiny.config("simclr", **{"data.source": f"folder:{where}", "data.labels": table, "batch_size": 2})
+    run = prepare(config, jax.devices()[:1])
+    assert run.train.labels.tolist() == [0, 1] and run.test.labels.tolist() == [1]
+    assert len(context.load_images(run, "digits")[0].classes) == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"0.png,a\n", r"'0\.png' in .* may be a/0\.png or b/0\.png: say which"),
+        (b"a/0.png,x\na/0.png,y\n", r"several labels for 'a/0\.png'"),
+        (b"a/0.png,1,0,0\n", "row 1 of .* has 4 columns: it must have two"),
+        (b"a/0.png\n", "row 1 of .* has 1 columns"),
+        (b"q.png,x\nr.png,y\n", r"no row of .*, such as 'q\.png', names an image, such as a/0\.png"),
+        (b"", "no row of .*, of which it has none, names an image"),
+        (b"\xff\xfe\x00", "cannot be read as a table"),
+        (None, "cannot be read as a table"),
+    ],
+)
+def test_a_table_that_says_nothing_certain_is_refused(tmp_path, content, words):
+    where = write(tmp_path / "images", {"a/0.png": png(0), "b/0.png": png(1)})
+    table = tmp_path / "labels.csv"
+    if content is not None:
+        table.write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        data.load(f"folder:{where}", "train", labels=str(table))
+    with pytest.raises(UserError, match=r"config\.data\.labels is for the images of a folder, and digits"):
+        data.load("digits", "train", labels=str(table))

@@ -153,6 +153,7 @@ class Request:
       max_pixels: an image of more counts as unreadable.
       image: name of the feature that has the images, where a source has several.
       label: name of the feature that has the labels, likewise.
+      labels: a CSV file of file names and labels; None: folders are classes.
     """
 
     split: str
@@ -166,6 +167,7 @@ class Request:
     max_pixels: int = MOST_PIXELS
     image: str | None = None
     label: str | None = None
+    labels: str | None = None
 
     def __post_init__(self) -> None:
         self._check_span()

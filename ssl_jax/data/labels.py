@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from ssl_jax.data import label_table
 from ssl_jax.data.dataset import Request
 from ssl_jax.data.files import ARRAYS, EXTENSIONS, HEIC_HINT, Entry, is_address, printable
 from ssl_jax.runtime.errors import UserError
@@ -90,13 +91,14 @@ def by_split(entries: list[Entry]) -> dict[str, list[tuple[str, Entry]]]:
     return {"test": validation} | found
 
 
-def report(entries: list[Entry], odd: list[str], path: str) -> None:
+def report(entries: list[Entry], odd: list[str], path: str, table: bool = False) -> None:
     """Says in at most four lines what in a folder or archive is not as its user may think.
 
     Args:
       entries: all image files.
       odd: what else was found, a sentence each.
       path: the folder or archive.
+      table: whether labels come from one, so that folders are no classes.
     """
     folders, said = split_folders(entries), list(odd)
     beside = collections.Counter(
@@ -112,7 +114,7 @@ def report(entries: list[Entry], odd: list[str], path: str) -> None:
     if several := [folder for folder, split in folders.items() if shared[split] > 1 and split != "unlabeled"]:
         said.append(f"{', '.join(several)} are taken together, since they are names of one split")
     nested = [entry.name for items in by_split(entries).values() for rest, entry in items if rest.count("/") > 1]
-    if nested:
+    if nested and not table:
         said.append(
             f"{len(nested)} images lie in folders below that of their class, such as {nested[0]}; the first folder of "
             "a split is the class"
@@ -123,16 +125,17 @@ def report(entries: list[Entry], odd: list[str], path: str) -> None:
 
 def select(entries: list[Entry], request: Request, path: str) -> tuple[list[Entry], tuple[str, ...]]:
     """Returns the labelled entries of a split in their final order, and the names of the classes."""
+    table = label_table.labels(request.labels, entries)[0] if request.labels else None
     found, split = by_split(entries), request.split
     if not found.get(split):
         raise UserError(f"{path} has no {split} images: put them in its folder {split}/.")
-    classes = {name: _classes(found.get(name, [])) for name in ("train", "test")}
+    classes = {name: {_class(*item, table) for item in found.get(name, [])} - {""} for name in ("train", "test")}
     known = classes["train"] or classes["test"]
     if strangers := classes[split] - known:
         raise UserError(f"{path} has a test class that train/ lacks: '{min(strangers)}'.")
     label = {name: index for index, name in enumerate(sorted(known))}
     chosen = sorted(
-        ((label.get(_class(rest), -1), rest, entry) for rest, entry in found[split]),
+        ((label.get(_class(rest, entry, table), -1), rest, entry) for rest, entry in found[split]),
         key=lambda item: item[:2],
     )
     if request.per_class is not None:
@@ -142,13 +145,12 @@ def select(entries: list[Entry], request: Request, path: str) -> tuple[list[Entr
     return labelled, tuple(map(printable, sorted(known)))
 
 
-def _class(rest: str) -> str:
+def _class(rest: str, entry: Entry, table: dict[str, str] | None) -> str:
+    """What a table says of an image, or where there is none its folder; "": nothing."""
+    if table is not None:
+        return table.get(entry.name, "")
     folder, slash, _ = rest.partition("/")
     return folder if slash else ""
-
-
-def _classes(items: list[tuple[str, Entry]]) -> set[str]:
-    return {_class(rest) for rest, _ in items} - {""}
 
 
 def first_per_class(labels: np.ndarray, count: int, where: str) -> np.ndarray:

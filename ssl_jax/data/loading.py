@@ -37,6 +37,7 @@ def load(
     max_pixels: int = MOST_PIXELS,
     image: str | None = None,
     label: str | None = None,
+    labels: str | None = None,
 ) -> Dataset:
     """Loads one split of a source into memory, or lists it so that its images can be streamed.
 
@@ -58,14 +59,17 @@ def load(
       max_pixels: an image of more counts as unreadable.
       image: name of the feature that has the images, in a source that has several; None: the only one, or "image".
       label: name of the feature that has the labels, likewise; None: "label".
+      labels: a CSV file of the names of image files and their labels; None: folders are classes.
 
     Raises:
       UserError: the source is unknown, absent, empty or too large, lacks the split, or cannot be streamed.
     """
     module, where = find(source)
+    if labels is not None and source.partition(":")[0] != "folder":
+        raise UserError(f"config.data.labels is for the images of a folder, and {source} has its own: leave it unset.")
     few = per_class if split == "train" else None
     chosen = None if channels is None else tuple(channels)
-    request = Request(split, size, few, max_gib, cache, tupled(range), chosen, pages, max_pixels, image, label)
+    request = Request(split, size, few, max_gib, cache, tupled(range), chosen, pages, max_pixels, image, label, labels)
     if not stream:
         found = module.load(where, path, request)
         if chosen is not None and found.image_shape[-1] != len(chosen):

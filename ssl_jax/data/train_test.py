@@ -171,6 +171,7 @@ def pixels_of(c: Any) -> dict[str, Any]:
 
 def _one(source: str, c: Any, streamed: bool) -> Pair:
     options = reading(c) | {"path": c.path, "size": c.size, "max_gib": c.max_gib, "stream": streamed}
+    options["labels"] = c.get("labels")
     if "test" not in loading.splits(source, c.path):
         train, test = hold_out(loading.load(source, "train", **options), c.holdout, c.holdout_seed)
         return train if c.per_class is None else _part(train, first_per_class(train.labels, c.per_class, source)), test

@@ -135,9 +135,9 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         size = None if loading.card(source).whole_images else run.eval_side
         with config.ignore_type(), config.unlocked():
             pages = "first" if config.data.pages == "all" else config.data.pages
-            own = dict.fromkeys(("per_class", "target", "image", "label")) | {"stream": "auto", "pages": pages}
+            own = dict.fromkeys(("per_class", "target", "image", "label", "labels")) | {"stream": "auto"}
             held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
-            config.data.update(source=source, path=path, size=size, holdout=held, label_noise=0.0, **own)
+            config.data.update(source=source, path=path, size=size, holdout=held, label_noise=0.0, pages=pages, **own)
         found, test = train_test.load(config.data)
     test = found[:0] if test is None else test
     channels = run.train.image_shape[-1]

@@ -70,6 +70,7 @@ def _data() -> ConfigDict:
     config.max_pixels = MOST_PIXELS  # a larger image counts as unreadable
     config.image = config_dict.placeholder(str)  # feature of a tfds data set with several; None: the only one
     config.label = config_dict.placeholder(str)  # likewise; None: 'label', or the only one with classes
+    config.labels = config_dict.placeholder(str)  # CSV file: file name, label; None: classes are folders
     config.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
     config.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them

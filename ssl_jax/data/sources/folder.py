@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from ssl_jax.data import look, pixels, places, record
+from ssl_jax.data import label_table, look, pixels, places, record
 from ssl_jax.data.cache import cached, remembered
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.decode import decode_all
@@ -71,6 +71,8 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         # Folders whose names once were no splits: what was decoded then had other images.
         folders = sorted(set(split_folders(files.entries)) - {"train/", "val/", "test/"})
         identity = [files.identity(), folders] if folders else files.identity()
+        if request.labels:
+            identity = [identity, label_table.labels(request.labels, files.entries)[0]]
         found = cached(identity, request, place, make)
         content = _content(select(_images(files, request), request, place)[0], request)
     height, width, channels = found.image_shape
@@ -182,7 +184,8 @@ def _bytes(files: places.Files, entry: Entry) -> bytes:
 def _report(files: places.Files, request: Request, place: str) -> None:
     check(files.entries, files.odd, place)
     if request.split == "train":
-        report(files.entries, files.odd, place)
+        said = label_table.labels(request.labels, files.entries)[1] if request.labels else []
+        report(files.entries, [*files.odd, *said], place, bool(request.labels))
 
 
 def _files(place: str, entries: list[Entry]) -> Files:
