@@ -14,8 +14,10 @@ from tiny import Pixels
 
 from ssl_jax import dist
 from ssl_jax.methods.contract import Info, flat
-from ssl_jax.methods.joint.deepcluster import BLOCK, UNASSIGNED, DeepCluster, clustering_loss, spherical_kmeans
+from ssl_jax.methods.joint.deepcluster import UNASSIGNED, DeepCluster, clustering_loss
 from ssl_jax.methods.shared import multicrop
+from ssl_jax.methods.shared.kmeans import kmeans
+from ssl_jax.methods.shared.memory_bank import BLOCK
 from ssl_jax.runtime.errors import UserError
 
 
@@ -53,7 +55,7 @@ def test_kmeans_agrees_with_numpy(case):
         x[:count] = x[np.arange(count) % 25]  # fewer directions than clusters: some are empty from the start
     key = jax.random.key(3)
     with jax.enable_x64(True):
-        centroids, found = spherical_kmeans(jnp.asarray(x), key, count=count, clusters=clusters, iterations=4)
+        centroids, found = kmeans(jnp.asarray(x), key, count=count, clusters=clusters, iterations=4, spherical=True)
         start = np.asarray(jax.random.permutation(key, count)[:clusters])
     wanted, assignments = numpy_kmeans(x[:count], start, 4)
     np.testing.assert_allclose(centroids, wanted, atol=1e-12)
@@ -68,11 +70,11 @@ def test_kmeans_agrees_with_numpy(case):
 def test_kmeans_finds_what_there_is_on_any_number_of_devices():
     x, groups = points(2000).astype(np.float32), 9
     mesh = dist.make_mesh(jax.devices())
-    cluster = functools.partial(spherical_kmeans, count=2000, clusters=27)
+    cluster = functools.partial(kmeans, count=2000, clusters=27, iterations=10, spherical=True)
     one, found = cluster(jnp.asarray(x), jax.random.key(0))
-    compiled = spherical_kmeans._cache_size()
+    compiled = kmeans._cache_size()
     np.testing.assert_array_equal(cluster(jnp.asarray(x), jax.random.key(0))[0], one)
-    assert spherical_kmeans._cache_size() == compiled
+    assert kmeans._cache_size() == compiled
     eight, there = cluster(jax.device_put(x, NamedSharding(mesh, P(dist.AXIS))), jax.random.key(0))
     np.testing.assert_allclose(eight, one, atol=1e-5)
     np.testing.assert_array_equal(there, found)

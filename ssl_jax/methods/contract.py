@@ -24,7 +24,7 @@ from ssl_jax.runtime.errors import UserError
 
 Variables = dict[str, Any]  # of a network: 'params', and 'batch_stats', empty without running statistics
 Batch = dict[str, Any]  # name to array, or name of a part to such a dict
-Embed = Callable[[Callable[[Any, Any, Batch], jax.Array]], jax.Array]
+Embed = Callable[..., jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +264,7 @@ class Method:
           info: of the run.
           embed: `embed(fn)` maps `fn(params, state, batch) -> [n, ...]`, a function of one replica's rows like
             `loss`, over every training image once, in fresh training views, and returns the rows of all images,
-            [num_examples, ...], in the order of the data set.
+            [num_examples, ...], in the order of the data set. `embed(fn, views)` shows other views, name to recipe.
         """
         del params, rng, step, info, embed
         return state

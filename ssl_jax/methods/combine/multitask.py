@@ -221,8 +221,9 @@ class Multitask(Method):
         states = {}
         for i, (name, task) in enumerate(self._tasks().items()):
 
-            def own_embed(fn, name=name):
-                return embed(lambda p, s, batch: fn(_params_of(name, p), s[name], _views_of(name, batch)))
+            def own_embed(fn, views=None, name=name):
+                shown = () if views is None else ({f"{name}/{view}": recipe for view, recipe in views.items()},)
+                return embed(lambda p, s, batch: fn(_params_of(name, p), s[name], _views_of(name, batch)), *shown)
 
             own, key = _params_of(name, params), jax.random.fold_in(rng, i)
             states[name] = task.on_epoch(own, state[name], rng=key, step=step, info=info, embed=own_embed)

@@ -1,16 +1,15 @@
 """DeepCluster-v2: clustering the embeddings of an epoch, and predicting the clusters in the next.
 
-The baseline of SwAV (arXiv 2006.09882, sec. 4 and App. C); the first version (Caron et al. 2018, arXiv 1807.05520) is
-not here. Follows the authors' code (facebookresearch/swav, main_deepclusterv2.py): SwAV's networks and crops; before
-each epoch, ten iterations of spherical k-means a head on a bank of the embeddings of one of the large crops (head i
-takes crop i mod 2), from rows drawn at random; a cluster that loses all its rows keeps its centroid. Centroids are the
-head's prototypes and never move otherwise. The bank is written by forward passes in training mode, before the first
-epoch by extra ones. There it has the images of the last epoch only, and one that its last partial batch dropped is
-unassigned for an epoch; here every image keeps the row it had.
+The baseline of SwAV (arXiv 2006.09882, sec. 4 and App. C); the first version is `deepcluster_v1`. Follows the authors'
+code (facebookresearch/swav, main_deepclusterv2.py): SwAV's networks and crops; before each epoch, ten iterations of
+spherical k-means a head on a bank of the embeddings of one of the large crops (head i takes crop i mod 2), from rows
+drawn at random; a cluster that loses all its rows keeps its centroid. Centroids are the head's prototypes and never
+move otherwise. The bank is written by forward passes in training mode, before the first epoch by extra ones. There it
+has the images of the last epoch only, and one that its last partial batch dropped is unassigned for an epoch; here
+every image keeps the row it had.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -24,54 +23,12 @@ from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric
 from ssl_jax.methods.ranges import OrZero, Positive, Several
 from ssl_jax.methods.shared import memory_bank, multicrop
+from ssl_jax.methods.shared.kmeans import kmeans
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import initialise
 from ssl_jax.runtime.errors import UserError
 
 UNASSIGNED = -100
-BLOCK = memory_bank.BLOCK
-
-
-@functools.partial(jax.jit, static_argnames=("count", "clusters", "iterations"))
-def spherical_kmeans(
-    x: jax.Array, rng: jax.Array, *, count: int, clusters: int, iterations: int = 10
-) -> tuple[jax.Array, jax.Array]:
-    """Clusters rows by cosine, as `cluster_memory` of the authors does.
-
-    Rows are taken `BLOCK` at a time, a part from each device that they lie on; sums are products with one-hot
-    matrices, which are added in a fixed order on every device, as a scatter would not be on a GPU.
-
-    Args:
-      x: rows of length one [M, D], M a multiple of `BLOCK`.
-      rng: a key, for the rows that the centroids start from.
-      count: the first rows, which are clustered; the rest is padding.
-      clusters: K, at most `count`.
-      iterations: of moving every centroid to the direction of its rows' sum.
-
-    Returns:
-      centroids of length one [K, D], and the nearest centroid's number for each row, int32 [count].
-    """
-    real = jnp.arange(len(x)) < count
-    x_blocks, real_blocks = (a.reshape(BLOCK, -1, *a.shape[1:]).swapaxes(0, 1) for a in (x, real))
-
-    def nearest(centroids, block):  # [BLOCK, D] -> [BLOCK]
-        return jnp.argmax(losses.similarity(block, centroids), -1).astype(jnp.int32)
-
-    def move(_, centroids):
-        def add(totals, block):
-            rows, real = block
-            members = jax.nn.one_hot(nearest(centroids, rows), clusters, axis=0, dtype=x.dtype) * real  # [K, BLOCK]
-            counted = jnp.concatenate([rows, jnp.ones_like(rows[:, :1])], 1)  # its sum is the number of rows
-            return totals + jnp.matmul(members, counted, precision="highest"), None
-
-        zeros = jnp.zeros((clusters, x.shape[1] + 1), x.dtype)
-        totals, _ = jax.lax.scan(add, zeros, (x_blocks, real_blocks))
-        return jnp.where(totals[:, -1:] > 0, losses.l2_normalize(totals[:, :-1]), centroids)
-
-    first = x[jax.random.permutation(rng, count)[:clusters]]
-    centroids = jax.lax.fori_loop(0, iterations, move, first)
-    assignments = jax.lax.map(lambda block: nearest(centroids, block), x_blocks)
-    return centroids, assignments.swapaxes(0, 1).reshape(-1)[:count]
 
 
 def clustering_loss(
@@ -140,12 +97,13 @@ class DeepCluster(Method):
             rows = jnp.pad(rows, ((0, len(bank) - len(rows)), (0, 0), (0, 0)))
             bank = jax.device_put(rows, bank.sharding)
         found = [
-            spherical_kmeans(
+            kmeans(
                 bank[:, head % 2],
                 jax.random.fold_in(rng, head),
                 count=info.num_examples,
                 clusters=self.prototypes,
                 iterations=self.iterations,
+                spherical=True,
             )
             for head in range(self.heads)
         ]
