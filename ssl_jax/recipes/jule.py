@@ -1,16 +1,17 @@
 """JULE."""
 
 from ssl_jax.augment.view import View, evaluation
-from ssl_jax.recipes import defaults
+from ssl_jax.recipes import base, defaults
 from ssl_jax.recipes.cards import Card
 from ssl_jax.recipes.layer import Layer, Recipe
 
 
 def for_card(card: Card) -> Layer:
-    """Images as they are."""
-    if card.weak is None:
-        return defaults.task(card)
-    return defaults.task(card, view=evaluation(card.weak, 1.0))
+    """Images as they are, five periods, and batches of which all triplets fit in memory."""
+    fields = {"period": max(1, (card.epochs or base.fields().epochs) // 5)}
+    if card.weak is not None:
+        fields["view"] = evaluation(card.weak, 1.0)
+    return defaults.task(card, **fields).but(batch_size=128)
 
 
 RECIPES = {
