@@ -93,7 +93,7 @@ class MAEDecoder(nn.Module):
           restore: [B, rows columns], for each patch its place among the visible ones followed by the masked ones.
 
         Returns:
-          float32 [B, rows columns, out].
+          [B, rows columns, out], float32 at least.
         """
         del train
         init = INITS["mae"]
@@ -115,7 +115,7 @@ class MAEDecoder(nn.Module):
             for i in range(self.depth):
                 x = TransformerBlock(**fields, name=f"block{i + 1}")(x, gates[:, i])
         x = nn.LayerNorm(1e-6, self.dtype, name="norm")(x)
-        return dense(self.out, "out")(x)[:, 1:].astype(jnp.float32)
+        return dense(self.out, "out")(x)[:, 1:].astype(jnp.promote_types(self.dtype, jnp.float32))
 
 
 class JEPAPredictor(nn.Module):

@@ -66,7 +66,7 @@ class MLP(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A linear layer to class logits, computed in float32.
+    """A linear layer to class logits, computed in float32 at least.
 
     Attributes:
       classes: K.
@@ -76,7 +76,8 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        return nn.Dense(self.classes, kernel_init=torch_uniform, name="linear")(x.astype(jnp.float32))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return nn.Dense(self.classes, kernel_init=torch_uniform, name="linear")(x)
 
 
 class DINOHead(nn.Module):

@@ -159,7 +159,7 @@ class Exemplar(Method):
                 kept = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.dropout, (self.copies, self.hidden)))
                 y = jnp.where(kept(keys).reshape(y.shape), y / (1 - self.dropout), 0.0)
             logits, stats = apply(parts["classifier"], "classifier", params, stats, y, train=train)
-            logits = logits.astype(jnp.float32)
+            logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
             loss, top1 = losses.cross_entropy(logits, labels), losses.accuracy(logits, labels)
         chance = 0.0 if self.triplet else 1 / info.num_examples  # equal distances are in no order
         metrics = {"exemplar_top1": Metric(top1, chance)}

@@ -143,7 +143,8 @@ class Jigsaw(Method):
         shuffled = jax.vmap(lambda vectors, order: vectors[order])(z, places)
         x = shuffled.reshape(n * self.orders, -1)
         logits, stats = apply(heads["puzzle"], "puzzle", params, stats, x, train=train)
-        return logits.astype(jnp.float32).reshape(n, self.orders, -1), h.reshape(n, count, -1), stats
+        logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        return logits.reshape(n, self.orders, -1), h.reshape(n, count, -1), stats
 
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         tiles, orders = self._puzzles(batch["view"], dist.example_keys(rng, batch["position"]))
