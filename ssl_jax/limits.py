@@ -108,11 +108,13 @@ def check_comparison(config: Any, method: Method) -> None:
     Raises:
       UserError: names the fields.
     """
-    if type(method).embed is Method.embed:
+    embeds = type(method).embed is not Method.embed
+    if not (embeds or method.compares):
         return
     parts = 1 if config.accumulate_loss == "whole" else config.accumulate
     if config.batch_size // parts < 2:
-        how = "or set config.accumulate_loss='whole'" if config.batch_size > 1 else "since it has no other image"
+        more = config.batch_size > 1
+        how = "or set config.accumulate_loss='whole'" if more and embeds else "since it has no other image"
         raise UserError(
             f"{config.method.name} compares the images of a micro-batch, and config.batch_size={config.batch_size} "
             f"with config.accumulate={config.accumulate} leaves one: make it at least 2, {how}."

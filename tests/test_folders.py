@@ -48,6 +48,10 @@ def seen(where: str, stream: bool = False) -> dict[str, list[int]]:
         ("train", "eval", ""),
         ("train", "valid", "dataset/"),
         ("Training", "Testing", "data/x/"),
+        ("train2017", "val2017", "coco/images/"),
+        ("trainset", "testset", ""),
+        ("Training Images", "test-images", ""),
+        ("ILSVRC2012_img_train", "ILSVRC2012_img_val", ""),
     ],
 )
 def test_splits_are_known_by_their_other_names(tmp_path, kind, train, test, around):
@@ -59,6 +63,8 @@ def test_splits_are_known_by_their_other_names(tmp_path, kind, train, test, arou
 
 def test_a_class_may_be_called_as_a_split_where_none_is_for_training(tmp_path):
     where = write(tmp_path / "images", {f"{name}/0.png": png(0) for name in ("Test", "eval", "cat")})
+    years = write(tmp_path / "years", {f"{name}/0.png": png(0) for name in ("train1", "train2", "plane")})
+    assert data.load(f"folder:{years}", "train").classes == ("plane", "train1", "train2")
     assert data.load(f"folder:{where}", "train").classes == ("Test", "cat", "eval")
     alone = write(tmp_path / "one", {"photos/cat/0.png": png(0), "photos/dog/0.png": png(0)})
     assert data.load(f"folder:{alone}", "train").classes == ("photos",)
@@ -120,6 +126,26 @@ def test_what_is_left_out_is_said_in_at_most_four_lines(tmp_path, caplog):
     assert said[1].endswith("left out 1 names that lead to no file (train/a/broken.png)")
     assert "left out 3 images beside the splits test/, train/: spare/ (2), ./ (1)" in said[2]
     assert "1 images lie in folders below that of their class, such as train/a/deep/0.png" in said[3]
+
+
+def test_folders_that_cannot_be_listed_are_said(tmp_path, caplog, monkeypatch):
+    where = write(tmp_path / "images", {"a/0.png": png(1), "b/0.png": png(2), "c/0.png": png(3)})
+    scandir, status = os.scandir, os.stat
+
+    def listing(folder):
+        if str(folder).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    def stat(path, *arguments, **options):
+        if str(path).endswith("/c"):
+            raise OSError(116, "Stale file handle", str(path))
+        return status(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "scandir", listing)
+    monkeypatch.setattr(os, "stat", stat)
+    (said,) = warnings(caplog, where)
+    assert said.endswith("left out 2 folders that cannot be listed (c: Stale file handle)")
 
 
 def test_links_in_a_circle_and_pipes_are_passed_over(tmp_path):

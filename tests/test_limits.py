@@ -53,9 +53,14 @@ def test_every_preset_is_within_the_limits():
         ("simclr", {"data.eval_centre": float("nan")}, "eval_centre is nan"),
         ("simclr", {"data.eval_centre": 0.0}, "eval_centre is 0: it must be above 0 and at most 1"),
         ("simclr", {"data.workers": -1}, "workers is -1"),
+        ("simclr", {"method.out": 1}, "method.out is 1: it must be at least 2"),  # a direction of one dimension
+        ("dino", {"method.out": 1}, "method.out is 1: it must be at least 2"),
+        ("ibot", {"method.out": 1}, "method.out is 1: it must be at least 2"),
+        ("dinov2", {"method.out": 1}, "method.out is 1: it must be at least 2"),
+        ("msn", {"method.prototypes": 1}, "method.prototypes is 1: it must be at least 2"),
         ("simclr", {"data.workers": 100_000}, "workers is 100000: it must be at most 512"),
         ("simclr", {"method.temperature": 0.0}, "temperature is 0: it must be above 0"),
-        ("simclr", {"method.out": 0}, "method.out is 0: it must be at least 1"),
+        ("simclr", {"method.out": 0}, "method.out is 0: it must be at least 2"),
         ("simclr", {"method.hidden": (0,)}, r"method.hidden is \(0,\): it must be at least 1"),
         ("simclr", {"mesh.data": 0}, "or -1 for all devices"),
         ("swav", {"method.small_crops": -1}, "small_crops is -1: it must be at least 0"),
@@ -84,6 +89,13 @@ def test_an_image_is_not_compared_with_itself_alone(method):
     with pytest.raises(UserError, match=r"batch_size=1 with config.accumulate=1 leaves one"):
         prepare(tiny.config(method, batch_size=1), jax.devices()[:1])
     prepare(tiny.config(method, accumulate=16, accumulate_loss="whole"), jax.devices()[:1])
+
+
+@pytest.mark.parametrize("method", ["byol", "simsiam", "mocov3", "nnclr", "swav", "wmse", "supcon"])
+def test_a_single_image_is_refused_where_the_loss_would_be_constant(method):
+    """Their BatchNorm, their negatives or their clusters come of the other images of a micro-batch."""
+    with pytest.raises(UserError, match=r"accumulate=16 leaves one: make it at least 2, since it has no other image"):
+        prepare(tiny.config(method, accumulate=16), jax.devices()[:1])
 
 
 def test_what_lies_beyond_the_run_is_said():

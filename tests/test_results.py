@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ssl_jax.runtime import processes
-from ssl_jax.workdir.results import Results
+from ssl_jax.workdir.results import Results, numbers
 
 pytestmark = pytest.mark.fast
 
@@ -61,3 +61,10 @@ def test_the_first_process_alone_reads_and_writes(tmp_path, monkeypatch):
         assert "knn/top1" not in found.values and found.values["linear/top1"] == 0.6
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
     assert (tmp_path / "results.json").read_text() == before
+
+
+def test_what_another_version_says_of_a_measure_is_passed_over():
+    told = {"knn/top1": {"measure": "knn/top1", "chance": 0.1, "weight": 3}, "ridge/top1": 5, "linear/top1": {"of": 2}}
+    found = numbers({"knn/top1": 0.5, "ridge/top1": 0.6, "linear/top1": 0.7, "version": "9", "measures": told})
+    assert {r.name: r.value for r in found} == {"knn/top1": 0.5, "ridge/top1": 0.6, "linear/top1": 0.7}
+    assert found[0].chance == 0.1

@@ -55,7 +55,8 @@ class Folder:
     def __init__(self, root: pathlib.Path):
         self.root = root
         self._unreadable: list[str] = []  # names of what is no file, and of links that lead nowhere
-        names, self._others = images_among(names_below(root))
+        self._closed: list[str] = []  # folders that cannot be listed
+        names, self._others = images_among(names_below(root, self._closed))
         self.entries = sorted(self._found(names), key=lambda entry: entry.name)
 
     def _found(self, names: list[str]) -> Iterator[Entry]:
@@ -76,6 +77,8 @@ class Folder:
         if self._unreadable:
             names = f"{', '.join(self._unreadable[:3])}{', ...' if len(self._unreadable) > 3 else ''}"
             found.append(f"left out {len(self._unreadable)} names that lead to no file ({names})")
+        if self._closed:
+            found.append(f"left out {len(self._closed)} folders that cannot be listed ({self._closed[0]})")
         return found
 
     def identity(self) -> object:
@@ -194,20 +197,33 @@ def is_address(path: str) -> bool:
     return "://" in path
 
 
-def names_below(root: pathlib.Path) -> Iterator[str]:
-    """Yields the names of all files below a folder; a link to a folder around itself is not followed."""
+def names_below(root: pathlib.Path, closed: list[str] | None = None) -> Iterator[str]:
+    """Yields the names of all files below a folder; a link to a folder around itself is not followed.
+
+    Args:
+      root: the folder.
+      closed: gets the names of folders that cannot be listed, and why.
+    """
     above: dict[str, tuple[tuple[int, int], ...]] = {}  # folder to what identifies it and those around it
-    for folder, below, files in os.walk(root, followlinks=True):
+    failed: list[OSError] = []
+    for folder, below, files in os.walk(root, onerror=failed.append, followlinks=True):
         around = above.pop(folder, None) or (_identity(folder),)
         for name in list(below):
             inner = os.path.join(folder, name)
-            own = _identity(inner)
+            try:
+                own = _identity(inner)
+            except OSError as error:
+                failed.append(error)
+                below.remove(name)
+                continue
             if own in around:
                 below.remove(name)
             else:
                 above[inner] = (*around, own)
         place = pathlib.Path(folder).relative_to(root)
         yield from ((place / file).as_posix() for file in files)
+    if closed is not None:
+        closed += [f"{os.path.relpath(error.filename, root)}: {error.strerror}" for error in failed]
 
 
 def _identity(folder: str) -> tuple[int, int]:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import logging
 import pathlib
+import re
 
 import numpy as np
 
@@ -21,6 +22,8 @@ _NAMES = {
 }
 _SPLIT = {name: split for split, names in _NAMES.items() for name in names}
 _PLAIN = ("train", "test", "val")
+# What may stand around such a name: train2017, test_images, trainset, ILSVRC2012_img_val.
+_AROUND = re.compile(r"[\W\d_]+|images?|imgs?|pictures?|photos?|data|set|split|coco|ilsvrc")
 
 log = logging.getLogger("ssl_jax")
 
@@ -36,7 +39,8 @@ def unwrap(names: list[str]) -> list[str]:
 def split_folders(entries: list[Entry]) -> dict[str, str]:
     """Finds the folders of the splits: at the top, or below folders that each wrap everything.
 
-    Names count in any case, and synonyms where one of them is that of the training images.
+    Names count in any case, and synonyms where one of them is that of the training images; with more around them where
+    another one is that of a split to measure on.
 
     Args:
       entries: all image files.
@@ -50,6 +54,9 @@ def split_folders(entries: list[Entry]) -> dict[str, str]:
         found = {top: _SPLIT[top.lower()] for top in sorted(tops) if top.lower() in _SPLIT}
         if "train" in found.values():
             return {f"{around}{top}/": split for top, split in found.items()}
+        loose = {top: _SPLIT[name] for top in sorted(tops) if (name := _AROUND.sub("", top.lower())) in _SPLIT}
+        if "train" in loose.values() and {"test", "val"} & set(loose.values()):
+            return {f"{around}{top}/": split for top, split in loose.items()}
         if not around and (plain := {f"{top}/": top for top in sorted(tops) if top in _PLAIN}):
             return plain
         if len(tops) != 1 or any("/" not in name for name in names):

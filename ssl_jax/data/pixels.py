@@ -73,7 +73,7 @@ def opened(data: bytes, reading: Reading, page: int = 0) -> Iterator[Image.Image
         image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         if data[:4] not in TIFF:
-            raise
+            raise ValueError(f"cannot identify an image in its {len(data)} bytes") from error
         raise ValueError("Pillow reads it neither as grey nor as colour: say which channels, data.channels") from error
     with image:
         if page:

@@ -104,6 +104,7 @@ class Method:
     # meaning for others), 'colour', 'domains', 'masks' and 'clips'.
     needs: ClassVar[frozenset[str]] = frozenset()
     lead_view: ClassVar[str] = ""  # evaluation and fine-tuning see images as this view does; '': the first
+    compares: ClassVar[bool] = False  # the loss of a single image is constant; so it is where there is `embed`
     pools_map: ClassVar[bool] = False  # features are the mean of the map, also of a backbone with a class token
 
     def views(self) -> dict[str, View]:

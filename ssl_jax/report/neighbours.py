@@ -19,6 +19,7 @@ from ssl_jax.runtime.errors import UserError
 _BANK, _QUERIES = 4000, 1000  # images at most
 _ROWS, _NEAREST = 8, 6
 MANY = 20  # classes that can be named one by one
+_LONGEST = 30  # characters of a name that a drawing has room for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,8 +166,11 @@ def _heat(share: np.ndarray, classes: tuple[str, ...]) -> str:
     blue = np.array(matplotlib.colors.to_rgb(draw.COLOURS[0]))
     axes.imshow(np.dstack([np.broadcast_to(blue, (*share.shape, 3)), share]), interpolation="nearest")
     if count <= MANY:
-        axes.set_xticks(range(count), classes, rotation=60, ha="right", fontsize=9)
-        axes.set_yticks(range(count), classes, fontsize=9)
+        names = [
+            name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}" for name in classes
+        ]
+        axes.set_xticks(range(count), names, rotation=60, ha="right", fontsize=9)
+        axes.set_yticks(range(count), names, fontsize=9)
         for i, j in np.ndindex(count, count):
             if percent := round(100 * float(share[i, j])):
                 axes.text(j, i, str(percent), ha="center", va="center", fontsize=8, color=draw.INK)

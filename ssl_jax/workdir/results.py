@@ -127,7 +127,13 @@ def numbers(stored: dict[str, Any]) -> list[Result]:
       stored: contents of the file.
     """
     values = {k: v for k, v in stored.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-    measures = stored.get("measures", {})
+    # A later version may store more of a measure.
+    known = set(Result._fields) - {"value", "key"}
+    measures = {
+        name: {field: x for field, x in told.items() if field in known}
+        for name, told in stored.get("measures", {}).items()
+        if isinstance(told, dict) and isinstance(told.get("measure"), str)
+    }
     told = earlier.numbers({k: v for k, v in values.items() if k not in measures})
     found = {
         name: Result(value=values[name], key=name, **fields) for name, fields in measures.items() if name in values

@@ -17,7 +17,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
-from ssl_jax.methods.ranges import Share
+from ssl_jax.methods.ranges import Several, Share
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError, nearest
@@ -46,10 +46,12 @@ def target_decay(base: float, step: jax.Array, total_steps: int) -> jax.Array:
 class BYOL(Method):
     """Bootstrap your own latent."""
 
+    compares = True
+
     view1: View = recipes.BYOL[0]  # App. B
     view2: View = recipes.BYOL[1]
     hidden: int = 4096  # of projector and predictor, sec. 3.3
-    out: int = 256  # width of z and q(z)
+    out: Several = 256  # width of z and q(z)
     out_bias: bool = False  # of their last layers
     tau: Share = 0.996  # base target decay: .97, .99, .99, .996 for 40, 100, 300, 1000 epochs
     tau_schedule: str = "cosine"  # 'cosine' to 1, or 'constant'

@@ -61,7 +61,7 @@ class DeepCluster(Method):
     small: View = recipes.SWAV_SMALL
     small_crops: OrZero = 6
     hidden: int = 2048  # of the projector
-    out: int = 128  # width of z
+    out: Several = 128  # width of z
     prototypes: Several = 3000  # K, of each head
     heads: int = 3
     temperature: Positive = 0.1  # T

@@ -22,7 +22,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.joint.byol import target_decay
-from ssl_jax.methods.ranges import BelowOne, OrZero, Positive, Share
+from ssl_jax.methods.ranges import BelowOne, OrZero, Positive, Several, Share
 from ssl_jax.models.heads import DINOHead, torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -86,7 +86,7 @@ class DINO(Method):
     locals: OrZero = 8  # local crops, of which the student sees all and the teacher none
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the head's hidden layers, sec. 3.1
     bottleneck: int = 256
-    out: int = 65536  # K, prototypes
+    out: Several = 65536  # K, prototypes
     head_norm: bool = False  # BatchNorm in the head's hidden layers
     unit_prototypes: bool = True  # norm_last_layer: False trains better on small ViTs, and less stably
     dense_std: float = 0.02  # of the head's normal initialisation; 0: torch's uniform

@@ -23,7 +23,7 @@ from ssl_jax.methods.contract import Batch, Info
 from ssl_jax.methods.joint.dino import entropy, moved_centre, paired_cross_entropy
 from ssl_jax.methods.joint.ibot import cross_entropy
 from ssl_jax.methods.joint.swav import sinkhorn
-from ssl_jax.methods.ranges import Positive, Share
+from ssl_jax.methods.ranges import Positive, Several, Share
 from ssl_jax.methods.shared import masks as mask_maker
 from ssl_jax.methods.shared.masked_teacher import PrototypeTeacher, rows_of_head, spread_of, teacher_temperature
 from ssl_jax.models.backbone import one_of
@@ -70,7 +70,7 @@ class DINOv2(PrototypeTeacher):
     global2: View = recipes.DINOV2_GLOBAL[1]
     local: View = recipes.DINOV2_LOCAL
     bottleneck: int = 384
-    out: int = 131072  # K, prototypes of class tokens and of patches
+    out: Several = 131072  # K, prototypes of class tokens and of patches
     separate_head: bool = True  # patches have a head of their own
     student_temp: Positive = 0.1  # T_s
     teacher_temp: Positive = 0.07  # T_t

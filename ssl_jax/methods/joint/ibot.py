@@ -18,7 +18,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Batch, Info
 from ssl_jax.methods.joint.dino import entropy, moved_centre, paired_cross_entropy
-from ssl_jax.methods.ranges import Positive, Share
+from ssl_jax.methods.ranges import Positive, Several, Share
 from ssl_jax.methods.shared import masks as mask_maker
 from ssl_jax.methods.shared.masked_teacher import (
     PrototypeTeacher,
@@ -43,7 +43,7 @@ class IBOT(PrototypeTeacher):
     global2: View = recipes.IBOT_GLOBAL[1]
     local: View = recipes.IBOT_LOCAL
     locals: int = 10
-    out: int = 8192  # K, prototypes of class tokens and patches
+    out: Several = 8192  # K, prototypes of class tokens and patches
     student_temp: Positive = 0.1  # T_s
     teacher_temp: Positive = 0.07  # T_t of class tokens, from warmup_teacher_temp
     warmup_teacher_temp: Positive = 0.04

@@ -25,7 +25,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
-from ssl_jax.methods.ranges import Positive, Share
+from ssl_jax.methods.ranges import Positive, Several, Share
 from ssl_jax.models.heads import torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -97,7 +97,7 @@ class MoCoV1(Method):
     queue_size: int = 65536  # K, sec. 4.1
     m: Share = 0.999  # weight of the old key network, eq. 2
     hidden: tuple[int, ...] = ()  # widths of the head's hidden layers; v2: (2048,)
-    out: int = 128  # width of q and k, sec. 3.3
+    out: Several = 128  # width of q and k, sec. 3.3
     symmetric: bool = False  # each view is query and key, and both sets of keys enter the queue (CIFAR demo)
     scale: float = 1.0  # of the sum of the directions; 0.5: lightly and solo-learn, where it is symmetric
 

@@ -20,7 +20,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.byol import target_decay
-from ssl_jax.methods.ranges import Positive, Share
+from ssl_jax.methods.ranges import Positive, Several, Share
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -49,11 +49,13 @@ def contrast(
 class MoCoV3(Method):
     """Momentum contrast, version 3; defaults are those of ResNet-50."""
 
+    compares = True
+
     view1: View = recipes.MOCO_V3_RESNET[0]  # ViT: MOCO_V3_VIT
     view2: View = recipes.MOCO_V3_RESNET[1]
     layers: int = 2  # of the projector; ViT: 3
     hidden: int = 4096  # width of the hidden layers of projector and predictor
-    out: int = 256  # width of q and k
+    out: Several = 256  # width of q and k
     predictor_norm: bool = False  # BatchNorm at the end of the predictor; ViT: True
     temperature: Positive = 1.0  # T; ViT: 0.2
     tau: Share = 0.99  # m, base key decay; ResNet-50 for 1000 epochs: 0.996

@@ -21,7 +21,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.swav import sinkhorn
-from ssl_jax.methods.ranges import BelowOne, OrZero, Positive, Share
+from ssl_jax.methods.ranges import BelowOne, OrZero, Positive, Several, Share
 from ssl_jax.methods.shared import crops
 from ssl_jax.models.gelu import gelu
 from ssl_jax.models.heads import MLP
@@ -82,8 +82,8 @@ class MSN(Method):
     focals: OrZero = 10  # small ones, whole
     patch_drop: BelowOne = 0.15  # share of the patches that large anchors lack
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the projector's hidden layers
-    out: int = 256
-    prototypes: int = 1024  # K
+    out: Several = 256
+    prototypes: Several = 1024  # K
     temperature: Positive = 0.1  # of the assignments
     sharpening: Positive = 0.25  # T, of the targets'
     balance: bool = True  # by Sinkhorn's iterations (the code); False: the paper's main text

@@ -20,7 +20,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.mocov1 import enqueue, new_queue
 from ssl_jax.methods.joint.simclr import nt_xent
-from ssl_jax.methods.ranges import Positive
+from ssl_jax.methods.ranges import Positive, Several
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -62,12 +62,14 @@ def neighbour_contrast(
 class NNCLR(Method):
     """Contrastive learning with nearest neighbours as positives."""
 
+    compares = True
+
     view1: View = recipes.SIMCLR  # sec. 4.1
     view2: View = recipes.SIMCLR
     temperature: Positive = 0.1  # tau, sec. 4.1
     queue_size: int = 98304  # |Q|, sec. 4.1
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the projector's hidden layers, sec. 4.1
-    out: int = 256  # width of z and p
+    out: Several = 256  # width of z and p
     predictor_hidden: int = 4096
     nt_xent: bool = False  # NT-Xent between neighbours and predictions, with the negatives of both (lightly)
 

@@ -21,7 +21,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
-from ssl_jax.methods.ranges import OrZero, Positive, Share
+from ssl_jax.methods.ranges import OrZero, Positive, Several, Share
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -110,7 +110,7 @@ class NPID(Method):
     needs = frozenset({"index"})
 
     view: View = recipes.NPID  # sec. 4, and the authors' main.py
-    out: int = 128  # width D of v and of the bank, sec. 4
+    out: Several = 128  # width D of v and of the bank, sec. 4
     temperature: Positive = 0.07  # T, sec. 4
     noise: OrZero = 4096  # m', sec. 3.2; 0: full softmax
     momentum: Share = 0.5  # of a row of the bank (main.py)

@@ -26,7 +26,7 @@ from ssl_jax.augment.patches import grid, permuted, render_patches
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.methods.joint.npid import nce, nce_best, nce_chance, noise_index, normaliser, top1_of_noise
-from ssl_jax.methods.ranges import OrZero, Positive, Share
+from ssl_jax.methods.ranges import OrZero, Positive, Several, Share
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
@@ -61,7 +61,7 @@ class PIRL(Method):
     large: View = LARGE  # what is cut into patches: geometry alone, values in [0, 1]
     patch: View = PATCH  # of one cell of the grid: the smaller square that is cut out, and its colours
     grid: int = 3  # cells along a side, sec. 3.3
-    out: int = 128  # width of f(v_I), g(v_It) and the bank, sec. 3.3
+    out: Several = 128  # width of f(v_I), g(v_It) and the bank, sec. 3.3
     temperature: Positive = 0.07  # tau, sec. 3.3
     noise: OrZero = 32000  # N, sec. 3.3
     criterion: str = "nce"  # or 'cross_entropy' of the positive among the noise, VISSL's other one

@@ -18,7 +18,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
-from ssl_jax.methods.ranges import Positive
+from ssl_jax.methods.ranges import Positive, Several
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -68,7 +68,7 @@ class SimCLR(Method):
     view2: View = recipes.SIMCLR
     temperature: Positive = 0.1  # T, sec. 5.1
     hidden: tuple[int, ...] = (2048,)  # widths of the head's hidden layers; v2: (2048, 2048)
-    out: int = 128  # width of z, sec. 4.2
+    out: Several = 128  # width of z, sec. 4.2
     out_offset: bool = False  # an offset in the last BatchNorm (model.py has none)
     dense_std: float = 0.01  # of the head's normal initialisation (model.py); 0: torch's uniform
     concat_views: bool = True  # one forward pass for both views (tf2/run.py); else BatchNorm sees each alone

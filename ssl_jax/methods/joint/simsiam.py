@@ -17,6 +17,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Several
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -38,10 +39,12 @@ def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
 class SimSiam(Method):
     """Simple Siamese networks."""
 
+    compares = True
+
     view1: View = recipes.SIMSIAM  # App. A: MoCo v2's
     view2: View = recipes.SIMSIAM
     hidden: tuple[int, ...] = (2048, 2048)  # widths of the projector's hidden layers, sec. 3; CIFAR: (2048,)
-    out: int = 2048  # width of z and p
+    out: Several = 2048  # width of z and p
     out_norm: str = "plain"  # BatchNorm at the projector's end, without scale and offset; 'affine': with (lightly)
     bottleneck: int = 512  # hidden layer of the predictor, a quarter of `out`
 

@@ -81,11 +81,13 @@ def swapped_prediction(scores: jax.Array, codes: jax.Array, *, temperature: floa
 class SwAV(Method):
     """Swapped prediction of online cluster assignments."""
 
+    compares = True
+
     large: View = recipes.SWAV_LARGE  # two of them, which are assigned; App. A
     small: View = recipes.SWAV_SMALL
     small_crops: OrZero = 6  # V - 2, sec. 3.3
     hidden: int = 2048  # of the projector
-    out: int = 128  # width of z
+    out: Several = 128  # width of z
     prototypes: Several = 3000  # K
     temperature: Positive = 0.1  # T
     epsilon: float = 0.05  # of Sinkhorn

@@ -22,6 +22,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Several
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -106,10 +107,12 @@ def wmse_loss(
 class WMSE(Method):
     """Whitening MSE."""
 
+    compares = True
+
     view: View = recipes.WMSE_CIFAR  # of all views; the authors' code, with the paper's CIFAR-10 as its default
     num_views: int = 2  # views an image: 2 or 4, sec. 4
     hidden: int = 1024  # of the head, sec. 4
-    out: int = 64  # D, width of z
+    out: Several = 64  # D, width of z
     sub_batch: int = 128  # samples that are whitened together (at most those there are), sec. 3
     iterations: int = 1  # partitions into sub-batches an update; more are less noisy (w_iter)
     epsilon: float = 0.0  # shrinkage of the covariance towards I (w_eps)

@@ -48,6 +48,8 @@ def supcon_loss(own: Rows, *, temperature: float, axis_name: str | None = None) 
 class SupCon(Embedding):
     """Contrastive learning with labels."""
 
+    compares = True
+
     view: View = recipes.SIMCLR  # sec. 4
     copies: int = 2  # views of each image, sec. 3.1
     images_per_class: int = 0  # of a class in a batch; 0: images as they come, sec. 3.1

@@ -21,6 +21,7 @@ from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Several
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 
@@ -94,7 +95,7 @@ class NAT(Method):
 
     view: View = recipes.ROTNET  # sec. 4: random crops and flips
     hidden: tuple[int, ...] = (4096, 4096)  # of the projector, main.lua
-    out: int = 2048  # width D of targets, sec. 4
+    out: Several = 2048  # width D of targets, sec. 4
     every: int = 3  # epochs from one in which targets are assigned anew to the next, sec. 4
 
     def _head(self) -> MLP:

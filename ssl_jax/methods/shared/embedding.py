@@ -14,6 +14,7 @@ from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import PerClass, Sampler
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
+from ssl_jax.methods.ranges import Several
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -55,7 +56,7 @@ class Embedding(Method):
     needs = frozenset({"labels"})
 
     view: View = recipes.ROTNET  # crop and flip
-    out: int = 128  # width of the embedding, FaceNet sec. 4
+    out: Several = 128  # width of the embedding, FaceNet sec. 4
     images_per_class: int = 4  # K of a batch, pytorch-metric-learning's reality check
 
     def sampler(self, data: Dataset, info: Info) -> Sampler:

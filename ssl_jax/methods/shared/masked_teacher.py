@@ -18,6 +18,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Aux, Batch, Info, Method
 from ssl_jax.methods.joint.byol import target_decay
+from ssl_jax.methods.ranges import Several
 from ssl_jax.methods.shared import crops
 from ssl_jax.models.heads import DINOHead
 from ssl_jax.models.parts import initialise
@@ -173,7 +174,7 @@ class MaskedTeacher(Method):
 class PrototypeTeacher(MaskedTeacher):
     """One whose head ends in prototypes."""
 
-    out: int = 65536  # K, prototypes
+    out: Several = 65536  # K, prototypes
     unit_prototypes: bool = False  # of length one; False: each has a gain that is learned, and decayed
 
     def _head(self) -> DINOHead:
