@@ -385,6 +385,13 @@ def test_confusions_are_wrong_answers_alone():
 
 
 @pytest.mark.fast
+def test_long_names_of_classes_leave_room_for_the_drawing(recwarn):
+    found = neighbours._heat(np.eye(2), ("short", "x" * 250))
+    assert "short" in found and f"{'x' * 29}\N{HORIZONTAL ELLIPSIS}" in found and "x" * 30 not in found
+    assert not recwarn.list
+
+
+@pytest.mark.fast
 def test_results_of_earlier_versions_are_told_by_their_names():
     found = {(tables.group_of(r), tables.row_of(r), r.of): r for r in numbers(RESULTS)}
     assert len(found) == 18  # no spread, no record and no baseline is a result of its own
