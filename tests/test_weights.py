@@ -24,6 +24,7 @@ from ssl_jax.methods.contract import Method
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.resnet import ResNet
 from ssl_jax.models.vit import SIZES, ViT
+from ssl_jax.models.vit_rotary import RotaryViT
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import onnx_graph, torch_import, torch_names
@@ -216,6 +217,33 @@ def test_registers_of_other_projects(tmp_path, source):
     close(features(found, images), features(backbone, images), 5e-5)
 
 
+def test_dinov3s_checkpoint(tmp_path):
+    """Registers have another name, keys no bias, and the periods of the positions are told."""
+    module = RotaryViT("vit_test", 4, 2, registers=3, layer_scale=1.0)
+    backbone = fresh(module)
+    state = torch_names.to_torch(backbone.params, {}, module, "timm", 8)
+    theirs = {"reg_token": "storage_tokens"}
+    state = {theirs.get(k, k): v for k, v in state.items()}
+    mask = np.repeat([1.0, 0.0, 1.0], 16)
+    for name in [name for name in state if name.endswith("qkv.bias")]:
+        state[f"{name}_mask"] = mask
+    state |= {"rope_embed.periods": np.array([1.0, 10.0]), "mask_token": np.zeros((1, 16))}
+    state |= {f"local_cls_norm.{k}": np.ones(16) for k in ("weight", "bias")}
+    np.savez(tmp_path / "theirs.npz", **state)
+    found, dropped = torch_import.backbone(tmp_path / "theirs.npz", "vit_test", {"size": 8})
+    assert found.module == module
+    assert sorted(dropped) == ["local_cls_norm.bias", "local_cls_norm.weight", "mask_token", "rope_embed.periods"]
+    for i in (1, 2):
+        block = backbone.params[f"block{i}"]["qkv"]
+        block["bias"] = block["bias"] * mask.astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    close(features(found, images), features(backbone, images), 5e-5)
+
+    np.savez(tmp_path / "theirs.npz", **state | {"rope_embed.periods": np.array([1.0, 100.0])})
+    with pytest.raises(UserError, match="would see other places"):
+        torch_import.backbone(tmp_path / "theirs.npz", "vit_test", {"size": 8})
+
+
 def test_the_card_builds_dinov2s_network():
     card = export.card.text(fresh(MODULES["dinov2"]), {}, "b.safetensors", "timm")
     for words in ("reg_tokens=3", "init_values=1.0", "SwiGLUPacked", "3 registers"):
@@ -227,6 +255,7 @@ MODULES = {
     "linear stem": ResNet("resnet18", 2, "small_linear"),
     "sincos": ViT("vit_test", 4, positions="sincos"),
     "dinov2": ViT("vit_test", 4, registers=3, layer_scale=0.5, ffn="swiglu"),
+    "rotary": RotaryViT("vit_test", 4, registers=2, layer_scale=0.5),
     "group norm": ResNet("resnet18", 2, "small", norm="group"),
 }
 
@@ -241,6 +270,7 @@ def test_every_format_keeps_the_features_or_refuses(tmp_path, kind, layout):
         "group norm": ("torchvision", "timm", "onnx"),
         "convnet": ("torchvision", "timm"),
         "dinov2": ("torchvision",),
+        "rotary": ("torchvision",),  # timm's names are DINOv3's own, which can be read again
     }
     if layout in unnamed.get(kind, ()):
         with pytest.raises(UserError, match="use the format"):

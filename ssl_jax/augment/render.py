@@ -64,7 +64,7 @@ def view_keys(views: Mapping[str, View], names: Sequence[str], rng: jax.Array, p
     if views[names[0]].shared:
         first = positions.reshape(len(positions), -1)[:, :1]
         positions = jnp.broadcast_to(first, (len(positions), math.prod(positions.shape[1:])))
-    numbers = jnp.array([streams.view(views, name) for name in names])
+    numbers = jnp.array([streams.view(views, views[name].like or name) for name in names])
     own = jax.vmap(lambda stream: jax.random.fold_in(rng, stream))(numbers)
     return jax.vmap(dist.example_keys, (0, None))(own, positions.reshape(-1))
 

@@ -60,6 +60,7 @@ class View:
     pillow: bool = False
     order: tuple[str, ...] = ("affine", "crop", "flip", "jitter", "gray", "blur", "solarize")  # of the steps
     shared: bool = False  # drawn alike for images that belong together, such as the frames of a clip
+    like: str = ""  # name of a view of the method whose crop and mirroring this one has, at its own size
     mean: tuple[float, ...] = IMAGENET_MEAN  # subtracted at the end, per channel
     std: tuple[float, ...] = IMAGENET_STD  # divided by at the end, per channel
 

@@ -123,7 +123,7 @@ class Cutter:
         places = positions[entries]
         drawn = []
         for name, view in self.views.items():
-            own = threefry.fold_in(key, streams.view(self.views, name))
+            own = threefry.fold_in(key, streams.view(self.views, view.like or name))
             first = places - places % together if view.shared else places  # as `render.view_keys` has it
             drawn.append(threefry.uniform(threefry.fold_in(own, first), draws.count(view)))
 

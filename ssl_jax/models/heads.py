@@ -89,6 +89,7 @@ class DINOHead(nn.Module):
       out: number of prototypes; 0: the place on the sphere is what is returned.
       batch_norm: BatchNorm in the hidden layers.
       unit_prototypes: prototypes of length one; else each has a gain that is learned (`norm_last_layer` in the code).
+      linear_prototypes: instead of either, a linear layer without a bias (DINOv3).
       bn_groups: BatchNorm groups of the global batch.
       kernel_init: initialiser of the dense kernels; the prototypes have torch's default.
       dtype: type that is computed in.
@@ -102,6 +103,7 @@ class DINOHead(nn.Module):
     bn_groups: int = 1
     kernel_init: Callable[..., Any] = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
+    linear_prototypes: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:  # [B, D] -> float32 [B, out]
@@ -113,6 +115,9 @@ class DINOHead(nn.Module):
             x = gelu(x)
         x = nn.Dense(self.bottleneck, dtype=self.dtype, kernel_init=self.kernel_init, name="bottleneck")(x)
         z = losses.l2_normalize(x)
+        if self.linear_prototypes:
+            last = nn.Dense(self.out, False, precision="highest", kernel_init=self.kernel_init, name="last_layer")
+            return last(z.astype(jnp.float32))
         return Prototypes(self.out, self.unit_prototypes, name="last_layer")(z) if self.out else z
 
 

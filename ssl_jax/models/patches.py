@@ -68,13 +68,16 @@ def without_registers(positions: np.ndarray, registers: np.ndarray) -> tuple[np.
     return np.concatenate([positions[:, :1], positions[:, end:]], 1), registers + positions[:, 1:end]
 
 
-def bicubic(old: int, new: int) -> np.ndarray:
+def bicubic(old: int, new: int, more: float = 0.1) -> np.ndarray:
     """Weights [new, old] of torch's bicubic interpolation (a = -0.75, not antialiased, edges repeated).
 
-    The scale is (new + 0.1) / old: DINO's code adds the 0.1 against rounding, and torch then takes the ratio as given.
+    Args:
+      old: length before.
+      new: length afterwards.
+      more: the scale is (new + more) / old: DINO's code adds 0.1 against rounding, and torch takes the ratio as given.
     """
     a = -0.75
-    centre = (np.arange(new) + 0.5) * old / (new + 0.1) - 0.5
+    centre = (np.arange(new) + 0.5) * old / (new + more) - 0.5
     weights = np.zeros((new, old))
     for tap in range(-1, 3):
         place = np.floor(centre) + tap

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax import dist
+from ssl_jax.models import rotary
 from ssl_jax.models.gelu import gelu
 from ssl_jax.models.heads import torch_uniform
 
@@ -20,20 +21,25 @@ class Init(NamedTuple):
     qkv: Callable[..., Any]  # queries, keys and values are one matrix
     patch: Callable[..., Any]
     token: Callable[..., Any]
+    registers: Callable[..., Any]
 
 
 normal, _xavier = nn.initializers.normal(0.02), nn.initializers.xavier_uniform()
+_nearly_zero = nn.initializers.normal(1e-6)
 INITS = {
     # Written as a truncated normal, but its cut is at 100 standard deviations; the patches have torch's default.
-    "dino": Init(normal, normal, torch_uniform, normal),
+    "dino": Init(normal, normal, torch_uniform, normal, _nearly_zero),
+    "dinov2": Init(normal, normal, torch_uniform, _nearly_zero, _nearly_zero),
+    "dinov3": Init(normal, normal, torch_uniform, normal, normal),
     # Xavier for each of queries, keys and values: twice the variance that their common matrix would have.
     "mocov3": Init(
         _xavier,
         nn.initializers.variance_scaling(2.0, "fan_avg", "uniform"),
         _xavier,
-        nn.initializers.normal(1e-6),
+        _nearly_zero,
+        _nearly_zero,
     ),
-    "mae": Init(_xavier, _xavier, _xavier, normal),
+    "mae": Init(_xavier, _xavier, _xavier, normal, _nearly_zero),
 }
 
 
@@ -58,13 +64,16 @@ class TransformerBlock(nn.Module):
     layer_scale: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, gates: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, gates: jax.Array, seen: jax.Array | None = None, turns: jax.Array | None = None
+    ) -> jax.Array:
         """Tokens [B, n, D] behind the block.
 
         Args:
           x: tokens [B, n, D].
           gates: factors [B or 1, 2] of the branches.
           seen: bool [B, n], tokens that all attend to; None: all of them.
+          turns: rotary positions, as `rotary.turns` returns them; None: there are none.
         """
 
         def dense(features, name, init=self.inits.linear):
@@ -75,6 +84,8 @@ class TransformerBlock(nn.Module):
         y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
         y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
         q, k, v = jnp.moveaxis(y, 2, 0)
+        if turns is not None:
+            q, k = (rotary.turned(part, turns) for part in (q, k))
         mask = None if seen is None else seen[:, None, None]
         y = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape)
         x += attend * self._scaled(dense(width, "proj")(y), "scale1")
@@ -104,6 +115,7 @@ def scanned(
     gates: jax.Array,
     remat: bool,
     seen: jax.Array | None = None,
+    turns: jax.Array | None = None,
 ) -> jax.Array:
     """Applies blocks of one shape in a loop, so that one of them is compiled instead of all.
 
@@ -119,11 +131,12 @@ def scanned(
       gates: of the residual branches [B or 1, blocks, 2].
       remat: keep only the input of each block, and compute it anew in the backward pass.
       seen: bool [B, n], tokens that all attend to; None: all of them.
+      turns: rotary positions; None: there are none.
     """
 
     def body(x: jax.Array, of_block: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
         own, x = dist.spread(of_block[0], x)
-        return block.apply({"params": own}, x, of_block[1], seen), None  # type: ignore[return-value]
+        return block.apply({"params": own}, x, of_block[1], seen, turns), None  # type: ignore[return-value]
 
     def cast(name: str, layer: Any) -> Any:
         return jax.tree.map(lambda w: w.astype(block.dtype), layer) if name in _LINEAR else layer

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from ssl_jax.models import rotary
 from ssl_jax.models.backbone import Pair, linear, norm
 from ssl_jax.models.onnx import Graph
 from ssl_jax.models.transformer import swiglu_width
+
+REGISTERS = ("reg_token", "register_tokens", "storage_tokens")  # in timm, DINOv2 and DINOv3
 
 
 def timm_pairs(i: int, layer_scale: bool) -> list[Pair]:
@@ -87,8 +90,8 @@ def onnx_tokens(graph: Graph, params: Any, filters: np.ndarray, table: np.ndarra
     return graph.add("Add", x, graph.constant(np.concatenate(tokens, 1)))
 
 
-def onnx_block(graph: Graph, x: str, params: Any, heads: int, ffn: str) -> str:
-    """A block in an ONNX graph; `params` are its own."""
+def onnx_block(graph: Graph, x: str, params: Any, heads: int, ffn: str, turns: np.ndarray | None = None) -> str:
+    """A block in an ONNX graph; `params` are its own, and `turns` rotary positions [2, 1, n, D / heads], if any."""
     width = len(params["norm1"]["scale"])
 
     def scaled(y: str, name: str) -> str:
@@ -98,6 +101,8 @@ def onnx_block(graph: Graph, x: str, params: Any, heads: int, ffn: str) -> str:
     y = graph.add("Reshape", y, graph.constant(np.array([0, 0, 3, heads, width // heads])))
     y = graph.add("Transpose", y, perm=[2, 0, 3, 1, 4])  # [3, N, heads, n, D / heads]
     q, k, v = (graph.add("Gather", y, graph.constant(np.array(i)), axis=0) for i in range(3))
+    if turns is not None:
+        q, k = (rotary.onnx_turned(graph, part, turns) for part in (q, k))
     scores = graph.add("MatMul", q, graph.add("Transpose", k, perm=[0, 1, 3, 2]))
     scores = graph.add("Mul", scores, graph.constant(np.array((width // heads) ** -0.5)))
     y = graph.add("MatMul", graph.add("Softmax", scores, axis=-1), v)

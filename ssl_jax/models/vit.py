@@ -150,7 +150,7 @@ class ViT(Backbone):
         x = self._tokens(x, grid, visible, masked)
         if gates is None:
             gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
-        x = self._blocks(x, gates.astype(x.dtype), round(depth * (stage or self.stages) / self.stages), frozen)
+        x = self._blocks(x, gates.astype(x.dtype), stage, frozen, turns=self._turns(grid, visible))
         if self.registers and not pool:
             x = jnp.concatenate([x[:, :1], x[:, 1 + self.registers :]], 1)
         layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
@@ -176,13 +176,13 @@ class ViT(Backbone):
             x = jnp.concatenate([x[:, :1], jnp.take_along_axis(x[:, 1:], visible[..., None], 1)], 1)
         if not self.registers:
             return x
-        tokens = self.param("registers", nn.initializers.normal(1e-6), (1, self.registers, width)).astype(x.dtype)
-        tokens = jnp.broadcast_to(tokens, (len(x), self.registers, width))
-        return jnp.concatenate([x[:, :1], tokens, x[:, 1:]], 1)
+        tokens = self.param("registers", init.registers, (1, self.registers, width)).astype(x.dtype)
+        return jnp.concatenate([x[:, :1], jnp.broadcast_to(tokens, (len(x), *tokens.shape[1:])), x[:, 1:]], 1)
 
-    def _blocks(self, x: jax.Array, gates: jax.Array, count: int, frozen: int, seen: Any = None) -> jax.Array:
-        """The first blocks, in runs whose blocks are alike for the backward pass."""
+    def _blocks(self, x: jax.Array, gates: Any, stage: Any, frozen: int, seen: Any = None, turns: Any = None) -> Any:
+        """The blocks up to a stage, in runs whose blocks are alike for the backward pass."""
         depth = SIZES[self.size][1]
+        count = round(depth * (stage or self.stages) / self.stages)
         fixed, anew = depth * frozen // self.stages, -(-depth * self.remat // self.stages)
         cuts = sorted({0, min(fixed, count), min(anew, count), count})
         fields = {"heads": self.heads or SIZES[self.size][2], "inits": INITS[self.vit_init], "dtype": self.dtype}
@@ -191,11 +191,11 @@ class ViT(Backbone):
             if self.scan and not self.is_initializing():
                 params: list[Any] = [self.get_variable("params", f"block{i + 1}") for i in range(start, stop)]
                 alone = TransformerBlock(**fields, parent=None)
-                x = scanned(alone, params, x, gates[:, start:stop], stop <= anew, seen)
+                x = scanned(alone, params, x, gates[:, start:stop], stop <= anew, seen, turns)
             else:
                 kind = nn.remat(TransformerBlock) if stop <= anew else TransformerBlock
                 for i in range(start, stop):
-                    x = kind(**fields, name=f"block{i + 1}")(x, gates[:, i], seen)
+                    x = kind(**fields, name=f"block{i + 1}")(x, gates[:, i], seen, turns)
             x = jax.lax.stop_gradient(x) if stop == fixed else x
         return x
 
@@ -203,6 +203,10 @@ class ViT(Backbone):
     def feed_forward(self) -> str:
         """Feed-forward network of a block, one of `FFNS`."""
         return self.ffn or ("swiglu" if self.size == "vit_giant" else "mlp")
+
+    def _turns(self, grid: tuple[int, int], visible: jax.Array | None) -> jax.Array | None:
+        """Rotary positions of all tokens; None: it has others."""
+        return None
 
     def _positions(self, grid: tuple[int, int], width: int) -> jax.Array:
         if self.positions == "sincos":
@@ -255,9 +259,8 @@ class ViT(Backbone):
             Pair("params/token", "cls_token" if timm else "class_token"),
             Pair("params/positions", "pos_embed" if timm else "encoder.pos_embedding"),
             *linear("patch", "patch_embed.proj" if timm else "conv_proj", "patch"),
+            *([Pair("params/registers", "reg_token")] if self.registers else []),
         ]
-        if self.registers:
-            pairs.append(Pair("params/registers", "reg_token"))
         for i in range(SIZES[self.size][1]):
             pairs += exchange.timm_pairs(i, bool(self.layer_scale)) if timm else exchange.torchvision_pairs(i)
         return pairs + norm("norm", "norm" if timm else "encoder.ln")
@@ -269,7 +272,7 @@ class ViT(Backbone):
             raise UserError(
                 f"The weights lack patch_embed.proj.weight, so they are not those of a {name}: give another --arch."
             )
-        registers = next((len(state[k][0]) for k in ("reg_token", "register_tokens") if k in state), 0)
+        registers = next((len(state[k][0]) for k in exchange.REGISTERS if k in state), 0)
         return cls(
             name,
             kernel.shape[-1],

@@ -93,7 +93,7 @@ class PooledViT(ViT):
         grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
         x = self._tokens(x, grid, visible)
         gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
-        x = self._blocks(x, gates.astype(x.dtype), round(depth * (stage or self.stages) / self.stages), frozen, seen)
+        x = self._blocks(x, gates.astype(x.dtype), stage, frozen, seen)
         x = x[:, self._before :]
         layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")
         if visible is not None:

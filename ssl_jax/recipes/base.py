@@ -97,7 +97,7 @@ def _model() -> ConfigDict:
     config.patch = 16  # side of a ViT's patches, pixels; this and the following are of a ViT alone
     config.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16, 16, 24)
     config.positions = "learned"  # learned (DINO) or sincos (fixed: MoCo v3, MAE)
-    config.vit_init = "dino"  # how weights start: dino, mocov3 or mae
+    config.vit_init = "dino"  # how weights start: dino, dinov2, dinov3, mocov3 or mae
     config.ffn = ""  # feed-forward network: mlp or swiglu; "": the size's own (swiglu for vit_giant)
     config.registers = 0  # tokens beside the class token that are thrown away at the end
     config.layer_scale = 0.0  # start of LayerScale's factors (1e-5 in DINOv2); 0: there are none

@@ -26,6 +26,7 @@ _HF_VIT = (
     (r"encoder\.layer\.(\d+)\.output\.dense\.", r"blocks.\1.mlp.fc2."),
     (r"layernorm\.", "norm."),
 )
+_BIAS_MASK = "attn.qkv.bias_mask"
 _QKV = re.compile(r"(.*attn\.)query(\..*)")
 
 
@@ -40,6 +41,8 @@ def usual(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {_renamed(name, _HF_RESNET): x for name, x in arrays.items()}
     if any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in names):
         return _joined({_renamed(name, _HF_VIT): x for name, x in arrays.items()})
+    if any(name.endswith(_BIAS_MASK) for name in names):
+        return _masked(arrays)
     return _of_sequential(arrays)
 
 
@@ -67,6 +70,15 @@ def _joined(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             found[f"{match[1]}qkv{match[2]}"] = np.concatenate(parts)
         elif not re.search(r"attn\.(key|value)\.", name):
             found[name] = x
+    return found
+
+
+def _masked(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """DINOv3's, whose keys have no bias: the mask that says so is applied."""
+    found = {name: x for name, x in arrays.items() if not name.endswith(_BIAS_MASK)}
+    for name in arrays.keys() - found.keys():
+        bias = name.removesuffix("_mask")
+        found[bias] = np.where(arrays[name] == 0, 0, arrays[bias]).astype(arrays[bias].dtype)
     return found
 
 

@@ -16,6 +16,7 @@ from ssl_jax import models
 from ssl_jax.methods.contract import Method
 from ssl_jax.models.vit import ViT
 from ssl_jax.models.vit_pooled import PooledViT
+from ssl_jax.models.vit_rotary import RotaryViT
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.weights import Backbone, layouts, torch_names
 from ssl_jax.weights.arrays_file import read
@@ -39,6 +40,8 @@ _HEADS = (
         "projector",
         "predictor",
         "mask_token",
+        "local_cls_norm",
+        "rope_embed",
     ),
     *("decoder_embed", "decoder_pos_embed", "decoder_blocks", "decoder_norm", "decoder_pred"),
 )
@@ -77,9 +80,9 @@ def backbone(
     dropped = [k for k in arrays if not k.startswith(root) or k.removeprefix(root) not in state]
     if arch == "vit_small" and not heads and set(root.split(".")) & {"base_encoder", "momentum_encoder"}:
         heads = 12  # MoCo v3's ViT-S has twice the usual heads (sec. 5)
-    if kind is ViT and PooledViT.suits(state):
-        kind = PooledViT
-    module = kind.from_torch(arch, state, heads=heads, linear_stem=linear_stem)
+    if kind is ViT:
+        kind = next((other for other in (PooledViT, RotaryViT) if other.suits(inside)), kind)
+    module = kind.from_torch(arch, inside, heads=heads, linear_stem=linear_stem)
     params, stats = torch_names.from_torch(state, module)
     origin = {"imported from": path.name, "architecture": arch, "prefix": root}
     seen = dataclasses.replace(module.usual_view(params), **view)

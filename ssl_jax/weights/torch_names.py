@@ -91,13 +91,14 @@ def from_torch(state: dict[str, np.ndarray], module: Backbone) -> tuple[Any, Any
     return params, stats
 
 
-# Other names for the same: torchvision's offered weights are of its first version; DINOv2 has its own.
+# Other names for the same: torchvision's offered weights are of its first version; DINOv2 and DINOv3 have their own.
 _SYNONYMS = {
     ".mlp.linear_1.": ".mlp.0.",
     ".mlp.linear_2.": ".mlp.3.",
     ".mlp.w12.": ".mlp.fc1.",
     ".mlp.w3.": ".mlp.fc2.",
     "register_tokens": "reg_token",
+    "storage_tokens": "reg_token",
 }
 
 

@@ -137,7 +137,7 @@ class DINOv2(PrototypeTeacher):
                 "centre": moved_centre(state["centre"], t, momentum, dist.AXIS),
                 "patch_centre": moved_patch_centre(state["patch_centre"], t_patch, counted, momentum),
             }
-        of_classes = paired_cross_entropy(p.swapaxes(0, 1), s.swapaxes(0, 1), self.student_temp)
+        of_classes = self._of_classes(p.swapaxes(0, 1), s.swapaxes(0, 1), step, info)
         of_patches = jnp.sum(weights * cross_entropy(p_patch, s_patch, self.student_temp))
         crops = tokens[0].classes[:, :2].swapaxes(0, 1)
         near = sum(losses.koleo(x, positions, self.koleo_group, dist.AXIS) for x in crops)
@@ -150,6 +150,11 @@ class DINOv2(PrototypeTeacher):
             "masked": masks.mean(dtype=jnp.float32),
         }
         return of_classes + of_patches + self.koleo_weight * near, metrics, moved
+
+    def _of_classes(self, p: jax.Array, s: jax.Array, step: jax.Array, info: Info) -> jax.Array:
+        """The loss of class tokens, of the teacher's distributions [2, n, K] and the student's logits [V, n, K]."""
+        del step, info
+        return paired_cross_entropy(p, s, self.student_temp)
 
     def chance(self, info: Info) -> float:
         """A uniform student; of the patches, for the share of crops that is masked."""

@@ -122,8 +122,21 @@ class MaskedTeacher(Method):
         classes, patches = self._encode(state["teacher"]["params"], batch, GLOBALS)
         options = {"positions": batch["position"], "step": step, "info": info}
         loss, metrics, moved = self._compare(params, state, (student, Tokens(classes, patches)), masks, **options)
+        more, further = self._beside(state, batch, student, step, info)
+        loss, metrics = loss + more, metrics | further
         aux = Aux(jax.lax.stop_gradient(metrics), jax.lax.stop_gradient(classes[:, 0]))
         return loss, ({**state, **jax.lax.stop_gradient(moved)}, aux)
+
+    def _beside(
+        self, state: Any, batch: Batch, student: Tokens, step: jax.Array, info: Info
+    ) -> tuple[jax.Array | float, dict[str, Any]]:
+        """What is added to the loss, and its metrics; arguments as of `_compare`."""
+        del state, batch, student, step, info
+        return 0.0, {}
+
+    def _of_small(self, params: Any) -> Any:
+        """The student's parameters for small crops."""
+        return params
 
     def _encode(self, params: Any, batch: Batch, names: Any, **options: Any) -> tuple[jax.Array, jax.Array]:
         """Class tokens [n, V, D] and patches [n, V, L, D] of crops of one size."""
@@ -139,10 +152,12 @@ class MaskedTeacher(Method):
             options["masked"] = (masks.reshape(-1, masks.shape[-1]), params["mask_token"])
         options |= self._gates(GLOBALS, batch, rng, params, train)
         classes, patches = self._encode(params, batch, GLOBALS, **options)
-        sizes = dict.fromkeys(view.size for name, view in recipes.items() if name not in GLOBALS)
-        for size in sizes:
-            names = [name for name, view in recipes.items() if name not in GLOBALS and view.size == size]
-            more, _ = self._encode(params, batch, names, **self._gates(names, batch, rng, params, train))
+        small = {name: view.size for name, view in recipes.items() if name.startswith("local")}
+        for size in dict.fromkeys(small.values()):
+            names = [name for name in small if small[name] == size]
+            more, _ = self._encode(
+                self._of_small(params), batch, names, **self._gates(names, batch, rng, params, train)
+            )
             classes = jnp.concatenate([classes, more], 1)
         return Tokens(classes, patches)
 

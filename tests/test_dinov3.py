@@ -1,0 +1,158 @@
+"""What DINOv3 adds to DINOv2: Gram anchoring, a norm for small crops, keys without a bias."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from ssl_jax.augment.render import render_views
+from ssl_jax.methods.joint.dino import paired_cross_entropy
+from ssl_jax.methods.joint.dinov3 import gram_loss, resized_map, weighted_pairs, without_key_bias
+from ssl_jax.models.vit import ViT
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+fast = pytest.mark.fast
+
+
+@pytest.fixture(scope="module")
+def modern(golden):
+    def load(name):
+        with np.load(golden.parent / "golden_modern" / f"{name}.npz") as found:
+            return dict(found)
+
+    return load
+
+
+@fast
+def test_gram_loss_is_the_reference(modern):
+    ref = modern("gram")
+    with jax.enable_x64():
+        student, teacher = jnp.asarray(ref["student"]), jnp.asarray(ref["teacher"])
+        found, gradient = jax.value_and_grad(gram_loss)(student, teacher)
+        np.testing.assert_allclose(found, ref["img_level"], rtol=1e-9)
+        np.testing.assert_allclose(gradient, ref["grad_img_level"], rtol=1e-9, atol=1e-12)
+        batch = gram_loss(student.reshape(1, -1, 3), teacher.reshape(1, -1, 3))  # all images as one: not the recipe's
+        np.testing.assert_allclose(batch, ref["batch_level"], rtol=1e-9)
+        assert abs(batch - found) > 1e-3
+        assert not np.any(jax.grad(gram_loss, 1)(student, teacher))
+
+
+@fast
+def test_pairs_are_weighed_as_the_authors_do(modern):
+    """Their unscaled terms times 2 l / n and 2 / n, for l small crops, are DINOv2's."""
+    ref = modern("dinov2")
+    with jax.enable_x64():
+        views = jnp.concatenate([ref[k].reshape(2, 3, -1) for k in ("student_global", "student_local")])
+        p = jnp.asarray(ref["sinkhorn_cls"]).reshape(2, 3, -1)
+        whole = weighted_pairs(p, views, 0.1, 1.0)
+        np.testing.assert_allclose(whole, paired_cross_entropy(p, views, 0.1), rtol=1e-12)
+        np.testing.assert_allclose(whole, (4 * ref["dinov3_local"] + 2 * ref["dinov3_global"]) / 6, rtol=1e-9)
+        half = weighted_pairs(p, views, 0.1, 0.5)
+        np.testing.assert_allclose(half, (2 * ref["dinov3_local"] + 2 * ref["dinov3_global"]) / 6, rtol=1e-9)
+
+
+@fast
+def test_a_map_on_another_grid():
+    """Half-pixel centres and torch's cubic: a plane stays one inside, and equal grids are left alone."""
+    rows, columns = np.indices((8, 8))
+    plane = jnp.asarray((2.0 * rows - columns).reshape(1, 64, 1), jnp.float32)
+    found = resized_map(plane, (8, 8), (4, 4)).reshape(4, 4)
+    centres = 2 * np.arange(4) + 0.5
+    np.testing.assert_allclose(found[1:3, 1:3], (2 * centres[:, None] - centres)[1:3, 1:3], atol=1e-4)
+    assert resized_map(plane, (8, 8), (8, 8)) is plane
+
+
+@fast
+def test_gram_crops_are_the_large_ones_undistorted():
+    """Box and mirroring are those of the large crop."""
+    run = tiny.run("dinov3")
+    views = run.method.views()
+    assert list(views)[-2:] == ["gram1", "gram2"] and views["gram1"].size == 64
+    plain = {name: 0.0 for name in ("jitter", "gray", "blur", "solarize")}
+    alike = {
+        name: dataclasses.replace(views[name], **plain) if name.startswith("global") else views[name] for name in views
+    }
+    alike = {n: dataclasses.replace(v, size=32) if n.startswith("gram") else v for n, v in alike.items()}
+    images = jnp.asarray(run.train.images[:8])
+    made = jax.jit(lambda x: render_views(alike, jax.random.key(3), jnp.arange(8), x))(images)
+    for i in (1, 2):
+        np.testing.assert_allclose(made[f"gram{i}"], made[f"global{i}"], atol=1e-5)
+    assert np.abs(made["gram1"] - made["global2"]).max() > 0.1
+
+
+@fast
+def test_the_gram_teacher_is_an_earlier_teacher():
+    """It is copied at `gram_start` and then every so often, no more than so many times."""
+    run = tiny.run("dinov3")
+    method = dataclasses.replace(run.method, gram_start=2.0, gram_every=3.0, gram_copies=2, tau=0.5)
+    info = dataclasses.replace(run.info, steps_per_epoch=1)
+    ts = tiny.first_state(run)
+    params, state = ts.params, ts.state
+    update = jax.jit(lambda params, state, step: method.after_update(params, state, step, info))
+    copied = []
+    for step in range(14):
+        params = jax.tree.map(lambda x: x + 0.01, params)
+        before = state["gram"]["norm"]["bias"]
+        params, state = update(params, state, jnp.int32(step))
+        moved = bool(np.any(state["gram"]["norm"]["bias"] != before))
+        if moved:
+            copied.append(step + 1)
+            np.testing.assert_array_equal(
+                state["gram"]["norm"]["bias"], state["teacher"]["params"]["backbone"]["norm"]["bias"]
+            )
+    assert copied == [2, 5, 8]
+
+
+@fast
+def test_the_share_of_the_gram_loss():
+    run = tiny.run("dinov3")
+    method = dataclasses.replace(run.method, gram_start=1.0, gram_ramp=1.0)
+    at = functools.partial(method._shown, info=run.info)
+    per = run.info.steps_per_epoch
+    assert at(jnp.int32(per - 1)) == 0 and at(jnp.int32(per)) == 0
+    np.testing.assert_allclose(at(jnp.int32(per + per // 2)), (1 - np.cos(np.pi * (per // 2) / per)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(at(jnp.int32(2 * per)), 1.0, rtol=1e-6)
+
+
+def test_what_gets_a_gradient():
+    """Keys' biases none; the norm of small crops by them alone; the Gram loss moves patches once it counts."""
+    run = tiny.run("dinov3")
+    batch, ts = tiny.batch_of(run, 16), tiny.first_state(run)
+    loss = tiny.loss_function(run)
+    method = run.method
+
+    def gradients(step):
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(ts.params, ts.state, batch, step)
+
+    (_, (_, early)), grads = gradients(0)
+    for name, block in grads["backbone"].items():
+        if name.startswith("block"):
+            query, key, value = np.split(np.asarray(block["qkv"]["bias"]), 3)
+            assert not key.any() and query.any() and value.any()
+    assert np.any(grads["small_norm"]["scale"]) and np.any(grads["backbone"]["norm"]["scale"])
+    assert early["gram_loss"] == 0
+    (_, (_, late)), later = gradients(int(method.gram_start * run.info.steps_per_epoch) + 2)
+    assert late["gram_loss"] > 0
+    assert np.abs(later["backbone"]["patch"]["kernel"] - grads["backbone"]["patch"]["kernel"]).max() > 1e-6
+    alone = without_key_bias({"block1": {"qkv": {"bias": jnp.ones(6)}}, "norm": 1})
+    np.testing.assert_array_equal(alone["block1"]["qkv"]["bias"], [1, 1, 0, 0, 1, 1])
+
+
+@fast
+def test_numbers_of_parameters():
+    """Of the specification: ViT-S/16 with four registers, LayerScale and a mask token, and its head."""
+    from ssl_jax.models.heads import DINOHead
+    from ssl_jax.models.vit_rotary import RotaryViT
+
+    def count(module, shape):
+        made = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(shape), train=False)["params"])
+        return sum(x.size for x in jax.tree.leaves(made))
+
+    network = RotaryViT("vit_small", registers=4, layer_scale=1e-5)
+    assert count(network, (1, 224, 224, 3)) + 384 == 21_601_152
+    assert count(DINOHead(linear_prototypes=True), (1, 384)) == 22_286_592
+    assert isinstance(network, ViT)
