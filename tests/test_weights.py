@@ -217,6 +217,42 @@ def test_registers_of_other_projects(tmp_path, source):
     close(features(found, images), features(backbone, images), 5e-5)
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "registers"), [("vit_small", 0), ("vit_base", 4), ("vit_large", 4), ("vit_giant", 0)])
+def test_released_checkpoints_of_dinov2_have_these_names(name, registers):
+    """ViT-S/14 to ViT-g/14 of facebookresearch/dinov2 at 518 pixels: every key, and its shape, has a place here."""
+    width, depth, _ = {"vit_small": (384, 12, 6), "vit_base": (768, 12, 12), "vit_large": (1024, 24, 16)}.get(
+        name, (1536, 40, 24)
+    )
+    theirs = {"cls_token": (1, 1, width), "pos_embed": (1, 1 + 37 * 37, width), "mask_token": (1, width)}
+    theirs |= {"register_tokens": (1, registers, width)} if registers else {}
+    theirs |= {"patch_embed.proj.weight": (width, 3, 14, 14), "patch_embed.proj.bias": (width,)}
+    first, second = ("mlp.fc1", "mlp.fc2") if name != "vit_giant" else ("mlp.w12", "mlp.w3")
+    hidden, inside = (4 * width, 4 * width) if name != "vit_giant" else (8192, 4096)
+    linear = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
+    linear |= {first: (hidden, width), second: (width, inside)}
+    for block in (f"blocks.{i}" for i in range(depth)):
+        for layer, shape in linear.items():
+            theirs |= {f"{block}.{layer}.weight": shape, f"{block}.{layer}.bias": shape[:1]}
+        theirs |= {f"{block}.{norm}.{part}": (width,) for norm in ("norm1", "norm2") for part in ("weight", "bias")}
+        theirs |= {f"{block}.ls{k}.gamma": (width,) for k in (1, 2)}
+    theirs |= {"norm.weight": (width,), "norm.bias": (width,)}
+
+    module = ViT(name, 14, registers=registers, layer_scale=1.0)
+    image = jax.ShapeDtypeStruct((1, 518, 518, 3), jnp.float32)
+    made = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
+    ours = {"/".join(k): v.shape for k, v in flax.traverse_util.flatten_dict({"params": made["params"]}).items()}
+    assert set(ours) == {pair.ours for pair in module.torch_pairs("timm")}
+    found = {}
+    for pair in module.torch_pairs("timm"):
+        shape = ours[pair.ours]
+        shape = {"dense": shape[::-1], "patch": (shape[-1], 3, 14, 14)}.get(pair.kind, shape)
+        found[pair.theirs] = shape
+    known = {torch_names._renamed(k): v for k, v in theirs.items() if k != "mask_token"}
+    assert found == known
+    assert "mask_token" in torch_import._HEADS
+
+
 def test_dinov3s_checkpoint(tmp_path):
     """Registers have another name, keys no bias, and the periods of the positions are told."""
     module = RotaryViT("vit_test", 4, 2, registers=3, layer_scale=1.0)
