@@ -9,8 +9,10 @@ import pytest
 import tiny
 
 from ssl_jax import export, train, weights
+from ssl_jax.augment.view import View
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
+from ssl_jax.methods.contract import Method
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.step import mapped_step
 from ssl_jax.weights import start
@@ -96,3 +98,19 @@ def test_another_network_is_refused_by_name(rotation):
 def test_a_backbone_is_loaded_without_a_word(rotation, caplog, capfd):
     weights.load(rotation)
     assert caplog.records == [] and capfd.readouterr() == ("", "")
+
+
+def test_positions_of_another_grid_are_resized(tmp_path):
+    """What the network makes of images of the run's size stays the same, and the start says what was done."""
+    run = tiny.run("dinov2")
+    module = run.method.backbone
+    large = np.zeros((1, 64, 64, 3), np.float32)
+    params = jax.jit(lambda x: module.init(jax.random.key(1), x, train=False))(large)["params"]
+    backbone = weights.Backbone(Method(module), params, {}, View(size=64), {})
+    weights.save(tmp_path / "large.npz", backbone)
+    given, origin = start.variables(str(tmp_path / "large.npz"), start.shapes(run.method, run.shapes))
+    assert origin.endswith("positions of 8x8 patches resized to 4x4)")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    apply = jax.jit(lambda params: module.apply({"params": params}, images, train=False))
+    np.testing.assert_allclose(apply(given["params"]), apply(params), rtol=1e-5, atol=1e-5)
+    assert jax.tree.map(np.shape, given["params"]) == jax.tree.map(np.shape, run.shapes.params["backbone"])

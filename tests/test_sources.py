@@ -192,13 +192,13 @@ def test_cards_agree_with_real_images(wave2, name, file):
 
 def test_real_masks_name_what_is_seen(wave2):
     """The sky is above the road, and bright; the share of pixels that are the object of a video is known."""
-    streets = data.load("camvid", "test", path=str(wave2 / "camvid_240x180.tar"))
+    streets = data.load("camvid", "test", path=str(wave2))
     mask, names = streets.fields["mask"], streets.card.mask_classes
     rows = {name: np.nonzero(mask == names.index(name))[1].mean() for name in ("sky", "road", "car")}
     assert rows["sky"] < rows["car"] < rows["road"] and mask.max() == len(names)
     assert streets.images[mask == names.index("sky")].mean() > 1.5 * streets.images[mask == names.index("road")].mean()
     assert np.bincount(streets.fields["domain"]).tolist() == [171, 62]
-    videos = data.load("davis", "train", path=str(wave2 / "davis2016_val_180p.tar"))
+    videos = data.load("davis", "train", path=str(wave2))
     assert set(np.unique(videos.fields["mask"])) == {0, 1} and 0.02 < videos.fields["mask"].mean() < 0.2
     # Frames of a video are neighbours, in order: they differ less from each other than from the first.
     clip = videos.images[videos.fields["clip"] == 0].astype(float)

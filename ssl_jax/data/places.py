@@ -12,14 +12,15 @@ from ssl_jax.runtime.errors import UserError
 Files = Folder | Bucket | Shards | Archive | Zip
 
 
-def place(source: str, where: str, path: str | None, wanted: str) -> str:
-    """Returns where the files of a source lie, as the user says.
+def place(source: str, where: str, path: str | None, wanted: str, archive: str = "") -> str:
+    """Returns where the files of a source lie, as the user says: there, or in a file of that folder.
 
     Args:
       source: name of the source.
       where: the part of the source's name after the colon, if any.
       path: config.data.path, which stands in for it.
       wanted: what should lie there, for the message.
+      archive: name of the file that holds them all, which may lie in a folder with others.
 
     Raises:
       UserError: neither says where.
@@ -29,7 +30,8 @@ def place(source: str, where: str, path: str | None, wanted: str) -> str:
             f"Source '{source}' does not say where its files lie: write {source}:PATH or set --config.data.path=PATH, "
             f"where PATH is {wanted}."
         )
-    return found
+    inside = pathlib.Path(found).expanduser() / archive
+    return str(inside) if archive and not is_address(found) and inside.is_file() else found
 
 
 def find(source: str, where: str, path: str | None, name: str) -> pathlib.Path:

@@ -25,11 +25,14 @@ RECIPES = {
 }
 
 UNPUBLISHED = {
-    # Few updates: short warm-up, a last layer that moves at once, a teacher that follows soon, few prototypes.
+    # Few updates: short warm-up, a teacher that follows soon, few prototypes, and a last layer that moves at once and
+    # fast. It starts with small logits, of which only a low temperature makes assignments that are not all alike.
     "photo_tiles": Recipe(
         method={
             "locals": 2,
-            "out": 64,
+            "out": 16,
+            "teacher_temp": 0.02,
+            "warmup_teacher_temp": 0.02,
             "tau": 0.95,
             "koleo_group": 16,
             "gram_weight": 1.0,
@@ -39,6 +42,6 @@ UNPUBLISHED = {
         },
         model={"patch": 8},
         optim={**teachers.ADAMW, "learning_rate": 3e-3, "warmup_epochs": 0.25},
-        groups={"last_layer": {"hold_epochs": 0.0}},
+        groups={"last_layer": {"hold_epochs": 0.0, "learning_rate": 3e-2}},
     ),
 }

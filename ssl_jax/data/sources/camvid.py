@@ -34,12 +34,13 @@ CARD = Card(
     origin="Brostow et al. 2009, the frames and eleven classes of SegNet (Badrinarayanan et al. 2017), 240x180 pixels",
 )
 SEQUENCES = ("0001TP", "0006R0", "0016E5", "Seq05VD")  # in the order of the field `clip`
-WANTED = "camvid_240x180.tar, or a folder of train/, val/ and test/ with NAME.jpg and its mask NAME.png"
+ARCHIVE = "camvid_240x180.tar"
+WANTED = f"{ARCHIVE} or its folder, or a folder of train/, val/ and test/ with NAME.jpg and its mask NAME.png"
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:
     """Returns which splits the archive or folder has."""
-    names = masked.names(places.place("camvid", where, path, WANTED))
+    names = masked.names(places.place("camvid", where, path, WANTED, ARCHIVE))
     return tuple(split for split in ("train", "test") if any(name.startswith(f"{split}/") for name in names))
 
 
@@ -58,7 +59,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     Raises:
       UserError: nothing there, no such split, or a file is damaged.
     """
-    place = places.place("camvid", where, path, WANTED)
+    place = places.place("camvid", where, path, WANTED, ARCHIVE)
     if request.split not in splits(where, path):
         raise UserError(f"camvid in {place} has no folder {request.split}/.")
     names, images, mask = masked.read(place, lambda name: name.startswith(f"{request.split}/"), request)

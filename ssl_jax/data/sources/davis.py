@@ -20,12 +20,13 @@ CARD = Card(
     licence="CC BY-NC 4.0",
     origin="Perazzi et al. 2016, https://davischallenge.org; 15 sequences of the validation set, 320x180 pixels",
 )
-WANTED = "davis2016_val_180p.tar, or a folder of SEQUENCE/FRAME.jpg and its mask SEQUENCE/FRAME.png"
+ARCHIVE = "davis2016_val_180p.tar"
+WANTED = f"{ARCHIVE} or its folder, or a folder of SEQUENCE/FRAME.jpg and its mask SEQUENCE/FRAME.png"
 
 
 def splits(where: str, path: str | None) -> tuple[str, ...]:
     """Both splits, where there are at least three sequences."""
-    return ("train", "test") if len(_sequences(places.place("davis", where, path, WANTED))) > 2 else ("train",)
+    return ("train", "test") if len(_sequences(places.place("davis", where, path, WANTED, ARCHIVE))) > 2 else ("train",)
 
 
 def load(where: str, path: str | None, request: Request) -> Dataset:
@@ -43,7 +44,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     Raises:
       UserError: nothing there, or a file is damaged.
     """
-    place = places.place("davis", where, path, WANTED)
+    place = places.place("davis", where, path, WANTED, ARCHIVE)
     sequences = _sequences(place)
     test = set(sequences[2::3])
     names, images, mask = masked.read(
