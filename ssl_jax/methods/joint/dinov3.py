@@ -86,7 +86,7 @@ class DINOv3(DINOv2):
         views = super().views()
         if not self.gram_weight:
             return views
-        plain = {"size": self.gram_size, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
+        plain: dict[str, Any] = {"size": self.gram_size, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "solarize": 0.0}
         return views | {f"gram{i + 1}": replace(views[name], like=name, **plain) for i, name in enumerate(GLOBALS)}
 
     def check(self, height: int, width: int, channels: int) -> None:
