@@ -128,12 +128,16 @@ def test_clusters_and_classifier_are_made_anew_together():
     assert begun(5, 1) is ts.state and not calls
     new = begun(10, 1)
     assert np.any(new["cluster"] != ts.state["cluster"]) and calls[0][1] == {"view": method.eval_view(1.0)}
-    for step, last in ((0, False), (4, False), (9, True), (19, True)):
+    info = dataclasses.replace(info, total_steps=30)
+    for step, last in ((0, False), (4, False), (9, True), (19, True), (29, False)):
         params, _ = method.after_update(ts.params, ts.state, jnp.asarray(step), info)
         moved = np.asarray(params["classifier"]["linear"]["kernel"])
         assert np.any(moved != np.asarray(ts.params["classifier"]["linear"]["kernel"])) == last
         assert moved.std() == pytest.approx(0.01, rel=0.05)
         tiny.assert_same(params["backbone"], ts.params["backbone"])
+    (shown,) = method.pictures(ts.params, ts.state, tiny.batch_of(run, 8), rng=None)
+    tiny.assert_picture(shown)
+    assert shown.captions[3][0].startswith(f"cluster {int(ts.state['cluster'][3])}; ")
 
 
 def test_features_do_not_depend_on_augmentation():

@@ -211,6 +211,11 @@ def test_clusters_are_merged_at_the_end_of_each_period():
     assert counts[1] == counts[0] - int(np.ceil(0.9 * counts[0])) or counts[1] < counts[0] / 9
     assert counts[-1] == 10 and len(calls) == counts.index(10)
     assert begun(state, 8) is state
+    (shown,) = method.pictures(ts.params, state, tiny.batch_of(run, 8), rng=None)
+    tiny.assert_picture(shown)
+    assert shown.captions[3][0] == f"cluster {int(state['cluster'][3])}"
+    # An image is not its own neighbour.
+    assert all(np.any(one != other) for one, other in shown.images)
 
 
 @pytest.mark.fast

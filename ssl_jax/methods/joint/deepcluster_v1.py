@@ -23,12 +23,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from ssl_jax import dist, losses
 from ssl_jax.augment import recipes
-from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric
+from ssl_jax.augment.view import View, pixels
+from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric, Picture
 from ssl_jax.methods.ranges import Several
 from ssl_jax.methods.shared import memory_bank
 from ssl_jax.methods.shared.kmeans import kmeans
@@ -142,10 +143,14 @@ class DeepClusterV1(Method):
         z, stats = apply(self._projector(), "projector", params, stats, h, train=train)
         return h, z, stats
 
+    def _classified(self, params, stats, images, train):
+        h, z, stats = self._embedded(params, stats, images, train)
+        active = jax.nn.relu(z)
+        logits, stats = apply(Classifier(self.clusters), "classifier", params, stats, active, train=train)
+        return h, z, logits, stats
+
     def loss(self, params, state, batch, *, rng, step, info, train=True):
-        h, z, stats = self._embedded(params, state["stats"], batch["view"], train)
-        classifier, active = Classifier(self.clusters), jax.nn.relu(z)
-        logits, stats = apply(classifier, "classifier", params, stats, active, train=train)
+        h, z, logits, stats = self._classified(params, state["stats"], batch["view"], train)
         cluster = state["cluster"][batch["index"]]
         each = optax.softmax_cross_entropy_with_integer_labels(logits, cluster)
         loss = jnp.mean(weights_of(state["sizes"], cluster) * each)
@@ -157,9 +162,9 @@ class DeepClusterV1(Method):
         return loss, ({**state, "stats": stats}, Aux(metrics, jax.lax.stop_gradient(h)))
 
     def after_update(self, params: Any, state: Any, step: jax.Array, info: Info) -> tuple[Any, Any]:
-        """The classifier begins anew after the last update with the clusters that it knows."""
+        """The classifier begins anew after the last update with the clusters that it knows; not where the run ends."""
         key = jax.random.fold_in(jax.random.wrap_key_data(state["key"]), step)
-        last = (step + 1) % (self.reassign * info.steps_per_epoch) == 0
+        last = ((step + 1) % (self.reassign * info.steps_per_epoch) == 0) & (step + 1 < info.total_steps)
         # No branch, before which a GPU would ask the host: the draw is small beside the update.
         fresh = _fresh(key, params["classifier"])
         classifier = jax.tree.map(lambda new, old: jnp.where(last, new, old), fresh, params["classifier"])
@@ -167,6 +172,14 @@ class DeepClusterV1(Method):
 
     def encode(self, variables, images, **options):
         return super().encode(variables, self._seen(images), **options)
+
+    def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
+        """Images with their cluster and the one that the network says."""
+        x, own = batch["view"][:8], np.asarray(state["cluster"])[np.asarray(batch["index"])[:8]]
+        said = np.argmax(self._classified(params, state["stats"], x, False)[2], -1)
+        shown = np.clip(pixels(self.view, x), 0, 1)[:, None]
+        captions = tuple((f"cluster {a}; network: {b}",) for a, b in zip(own, said, strict=True))
+        return [Picture("Images are told by the cluster of their features.", ("image",), np.asarray(shown), captions)]
 
     def groups(self, params: Any) -> Any:
         labels = super().groups(params)

@@ -26,7 +26,7 @@ import numpy as np
 
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View, pixels
-from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric
+from ssl_jax.methods.contract import Aux, Batch, Embed, Info, Method, Metric, Picture
 from ssl_jax.methods.ranges import OrZero, Positive, Several, Share
 from ssl_jax.methods.shared import agglomeration
 from ssl_jax.methods.shared.embedding import Rows, distances
@@ -139,6 +139,16 @@ class JULE(Method):
             "embedding_std": Metric(losses.spread(z, dist.AXIS), kind="std"),
         }
         return loss, ({**state, "stats": stats}, Aux(metrics, jax.lax.stop_gradient(h)))
+
+    def pictures(self, params: Any, state: Any, batch: Batch, *, rng: jax.Array) -> list[Picture]:
+        """Images, and the one of them whose embedding is nearest."""
+        x, own = batch["view"][:8], np.asarray(state["cluster"])[np.asarray(batch["index"])[:8]]
+        z = np.asarray(self._embedded(params, state["stats"], x, False)[1])
+        nearest = np.argmax(z @ z.T - 3 * np.eye(len(z)), 1)
+        shown = np.clip(pixels(self.view, x), 0, 1)
+        captions = tuple((f"cluster {own[i]}", f"cluster {own[j]}") for i, j in enumerate(nearest))
+        title, columns = "Images of a cluster are to have features alike.", ("image", "the nearest of the others")
+        return [Picture(title, columns, np.stack([shown, shown[nearest]], 1), captions)]
 
     def chance(self, info: Info) -> float:
         """All images fall together."""
