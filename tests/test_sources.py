@@ -177,6 +177,7 @@ def wave2(photographs) -> pathlib.Path:
         ("coil100:unseen", "coil100_10views.npz"),
         ("camvid", "camvid_240x180.tar"),
         ("davis", "davis2016_val_180p.tar"),
+        ("kitti", "kitti00_100stereo_half.tar"),
     ],
 )
 def test_cards_agree_with_real_images(wave2, name, file):
@@ -408,6 +409,27 @@ def test_davis_is_its_frames_in_order(tmp_path):
     assert train.images[:, 0, 0, 0].tolist() == [40, 60, 80, 0, 20]
     np.testing.assert_array_equal(test.fields["mask"][1], np.eye(4, 6, dtype=np.uint8))
     assert test.fields["mask"].dtype == np.uint8 and set(train.labels.tolist()) == {-1}
+
+
+def test_kitti_has_the_pose_of_each_frame(tmp_path):
+    def drive(folder, poses, frames=10):
+        (tmp_path / folder / "left").mkdir(parents=True)
+        for frame in range(frames):
+            grey = Image.fromarray(np.full((4, 6), 20 * frame, np.uint8))
+            grey.save(tmp_path / folder / "left" / f"{frame:06}.jpg")
+        (tmp_path / folder / "poses.txt").write_text(poses)
+        return str(tmp_path / folder)
+
+    lines = "".join(" ".join(str(12 * frame + i) for i in range(12)) + "\n" for frame in range(10))
+    train, test = (data.load("kitti", split, path=drive(split, lines)) for split in ("train", "test"))
+    assert train.images.shape == (8, 4, 6, 1) and test.images[:, 0, 0, 0].tolist() == [160, 180]
+    np.testing.assert_array_equal(train.fields["pose"], np.arange(96, dtype=np.float32).reshape(8, 12))
+    np.testing.assert_array_equal(test.fields["pose"][0], np.arange(96, 108))
+    with pytest.raises(UserError, match=r"has 9 frames left/FRAME\.jpg, and 10 poses"):
+        data.load("kitti", "train", path=drive("short", lines, frames=9))
+    for folder, text in (("words", "one two"), ("odd", "1 2 3 4 5\n")):
+        with pytest.raises(UserError, match=r"no poses\.txt of twelve numbers a frame"):
+            data.load("kitti", "train", path=drive(folder, text))
 
 
 def test_of_several_image_features_the_one_called_image_is_taken(tmp_path):

@@ -197,6 +197,6 @@ def arguments(run: Run) -> tuple[Any, ...]:
 
 def _fields(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
     """The fields of the data set that the method sees beside its views, as they lie on the devices."""
-    wanted = {field.name for field in run.method.targets().values()} | {"clip"}
+    wanted = {field.name for field in run.method.targets().values()} | {"clip", "pose"}
     found = {name: x for name, x in loader.resident_fields(run.train).items() if name in wanted}
     return {name: jax.ShapeDtypeStruct((len(x), math.prod(x.shape[1:])), x.dtype) for name, x in found.items()}

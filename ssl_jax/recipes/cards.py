@@ -20,6 +20,7 @@ from ssl_jax.data import train_test
 from ssl_jax.recipes import base
 from ssl_jax.recipes.domains import DOMAINS
 from ssl_jax.recipes.layer import Card
+from ssl_jax.recipes.videos import VIDEOS
 from ssl_jax.runtime.errors import UserError
 
 LARGEST = 128  # side up to which images are small, pixels
@@ -102,7 +103,6 @@ SMALL_SGD = {**LIGHTLY_SGD, "scaling": "none"}
 LIGHTLY_MODEL = {"stem": "small_linear", "conv_init": "torch"}
 
 _STREETS = View(size=64, area=(0.08, 0.25), flip=0.5, mean=(0.4134, 0.4266, 0.4340), std=(0.3018, 0.3058, 0.3015))
-_CLIPS = View(size=32, flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, shared=True)  # of all frames alike
 
 
 CARDS = {
@@ -228,30 +228,7 @@ CARDS = {
         model={"name": "convnet", "width": 32},
         run={"eval_epochs": 0.0, "save_epochs": 40.0},
     ),
-    "photo_pans": Card(
-        about="32x32 clips of a window that moves over two photographs: video without a download.",
-        source="photo_pans",
-        side=32,
-        benchmark=True,
-        has=frozenset({"clips"}),
-        strong=recipes.LIGHTLY_SIMCLR,
-        weak=View(size=32, area=(0.5, 1.0), flip=0.5, shared=True, mean=(0.44,), std=(0.3,)),
-        epochs=10,
-        model={"name": "convnet", "width": 32},
-        eval={"knn_k": 20},
-    ),
-    "photo_movers": Card(
-        about="32x32 clips of an object that moves over a photograph: masks and motion without a download.",
-        source="photo_movers",
-        side=32,
-        benchmark=True,
-        has=frozenset({"clips"}),
-        strong=recipes.LIGHTLY_SIMCLR,
-        weak=View(size=32, area=(0.8, 1.0), flip=0.5, shared=True, mean=(0.42,), std=(0.33,)),
-        epochs=10,
-        model={"name": "convnet", "width": 32},
-        eval={"knn_k": 20},
-    ),
+    **VIDEOS,
     "camvid": Card(
         about="Street scenes of CamVid, 240x180, in crops of 64 pixels at nearly their own scale: linear segmentation.",
         source="camvid",
@@ -281,17 +258,5 @@ CARDS = {
         has=frozenset({"domains"}),
         weak=replace(_STREETS, size=128, crop="shift", pad=0),
         model={"name": "resnet18", "width": 16, "stem": "imagenet", "output_stride": 8},
-    ),
-    "davis": Card(
-        about="Videos of DAVIS 2016 at 64 pixels, in crops of 32.",
-        source="davis",
-        side=32,
-        benchmark=True,
-        has=frozenset({"clips"}),
-        # With ten videos to learn from, crops and colours have to make up for scenes; without jitter 3 points less.
-        weak=replace(_CLIPS, area=(0.15, 0.6), jitter=1.0, hue=0.1, mean=(0.44,), std=(0.26,)),
-        epochs=20,
-        data={"size": 64},
-        model={"name": "convnet", "width": 16},
     ),
 }

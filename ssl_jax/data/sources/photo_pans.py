@@ -42,14 +42,15 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
       request: which split and how large.
 
     Returns:
-      images `[N, 32, 32, 3]`, and the field `clip`.
+      images `[N, 32, 32, 3]`, and the fields `clip` and `pose` float32 `[N, 12]`: the rows of the 3x4 matrix that takes
+      points from the window (x right, y down) to the photograph, pixels.
     """
     from sklearn.datasets import load_sample_images
 
     del where, path
     test = request.split == "test"
     draw = np.random.RandomState(1 if test else 0)  # a generator whose stream NumPy keeps as it is
-    images, labels = [], []
+    images, labels, seen_from = [], [], []
     for label, photograph in enumerate(load_sample_images().images):
         height, width = photograph.shape[0] // 2, photograph.shape[1] // 2
         small = np.asarray(Image.fromarray(photograph).resize((width, height), Image.Resampling.BOX))
@@ -61,9 +62,11 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
             corners = np.round(path_of + draw.uniform(low, high)).astype(int)
             images += [small[top : top + SIDE, left : left + SIDE] for top, left in corners.tolist()]
             labels += [label] * FRAMES
+            seen_from.append(corners)
     clip = np.repeat(np.arange(len(labels) // FRAMES), FRAMES).astype(np.int32)
-    stacked = np.stack(images)
-    found = Dataset(
-        *("photo_pans", stacked, np.array(labels, np.int32), ("temple", "flower")), fields={"clip": clip}, card=CARD
-    )
+    pose = np.tile(np.eye(3, 4, dtype=np.float32), (len(images), 1, 1))
+    pose[:, :2, 3] = np.concatenate(seen_from)[:, ::-1]
+    fields = {"clip": clip, "pose": pose.reshape(-1, 12)}
+    stacked, names = np.stack(images), ("temple", "flower")
+    found = Dataset("photo_pans", stacked, np.array(labels, np.int32), names, fields=fields, card=CARD)
     return requested(found, request)
