@@ -100,6 +100,15 @@ def test_colour_of_sixteen_bits_keeps_its_range(tmp_path, caplog, encode, stream
     np.testing.assert_array_equal(images[0], wanted[:20, :20] if stream else wanted)
 
 
+@pytest.mark.parametrize("kind", [np.uint32, np.int32])
+def test_whole_numbers_of_32_bits_keep_their_sign(kind):
+    """Pillow takes all of them for signed ones."""
+    ends = np.iinfo(kind)
+    a = np.linspace(ends.min, ends.max, 480).astype(kind).reshape(24, 20, 1)
+    found = decode(tiff(a), reading=Reading(span=(float(ends.min), float(ends.max))))[..., 0].astype(int)
+    assert found[0, 0] == 0 and found[-1, -1] == 255 and (np.diff(found.ravel()) >= 0).all()
+
+
 def test_grey_of_sixteen_bits_with_transparency():
     a = ramp(2, 60000)
     found = decode(png16(a))

@@ -111,7 +111,10 @@ def deep(image: Image.Image, data: bytes, page: int = 0) -> np.ndarray | None:
       page: of the image.
     """
     if image.mode in DEEP:
-        return np.asarray(upright(image))
+        tags = getattr(image, "tag_v2", {})  # bits a sample, and whether it has a sign
+        unsigned = image.mode == "I" and tags.get(258) == (32,) and tags.get(339, (1,)) == (1,)
+        values = np.asarray(upright(image))
+        return values.view(np.uint32) if unsigned else values  # Pillow has no such mode
     coding = _coding(image)
     if coding == "LA;16B":
         pairs = np.asarray(upright(_recoded(data, page, "RGBA", "RGBA")), np.uint16)
