@@ -337,6 +337,7 @@ def damaged(name: str, contents: tuple[bytes, ...], act: Callable[[], Outcome], 
     return then(*found) if len({one()[0] for one in found}) == 1 else (99, str([one() for one in found]))
 
 
+ONE = ("dino", "ibot", "dinov2", "simclr")
 BROKEN = (b"", b'{"batch', b"null", b"{}", b'{"a": 1}', b"\xff\xfe")
 
 
@@ -380,9 +381,11 @@ def fifo() -> Outcome:
     return loads(*EITHER)
 
 
-def splits(*names: str) -> Outcome:
-    folder("images", [f"{name}/{c}/{i}.png" for name in names for c in "ab" for i in range(4)])
-    return loads({}, {"split": "test"}, {"split": "test", "stream": True})
+def splits(*names: str, to: str = "images") -> Outcome:
+    folder(to, [f"{name}/{c}/{i}.png" for name in names for c in "ab" for i in range(4)])
+    return loads(
+        *({"source": f"folder:{to}", **way} for way in ({}, {"split": "test"}, {"split": "test", "stream": True}))
+    )
 
 
 def suffixes() -> Outcome:
@@ -889,6 +892,12 @@ ROWS = [
         lambda: splits("training", "validation"),
     ),
     Row(
+        "splits called `train2017` and `val2017`, or `Training Images` and `test-images`",
+        0,
+        r"(?s)(8 images.*\('a', 'b'\).*){3}\[0\].*(8 images.*\('a', 'b'\).*){3}",
+        lambda: then(lambda: splits("train2017", "val2017"), lambda: splits("Training Images", "test-images", to="y")),
+    ),
+    Row(
         "splits below a wrapping folder: `dataset/train`, `dataset/test`",
         0,
         r"(?s)8 images.*\('a', 'b'\).*8 images",
@@ -949,6 +958,18 @@ ROWS = [
         lambda: deep(np.int32, -2000, 3000, "tif"),
     ),
     Row(
+        "a TIFF of 32-bit whole numbers without sign",
+        0,
+        "passed",
+        tests("test_pixels.py::test_whole_numbers_of_32_bits_keep_their_sign"),
+    ),
+    Row(
+        "a folder that cannot be listed",
+        0,
+        "passed",
+        tests("test_folders.py::test_folders_that_cannot_be_listed_are_said"),
+    ),
+    Row(
         "16-bit colour from 0 to 4095 (`.tiff`, `.ppm`)",
         0,
         r"(?s)pixels from 0 to 4095 become.*25\d levels",
@@ -980,6 +1001,20 @@ ROWS = [
         2,
         r"(?s)accumulate=64 leaves one.*accumulate_loss='whole'.*batch_size=1",
         lambda: each([value(accumulate=64), value(batch_size=1)]),
+    ),
+    Row(
+        "one image a micro-batch where BatchNorm or the negatives are of the others (`byol`, `simsiam`, `mocov3`, ...)",
+        2,
+        r"(?s)(\[2\].*leaves one: make it at least 2.*){7}",
+        lambda: each(
+            [value(m, batch_size=1) for m in ("byol", "simsiam", "mocov3", "nnclr", "swav", "wmse", "supcon")]
+        ),
+    ),
+    Row(
+        "one prototype (`dino`, `ibot`, `dinov2`, `msn`), one dimension of a direction (`simclr`)",
+        2,
+        r"(?s)(\[2\].*it must be at least 2.*){5}",
+        lambda: each([*(value(m, method__out=1) for m in ONE), value("msn", method__prototypes=1)]),
     ),
     Row("a warm-up longer than the run", 0, "the rate reaches 20 % of its peak", warm_up),
     Row("a single class", 2, r"(?s)\[0\].*\[0\].*\[2\].*\[2\].*a single class", single_class),
