@@ -101,6 +101,27 @@ def test_a_lock_that_was_cut_short_holds_nothing(tmp_path, content):
     taken(tmp_path)
 
 
+@pytest.mark.parametrize("pid", ["x", 0, -1, 10**30, None])
+def test_a_lock_of_no_process_holds_nothing(tmp_path, pid):
+    stored(tmp_path / "run", pid=pid)
+    taken(tmp_path / "run")
+
+
+def test_a_lock_that_does_not_say_when_its_process_began(tmp_path):
+    path = stored(tmp_path / "run", pid=1)
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "born"}))
+    with pytest.raises(UserError, match="process 1 on"), lock.held(str(tmp_path / "run"), "train"):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_what_is_no_lock_is_a_sentence(tmp_path, kind):
+    os.symlink("nowhere", tmp_path / "train.lock") if kind == "link" else (tmp_path / "train.lock").mkdir()
+    words = "train.lock is a link that leads nowhere: remove it" if kind == "link" else "cannot be written"
+    with pytest.raises(UserError, match=words), lock.held(str(tmp_path), "train"):
+        pass
+
+
 def test_a_process_elsewhere_that_is_silent_is_gone(tmp_path):
     """At once where the silence was long by the file server's clock, whatever the clocks of the machines say."""
     file = stored(tmp_path / "run", place="elsewhere", host="far")

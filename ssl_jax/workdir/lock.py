@@ -72,6 +72,8 @@ class _Lock:
     def _acquire(self, what: str) -> None:
         while not _create(self._path, json.dumps(self._own)):
             if (there := _read(self._path)) is None:
+                if os.path.islink(self._path):
+                    raise UserError(f"{self._path} is a link that leads nowhere: remove it.")
                 continue  # it has ended just now
             if not _gone(there, self._path):
                 raise UserError(
@@ -136,7 +138,8 @@ def _read(path: epath.Path) -> dict[str, Any] | None:
     for _ in range(20):  # it may be in the making
         try:
             found = json.loads(path.read_text())
-            if isinstance(found, dict) and {"pid", "host", "since", "token"} <= set(found):
+            whole = isinstance(found, dict) and {"pid", "host", "since", "token"} <= set(found)
+            if whole and type(found["pid"]) is int and 0 < found["pid"] < 2**31:
                 return found
         except FileNotFoundError:
             return None
@@ -188,7 +191,8 @@ def _gone(there: dict[str, Any], path: epath.Path) -> bool:
         return True
     except PermissionError:
         pass  # somebody else's
-    return bool(there["born"]) and _born(there["pid"]) != there["born"]
+    born = there.get("born")
+    return bool(born) and _born(there["pid"]) != born
 
 
 def _silent(there: dict[str, Any], path: epath.Path) -> bool:
