@@ -117,7 +117,11 @@ def test_a_lock_that_does_not_say_when_its_process_began(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "link"])
 def test_what_is_no_lock_is_a_sentence(tmp_path, kind):
     os.symlink("nowhere", tmp_path / "train.lock") if kind == "link" else (tmp_path / "train.lock").mkdir()
-    words = "train.lock is a link that leads nowhere: remove it" if kind == "link" else "cannot be written"
+    words = (
+        "train.lock is a link that leads nowhere: remove it"
+        if kind == "link"
+        else r"cannot be written \(Is a directory; train.lock is a folder\)"
+    )
     with pytest.raises(UserError, match=words), lock.held(str(tmp_path), "train"):
         pass
 

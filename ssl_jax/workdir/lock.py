@@ -65,7 +65,10 @@ class _Lock:
             folder.mkdir(parents=True, exist_ok=True)
             self._acquire(what)
         except OSError as error:
-            raise UserError(f"The workdir {folder} cannot be written ({error.strerror}): choose another.") from error
+            where = f"; {self._path.name} is a folder" if self._path.is_dir() else ""
+            raise UserError(
+                f"The workdir {folder} cannot be written ({error.strerror}{where}): choose another."
+            ) from error
         self._ended = threading.Event()
         threading.Thread(target=self._beat, daemon=True, name="lock").start()
 
