@@ -15,6 +15,7 @@ from collections.abc import Callable
 import pathlib
 import sys
 from typing import Any
+import uuid
 
 from etils import epath
 import numpy as np
@@ -119,12 +120,14 @@ def _save(path: pathlib.Path, backbone: weights.Backbone, names: str = "ours") -
     Raises:
       UserError: it does not, or cannot be written; a file that was there stays.
     """
-    tried = path.with_name(f"{path.stem}.new{path.suffix}")
+    tried = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:8]}.new{path.suffix}")
     images = np.random.default_rng(0).integers(0, 256, (2, *(backbone.view.size,) * 2, backbone.takes), np.uint8)
     try:
         weights.save(tried, backbone, names)
         _check_same(path, weights.load(tried)(images), backbone(images))
         tried.replace(path)
+    except IsADirectoryError as error:
+        raise _unwritten(path, error) from error
     finally:
         tried.unlink(missing_ok=True)
 
@@ -161,7 +164,11 @@ def _write(path: pathlib.Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, content)
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.") from error
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: pathlib.Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written ({error.strerror}): choose another place with --out.")
 
 
 def _parser() -> argparse.ArgumentParser:

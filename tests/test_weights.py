@@ -399,6 +399,19 @@ def test_a_file_of_cpc_from_before_has_the_same_features(tmp_path):
     np.testing.assert_array_equal(weights.load(tmp_path / "b.npz")(images), backbone(images))
 
 
+@pytest.mark.parametrize("name", ["b.npz", "b.safetensors", "b.onnx"])
+def test_a_folder_where_an_export_would_be_is_named(tmp_path, capsys, name):
+    """And no other file beside it is touched."""
+    folder = stored_run(tmp_path, "simclr", tiny.fresh(tiny.run("simclr")))
+    theirs, out = tmp_path / f"b.new{pathlib.Path(name).suffix}", tmp_path / name
+    theirs.write_text("theirs")
+    out.mkdir()
+    before = sorted(tmp_path.iterdir())
+    assert export.main([f"--workdir={folder}", f"--format={name[2:]}", f"--out={out}"]) == 2
+    assert f"{name} cannot be written (Is a directory): choose another place" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before and theirs.read_text() == "theirs"
+
+
 def test_two_halves_have_no_other_format(tmp_path, capsys):
     run = tiny.run("split_brain", **{"model.name": "resnet18"})
     folder = stored_run(tmp_path, "split_brain", run.init(), run.config)

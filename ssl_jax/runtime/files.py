@@ -30,7 +30,10 @@ def replacing(path: str | os.PathLike[str] | epath.Path) -> Iterator[IO[bytes]]:
             file.flush()
             if local:
                 os.fsync(file.fileno())
-        temporary.replace(target)
+        if local:
+            os.replace(temporary, target)  # whose errors, unlike etils', say what is wrong
+        else:
+            temporary.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
