@@ -402,6 +402,14 @@ def deep(kind: Any, low: float, high: float, suffix: str) -> Outcome:
     return loads({"size": 32}, {"size": 32, "stream": True})
 
 
+def unsigned() -> Outcome:
+    import tifffile
+
+    os.makedirs("images/a")
+    tifffile.imwrite("images/a/0.tif", np.linspace(0, 4e9, 1024).reshape(32, 32).astype(np.uint32))
+    return loads({"size": 32}, {"size": 32, "stream": True})
+
+
 def deep_colour() -> Outcome:
     import tifffile
 
@@ -960,8 +968,8 @@ ROWS = [
     Row(
         "a TIFF of 32-bit whole numbers without sign",
         0,
-        "passed",
-        tests("test_pixels.py::test_whole_numbers_of_32_bits_keep_their_sign"),
+        r"(?s)pixels from \d\S* to [34]\S* become.*25\d levels.*pixels from \d\S* to [34]\S* become",
+        unsigned,
     ),
     Row(
         "a folder that cannot be listed",
