@@ -54,6 +54,8 @@ def test_every_preset_is_within_the_limits():
         ("simclr", {"data.eval_centre": 0.0}, "eval_centre is 0: it must be above 0 and at most 1"),
         ("simclr", {"data.workers": -1}, "workers is -1"),
         ("simclr", {"method.out": 1}, "method.out is 1: it must be at least 2"),  # a direction of one dimension
+        ("simdino", {"method.local.size": 0}, "method.local.size is 0: it must be at least 1"),
+        ("rotation", {"method.view.size": 0}, "method.view.size is 0: it must be at least 1"),
         ("dino", {"method.out": 1}, "method.out is 1: it must be at least 2"),
         ("ibot", {"method.out": 1}, "method.out is 1: it must be at least 2"),
         ("dinov2", {"method.out": 1}, "method.out is 1: it must be at least 2"),

@@ -124,6 +124,8 @@ class View:
             )
 
     def _check_shape(self, where: str, height: int, width: int) -> None:
+        if self.size < 1:
+            raise UserError(f"{where}.size is {self.size}: it must be at least 1.")
         if self.crop not in CROPS:
             raise UserError(f"{where}.crop is '{self.crop}', which is not known. {nearest(self.crop, CROPS)}")
         if self.interpolation not in ("bilinear", "bicubic"):

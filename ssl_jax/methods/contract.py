@@ -128,7 +128,7 @@ class Method:
                 f"{channels} channel(s): use colour images, or another method."
             )
         for name, view in self.views().items():
-            view.check(name, height, width, channels)
+            view.check(name if hasattr(self, name) else name.rstrip("0123456789"), height, width, channels)  # its field
         for name, target in self.targets().items():
             target.check(name, self.views())
 
