@@ -178,6 +178,7 @@ def wave2(photographs) -> pathlib.Path:
         ("camvid", "camvid_240x180.tar"),
         ("davis", "davis2016_val_180p.tar"),
         ("kitti", "kitti00_100stereo_half.tar"),
+        ("bsds", ""),
     ],
 )
 def test_cards_agree_with_real_images(wave2, name, file):
@@ -395,6 +396,23 @@ def test_camvid_has_masks_sequences_and_the_hour(tmp_path, kind):
     del files["val/0016E5_07959.png"]
     with pytest.raises(UserError, match=r"val/0016E5_07959\.jpg in .* has no mask"):
         data.load("camvid", "train", path=pack(tmp_path / "bare.tar", files))
+
+
+def test_bsds_is_central_squares_and_shares_of_annotators(tmp_path):
+    wide, high = np.zeros((4, 6, 3), np.uint8), np.full((6, 4, 3), 200, np.uint8)
+    drawn = np.tile(np.array([0, 51, 102, 153, 204, 255], np.uint8), (4, 1))
+    files = {"val/1.jpg": wide, "val/1.png": drawn, "val/2.jpg": high, "val/2.png": drawn.T}
+    where = pack(tmp_path / "bsds.tar", files)
+    assert data.splits("bsds", where) == ("train",)
+    found = data.load("bsds", "train", path=where)
+    assert found.images.shape == (2, 4, 4, 3) and found.images[:, 0, 0, 0].tolist() == [0, 200]
+    shares = np.tile(np.float32([0.2, 0.4, 0.6, 0.8]), (4, 1))
+    np.testing.assert_allclose(found.fields["boundary"], [shares, shares.T], atol=1e-6)
+    with pytest.raises(UserError, match="has no folder test/"):
+        data.load("bsds", "test", path=where)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bsds.tar").rename(tmp_path / "elsewhere" / "bsds500_boundaries_half.tar")
+    assert len(data.load("bsds", "train", path=str(tmp_path / "elsewhere"))) == 2
 
 
 def test_davis_is_its_frames_in_order(tmp_path):
