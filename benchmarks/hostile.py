@@ -48,6 +48,7 @@ from ssl_jax.workdir.log import speak_plainly
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORD, PAGE = ROOT / "docs" / "hostile.jsonl", ROOT / "docs" / "reliability.md"
 PATIENCE = 240  # seconds
+FOLDERS = re.compile(r"(?<![\w.])(?:file://)?/(?:[^\s/]+/)+")  # of this machine
 PROGRAMS = {
     "train": main.main,
     "evaluate": evaluate.main,
@@ -1252,7 +1253,7 @@ def measure(only: str, record: pathlib.Path) -> int:
         if not good:
             sys.stderr.write(f"      wanted [{row.status}] {row.words}\n{told[-3000:]}\n")
         sys.stderr.flush()
-        said = " ".join(told.split())
+        said = FOLDERS.sub("", " ".join(told.split()))
         with record.open("a") as file:
             file.write(json.dumps({"input": row.given, "status": status, "right": good, "said": said[-300:]}) + "\n")
     return wrong
