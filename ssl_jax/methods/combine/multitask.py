@@ -246,6 +246,12 @@ class Multitask(Method):
         """Whether the task `lead` does."""
         return dict(self.tasks)[self.lead].pools_map
 
+    @property
+    def compares(self) -> bool:  # type: ignore[override]
+        """Whether no task's loss would move for a single image."""
+        tasks = self._tasks().values()
+        return all(task.compares or type(task).embed is not Method.embed for task in tasks)
+
     def chance(self, info: Info) -> float | None:
         """The weighted sum of the tasks', where each is known."""
         total: float | None = 0.0

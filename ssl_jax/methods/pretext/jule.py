@@ -67,6 +67,7 @@ class JULE(Method):
     """Joint unsupervised learning."""
 
     needs = frozenset({"index"})
+    compares = True
 
     view: View = WHOLE
     clusters: OrZero = 0  # that are left, which it is told; 0: as many as the training images have classes
