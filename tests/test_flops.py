@@ -24,8 +24,9 @@ VERSION = ".".join(jax.__version__.split(".")[:2])
 # A backbone that no preset of the suite has: its bottlenecks, and BatchNorm as a part of their kernels.
 DEEP = {"simclr of a ResNet-50": ("simclr", {"model.name": "resnet50", "model.stem": "imagenet"})}
 # maml: one task after the other, and the inner loop, of a number of turns that is known; nat: its assignment, in every
-# third epoch; watching_objects_move: the camera's shifts, a known number, and regions that grow until they are whole.
-LOOPS = {"maml", "nat", "watching_objects_move"}
+# third epoch; watching_objects_move: the camera's shifts, a known number, and regions that grow until they are whole;
+# dinov3: the Gram loss, which is computed only where it counts.
+LOOPS = {"dinov3", "maml", "nat", "watching_objects_move"}
 STEPS = {name: (name, {}) for name in build.names()} | DEEP
 
 
