@@ -123,7 +123,7 @@ def loss_function(run: Run, method: contract.Method | None = None, records=flat)
 
     mesh = dist.make_mesh(jax.devices()[:1])
     in_specs = (P(), method.specs(), P(dist.AXIS), P())
-    mapped = jax.shard_map(loss, mesh=mesh, in_specs=in_specs, out_specs=(P(), (method.specs(), P())))
+    mapped = jax.jit(jax.shard_map(loss, mesh=mesh, in_specs=in_specs, out_specs=(P(), (method.specs(), P()))))
     return lambda params, state, batch, step=0: mapped(params, state, batch, jnp.asarray(step, jnp.int32))
 
 
