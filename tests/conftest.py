@@ -27,6 +27,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # JAX writes there in place, so that an
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
+import numpy as np
 import pytest
 import tiny
 
@@ -70,6 +71,20 @@ def golden() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("reference numbers are not on this machine")
     return folder
+
+
+@pytest.fixture(scope="session")
+def modern(golden):
+    """Loads the reference numbers of a newer method, by name."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        path = golden.parent / "golden_modern" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"reference numbers golden_modern/{name}.npz are not on this machine")
+        with np.load(path) as found:
+            return dict(found)
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -18,15 +18,6 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 fast = pytest.mark.fast
 
 
-@pytest.fixture(scope="module")
-def modern(golden):
-    def load(name):
-        with np.load(golden.parent / "golden_modern" / f"{name}.npz") as found:
-            return dict(found)
-
-    return load
-
-
 @fast
 def test_gram_loss_is_the_reference(modern):
     ref = modern("gram")

@@ -28,15 +28,6 @@ fast = pytest.mark.fast
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@pytest.fixture(scope="module")
-def modern(golden):
-    def load(name):
-        with np.load(golden.parent / "golden_modern" / f"{name}.npz") as found:
-            return dict(found)
-
-    return load
-
-
 def alone(function):
     """Calls a function that speaks of the replicas where there is one."""
     mesh = dist.make_mesh(jax.devices()[:1])

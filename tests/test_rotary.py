@@ -16,11 +16,8 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.fast
-def test_authors_numbers(golden):
-    path = golden.parent / "golden_modern" / "rope.npz"
-    if not path.exists():
-        pytest.skip("reference numbers golden_modern are not on this machine")
-    given = np.load(path)
+def test_authors_numbers(modern):
+    given = modern("rope")
     found = rotary.angles((2, 3), 8)
     np.testing.assert_allclose(np.cos(found), given["dinov3_cos"], atol=1e-12)
     np.testing.assert_allclose(np.sin(found), given["dinov3_sin"], atol=1e-12)

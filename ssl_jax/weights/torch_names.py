@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.models.backbone import Backbone, Pair
+from ssl_jax.models.transformer_exchange import REGISTERS
 from ssl_jax.runtime.errors import UserError
 
 
@@ -97,8 +98,7 @@ _SYNONYMS = {
     ".mlp.linear_2.": ".mlp.3.",
     ".mlp.w12.": ".mlp.fc1.",
     ".mlp.w3.": ".mlp.fc2.",
-    "register_tokens": "reg_token",
-    "storage_tokens": "reg_token",
+    **dict.fromkeys(REGISTERS[1:], REGISTERS[0]),
 }
 
 

@@ -56,9 +56,10 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
       UserError: nothing there, no such split, or a file is damaged.
     """
     place = places.place("bsds", where, path, WANTED, ARCHIVE)
-    if request.split not in splits(where, path):
-        raise UserError(f"bsds in {place} has no folder {_FOLDERS.get(request.split, request.split)}/.")
-    chosen = [name for name in masked.names(place) if name.startswith(f"{_FOLDERS[request.split]}/")]
+    folder = _FOLDERS.get(request.split, request.split)
+    chosen = [name for name in masked.names(place) if name.startswith(f"{folder}/")]
+    if not chosen:
+        raise UserError(f"bsds in {place} has no folder {folder}/.")
     with places.opened(place) as files:
         entries = {entry.name: entry for entry in files.entries}
         (_, _, first), *_ = files.read([entries[f"{chosen[0]}.jpg"]])

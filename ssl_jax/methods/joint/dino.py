@@ -50,9 +50,14 @@ def distillation_loss(
 
 def paired_cross_entropy(p_t: jax.Array, student: jax.Array, student_temp: float) -> jax.Array:
     """Mean over images and pairs of different views of H(P_t, P_s), for P_t [A, B, K] and logits [V, B, K]."""
-    log_p_s = jax.nn.log_softmax(student / student_temp)
-    cross = -jnp.einsum("abk,vbk->av", p_t, log_p_s, precision="highest") / student.shape[1]
+    cross = cross_entropies(p_t, student, student_temp)
     return (cross.sum() - jnp.trace(cross)) / (cross.size - len(p_t))
+
+
+def cross_entropies(p_t: jax.Array, student: jax.Array, student_temp: float) -> jax.Array:
+    """H(P_t, P_s) of every pair of views [A, V], the mean over images, for P_t [A, B, K] and logits [V, B, K]."""
+    log_p_s = jax.nn.log_softmax(student / student_temp)
+    return -jnp.einsum("abk,vbk->av", p_t, log_p_s, precision="highest") / student.shape[1]
 
 
 def moved_centre(centre: jax.Array, teacher: jax.Array, momentum: float, axis_name: str | None = None) -> jax.Array:

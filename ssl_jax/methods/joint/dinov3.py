@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View
 from ssl_jax.methods.contract import Batch, Info
+from ssl_jax.methods.joint.dino import cross_entropies
 from ssl_jax.methods.joint.dinov2 import DINOv2
 from ssl_jax.methods.ranges import OrZero, Positive, Share
 from ssl_jax.methods.shared.masked_teacher import GLOBALS, Tokens
@@ -166,7 +167,6 @@ def weighted_pairs(p_t: jax.Array, student: jax.Array, student_temp: Positive, s
       student_temp: T_s.
       small: weight of the pairs with a small crop.
     """
-    log_p_s = jax.nn.log_softmax(student / student_temp)
-    cross = -jnp.einsum("abk,vbk->av", p_t, log_p_s, precision="highest") / student.shape[1]
+    cross = cross_entropies(p_t, student, student_temp)
     large = cross[:, :2].sum() - jnp.trace(cross)
     return (large + small * cross[:, 2:].sum()) / (cross.size - len(p_t))
