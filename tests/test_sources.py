@@ -411,6 +411,7 @@ def test_bsds_is_central_squares_and_shares_of_annotators(tmp_path):
     with pytest.raises(UserError, match="has no folder test/"):
         data.load("bsds", "test", path=where)
     (tmp_path / "elsewhere").mkdir()
+    pack(tmp_path / "elsewhere" / "others.tar", {"val/3.jpg": wide})
     (tmp_path / "bsds.tar").rename(tmp_path / "elsewhere" / "bsds500_boundaries_half.tar")
     assert len(data.load("bsds", "train", path=str(tmp_path / "elsewhere"))) == 2
 
