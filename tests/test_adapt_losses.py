@@ -208,6 +208,7 @@ def test_generalisation_wants_labelled_domains_alone():
         ({"method.domains": 3}, "there are 2"),
         ({"data.source": "digits"}, "there are 1"),
         ({"method.align": "both"}, "use none, coral, dann"),
+        ({"data.source": "digits,photo_tiles", "data.size": 32}, "images of different classes"),
     ):
         with pytest.raises(UserError, match=words):
             tiny.run("generalisation", **change)

@@ -67,6 +67,15 @@ def test_classes_go_by_their_names():
         domains.join([parts[0], bare], target=False)
 
 
+def test_without_a_target_the_classes_are_those_of_all_sources(caplog):
+    parts = [made("one", [1, 2], [0, 1], ("a", "b")), made("two", [3, 4, 5], [0, 1, -1], ("c", "a"))]
+    joined = domains.join(parts, target=False)
+    assert joined.classes == ("a", "b", "c") and joined.labels.tolist() == [0, 1, 2, 0, -1]
+    assert "3 in all (one 2, two 2)" in caplog.text
+    with pytest.raises(UserError, match="one and two cannot be joined"):
+        domains.join([*parts, parts[0]], target=True)
+
+
 def test_grey_images_become_colour_and_sizes_must_be_one():
     grey, colour = made("grey", [1, 2], [0, 1]), made("colour", [3], [0], channels=3)
     joined = domains.join([grey, colour], target=True)

@@ -1,8 +1,9 @@
-"""Domains: several sources of the same classes as one data set, for methods that adapt from one to the other."""
+"""Domains: several sources as one data set, to adapt from one to another, or to learn one after the other."""
 
 from collections.abc import Sequence
 import dataclasses
 import hashlib
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from ssl_jax.data.lazy import Images, JoinedFiles
 from ssl_jax.data.reading import Reading
 from ssl_jax.runtime.errors import UserError
 
+log = logging.getLogger("ssl_jax")
+
 
 def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib: float = 8.0) -> Dataset:
-    """Joins data sets of the same classes into one that says which image is of which domain.
+    """Joins data sets into one that says which image is of which domain.
 
-    Grey images become colour where another data set has colour. Labels follow the order of the first data set's
-    classes. A field stays where all of them have it in memory and in one shape.
+    Grey images become colour where another data set has colour. Classes go by their names: a target has those of the
+    sources, and without one the classes are those of all, in the order in which they are met. A field stays where all
+    of them have it in memory and in one shape.
 
     Args:
       parts: the sources in order, all in memory or all streamed; the target comes last.
@@ -32,10 +36,10 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
 
     Raises:
       DoesNotFit: the images differ in size, or are too large together.
-      UserError: the classes differ.
+      UserError: the classes of the target or of a source differ from the others', or a source has none.
     """
-    classes = parts[0].classes
-    labels = [_labels(part, classes, target and part is parts[-1], parts[0].name) for part in parts]
+    classes = parts[0].classes if target else _all_classes(parts)
+    labels = [_labels(part, classes, target, part is parts[-1], parts[0].name) for part in parts]
     fields = _fields(parts)
     fields["domain"] = np.concatenate([np.full(len(part), number, np.int32) for number, part in enumerate(parts)])
     if withhold:
@@ -52,11 +56,20 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
     return dataclasses.replace(found, card=card, content=content, span=span, held_out=held_out)
 
 
-def _labels(part: Dataset, classes: tuple[str, ...], may_lack: bool, first: str) -> np.ndarray:
+def _all_classes(parts: Sequence[Dataset]) -> tuple[str, ...]:
+    """The classes of all data sets, each once; it is said where they differ."""
+    found = tuple(dict.fromkeys(name for part in parts if part.classes for name in part.classes))
+    if any(part.classes and len(part.classes) < len(found) for part in parts):
+        own = ", ".join(f"{part.name} {len(part.classes)}" for part in parts)
+        log.warning("The sources have different classes, which are joined by name: %d in all (%s).", len(found), own)
+    return found
+
+
+def _labels(part: Dataset, classes: tuple[str, ...], target: bool, last: bool, first: str) -> np.ndarray:
     """Labels of a data set in the order of the given classes, int32 [N]."""
-    if not part.classes and may_lack:
+    if target and last and not part.classes:
         return np.full(len(part), -1, np.int32)
-    if set(part.classes) != set(classes):
+    if not part.classes or (target and set(part.classes) != set(classes)):
         strange = sorted(set(part.classes) ^ set(classes))
         raise UserError(
             f"{first} and {part.name} cannot be joined, since they differ in their classes ({', '.join(strange[:5])}"

@@ -66,6 +66,12 @@ class Generalisation(TwoDomains):
         if info.batch_size % count:
             raise UserError(f"config.batch_size is {info.batch_size}: make it a multiple of the {count} domains.")
         rows = {f"domain{number}": np.flatnonzero(domain == number) for number in range(count)}
+        found = [set(np.unique(data.labels[of])) for of in rows.values()]
+        if any(classes != found[0] for classes in found):
+            raise UserError(
+                "The domains have images of different classes, and the method generalisation needs the same in all: "
+                "choose sources with the same names of classes, or rename the class folders."
+            )
         return Joined(rows, dict.fromkeys(rows, info.batch_size // count))
 
     def _discriminator(self) -> nn.Module:
