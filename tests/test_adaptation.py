@@ -144,6 +144,57 @@ def test_weights_follow_the_density():
     assert same.min() > 0.8 and same.max() < 1.25
 
 
+@pytest.mark.fast
+@pytest.mark.parametrize(("n", "most", "slack"), [(12, 2.0, 0.1), (25, 10.0, 0.4), (15, 1.0, 0.0), (30, 1000.0, 0.9)])
+def test_matching_weights_are_the_minimum(n, most, slack):
+    """Beside SciPy's sequential programme, and by the conditions of the optimum, which need no other solver."""
+    draw = np.random.default_rng(n)
+    source, target = draw.normal(size=(n, 6)), draw.normal(size=(40, 6)) + 0.5
+    kernel = np.exp(-transport.squared_distances(source, source) / 2)
+    wanted = n * np.exp(-transport.squared_distances(source, target) / 2).mean(1)
+    found = reweighting.matching_weights(kernel, wanted, most, slack)
+    reference = minimize(
+        lambda b: b @ kernel @ b / 2 - wanted @ b,
+        np.ones(n),
+        jac=lambda b: kernel @ b - wanted,
+        bounds=[(0, most)] * n,
+        constraints=[
+            {"type": "ineq", "fun": lambda b: n * (1 + slack) - b.sum()},
+            {"type": "ineq", "fun": lambda b: b.sum() - n * (1 - slack)},
+        ],
+        method="SLSQP",
+        options={"ftol": 1e-15, "maxiter": 5000},
+    )
+    np.testing.assert_allclose(found, reference.x, atol=1e-6)
+    assert found.min() >= 0 and found.max() <= most and abs(found.sum() - n) <= n * slack + 1e-8
+    free = (found > 1e-6) & (found < most - 1e-6)
+    if free.any():  # between the bounds the gradient is one number: the price of the sum
+        price = (kernel @ found - wanted)[free]
+        np.testing.assert_allclose(price, price.mean(), atol=1e-6)
+
+
+@pytest.mark.fast
+def test_kernel_mean_matching_follows_the_density():
+    draw = np.random.default_rng(0)
+    source, target = draw.normal(0, 1, (500, 1)), draw.normal(0.5, 1, (400, 1))
+    weights = reweighting.mean_matching(source, target)
+    assert weights.min() >= 0 and weights.max() <= 10 and abs(weights.mean() - 1) <= 10 / np.sqrt(500)
+    # The mean of the source comes to that of the target, which unweighted is .5 away.
+    assert abs(weights @ source[:, 0] / weights.sum() - target.mean()) < 0.05
+    between, within, other = (
+        np.exp(-transport.squared_distances(x, y) / 2)
+        for x, y in ((source, target), (source, source), (target, target))
+    )
+
+    def gap(w):  # squared distance of the means in the space of the kernel
+        w = w / w.sum()
+        return w @ within @ w - 2 * w @ between.mean(1) + other.mean()
+
+    assert gap(weights) < 0.05 * gap(np.ones(500))
+    same = reweighting.mean_matching(source, source)
+    assert abs(same @ source[:, 0] / same.sum() - source.mean()) < 0.01
+
+
 def shifted(seed=0, count=90):
     """Three classes, and the same turned and moved."""
     draw = np.random.default_rng(seed)

@@ -71,20 +71,25 @@ def _class_transport(source: np.ndarray, labels: np.ndarray, target: np.ndarray)
     return nearest(own, labels, other)
 
 
-def _importance(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The SVM with weights that come from features standardised over both domains.
+def _weighed(weigh: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
+    """The SVM with weights of the source that come from features standardised over both domains.
 
     Where each domain is standardised by itself the means are the same, and no linear classifier tells them apart.
     """
-    both = subspaces.standardised(np.concatenate([source, target])) / np.sqrt(source.shape[1])
-    weights = reweighting.density_ratio(both[: len(source)], both[len(source) :])
-    return svm(subspaces.standardised(source), labels, subspaces.standardised(target), weights)
+
+    def predict(source: np.ndarray, labels: np.ndarray, target: np.ndarray) -> np.ndarray:
+        both = subspaces.standardised(np.concatenate([source, target])) / np.sqrt(source.shape[1])
+        weights = weigh(both[: len(source)], both[len(source) :])
+        return svm(subspaces.standardised(source), labels, subspaces.standardised(target), weights)
+
+    return predict
 
 
 # Name to `(source, labels, target) -> classes of the target`, of features as they are.
 RAW: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "unscaled": nearest,
-    "importance_svm": _importance,
+    "importance_svm": _weighed(reweighting.density_ratio),
+    "kmm_svm": _weighed(reweighting.mean_matching),
 }
 # The same, of features that are standardised in each domain.
 ROWS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
