@@ -215,7 +215,8 @@ def _sampled(config: Any, method: Method, train: data.Dataset, devices_mesh: Mes
             f"{config.accumulate} micro-batch(es): make it a multiple of {devices * config.accumulate}."
         )
     steps = count // batch
-    info = Info(count, batch, steps, steps * config.epochs, len(train.classes))
+    known = config.data.get("target_labels", 0)  # a run of an earlier version has no such field
+    info = Info(count, batch, steps, steps * config.epochs, len(train.classes), known)
     sampler = method.sampler(train, info)
     samplers.check(sampler, count, devices * config.accumulate)
     steps = sampler.steps_per_epoch

@@ -11,8 +11,12 @@ from test_metric_meta_adapt import wave2  # noqa: F401
 import tiny
 
 from ssl_jax import dist
+from ssl_jax.batch import index as batch_index
+from ssl_jax.data import loader
+from ssl_jax.epoch import begin_epoch
 from ssl_jax.methods.adapt import adda, dan, deep_coral, domain_confusion, dsbn, generalisation, self_training
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step
 
 TWO_DOMAINS = ("adda", "dan", "dann", "deep_coral", "domain_confusion", "dsbn", "self_training")
 
@@ -175,6 +179,76 @@ def test_no_label_of_the_target_is_seen(name):
     changed, _ = tiny.steps(name, 3, labels=labels)
     tiny.assert_same(changed.params, true.params)
     tiny.assert_same(changed.state, true.state)
+
+
+def few_labels(name, count=2, devices=1, **changes):
+    """A run in which images of the target have labels, its compiled step and its data."""
+    run = tiny.run(name, devices, **{"data.target_labels": count, **changes})
+    return run, mapped_step(run), loader.on_devices(run.train, run.mesh)
+
+
+def trained(run, step, data, count):
+    """State and metrics after some updates."""
+    ts, begin = run.init(), begin_epoch(run)
+    for number in range(count):
+        ts, metrics = step(begin(ts, data["image"], number), data, batch_index(run, number))
+    return jax.device_get((ts, metrics))
+
+
+@pytest.mark.fast
+def test_few_labels_of_the_target_are_drawn_by_class_and_seed():
+    def known(count, seed=0):
+        run = tiny.run("dann", **{"data.target_labels": count, "data.holdout_seed": seed})
+        target = run.train.fields["domain"] == 1
+        rows = np.flatnonzero(target & (run.train.labels >= 0))
+        np.testing.assert_array_equal(run.train.labels[rows], run.train.fields["target_label"][rows])
+        assert np.bincount(run.train.labels[rows], minlength=10).tolist() == [count] * 10
+        assert (run.train.labels[~target] >= 0).all()
+        drawn = run.sampler(0, 0)
+        assert set(drawn) == ({"source", "target", "known"} if count else {"source", "target"})
+        assert {int(row) for row in drawn.get("known", [])} <= set(rows.tolist()) and run.info.target_labels == count
+        return set(rows.tolist())
+
+    assert not known(0) and known(1) < known(3) < known(5) and known(3) == known(3) != known(3, seed=1)
+    for changes, words in (
+        ({"data.target_labels": -1}, "at least 0"),
+        ({"data.target_labels": 1, "data.target": None}, "wants a target"),
+    ):
+        with pytest.raises(UserError, match=words):
+            tiny.run("dann", **changes)
+
+
+@pytest.mark.parametrize("name", TWO_DOMAINS)
+def test_few_labels_of_the_target_are_learned_and_no_other_is_seen(name):
+    run, step, data = few_labels(name)
+    target = np.flatnonzero(run.train.fields["domain"] == 1)
+    known = target[run.train.labels[target] >= 0]
+    labels, others = run.train.labels.copy(), np.setdiff1d(target, known)
+    labels[others] = np.random.default_rng(0).integers(0, 10, len(others))
+    true, metrics = trained(run, step, data, 3)
+    strange, _ = trained(run, step, data | {"label": dist.replicate(labels, run.mesh)}, 3)
+    tiny.assert_same((strange.params, strange.state), (true.params, true.state))
+    labels[known] = (labels[known] + 1) % 10
+    wrong, _ = trained(run, step, data | {"label": dist.replicate(labels, run.mesh)}, 3)
+    gaps = jax.tree.map(lambda a, b: np.abs(a - b).max(), wrong.params["backbone"], true.params["backbone"])
+    assert max(jax.tree.leaves(gaps)) > 1e-6
+    without = tiny.compiled(name)[0]
+    assert run.method.chance(run.info) == pytest.approx(without.method.chance(without.info) + np.log(10))
+    assert metrics["target_label_top1/chance"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", TWO_DOMAINS)
+def test_few_labels_on_eight_devices_are_those_on_one(name):
+    one, eight = (trained(*few_labels(name, devices=devices), 2) for devices in (1, 8))
+    tiny.assert_close(eight[0].params, one[0].params, 2e-3)
+    for key, value in one[1].items():
+        assert eight[1][key] == pytest.approx(value, rel=1e-3, abs=1e-4), key
+
+
+def test_few_labels_are_fitted_beside_the_source():
+    run, step, data = few_labels("deep_coral", 1, epochs=20, batch_size=64, **{"model.width": 8})
+    first, last = (trained(run, step, data, count)[1] for count in (1, 150))
+    assert last["target_label_loss"] < 0.3 * first["target_label_loss"] and last["target_label_top1"] > 0.8
 
 
 def test_moments_agree_with_domainbed(wave2):  # noqa: F811

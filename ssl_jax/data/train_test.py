@@ -10,7 +10,7 @@ from ssl_jax.data import domains, loading
 from ssl_jax.data.dataset import Dataset, DoesNotFit
 from ssl_jax.data.labels import first_per_class
 from ssl_jax.data.look import tupled
-from ssl_jax.metrics.subset import stratified
+from ssl_jax.metrics.subset import some_of_each, stratified
 from ssl_jax.runtime.errors import UserError
 
 Pair = tuple[Dataset, Dataset | None]
@@ -23,8 +23,8 @@ def load(config: Any) -> Pair:
     monitor, the evaluations and the report measure on it. Without either there is no test split.
 
     A share `label_noise` of the training labels is made wrong. With a target, or with several sources, each split is
-    joined of all of them (see `domains.join`). The labels of the target's training images are withheld; those of its
-    test images are for measuring.
+    joined of all of them (see `domains.join`). The labels of the target's training images are withheld, but for
+    `target_labels` of each class; those of its test images are for measuring.
 
     Args:
       config: the section `data` of a run's config.
@@ -110,15 +110,32 @@ def _all(config: Any) -> tuple[str, ...]:
 
 def _load(config: Any, streamed: bool) -> Pair:
     pairs = [_one(source, config, streamed) for source in _all(config)]
+    if config.get("target_labels", 0) and (not config.get("target") or pairs[-1][1] is None):
+        raise UserError(
+            f"config.data.target_labels is {config.target_labels}, which wants a target with test images, for what is "
+            "learned by label is not to be measured on: set config.data.target, and config.data.holdout above 0."
+        )
     if not is_joined(config):
         return pairs[0]
     target = bool(config.get("target"))
     train = domains.join([train for train, _ in pairs], target, withhold=target, max_gib=config.max_gib)
+    if config.get("target_labels", 0):
+        train = _with_few(train, config.target_labels, config.holdout_seed)
     if all(test is None for _, test in pairs):
         return train, None
     # A domain without test images keeps its number.
     tests = [domain[:0] if test is None else test for domain, test in pairs]
     return train, domains.join(tests, target, max_gib=config.max_gib)
+
+
+def _with_few(train: Dataset, count: int, seed: int) -> Dataset:
+    """Joined domains in which so many images of each class of the target have their labels again."""
+    labels, true = train.labels.copy(), np.asarray(train.fields["target_label"])
+    rows = some_of_each(true, count, seed)
+    if not len(rows):
+        raise UserError(f"config.data.target_labels is {count}, and no training image of the target has a label.")
+    labels[rows] = true[rows]
+    return dataclasses.replace(train, labels=labels)
 
 
 def hold_out(d: Dataset, share: float, seed: int) -> Pair:

@@ -135,9 +135,10 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
         size = None if loading.card(source).whole_images else run.eval_side
         with config.ignore_type(), config.unlocked():
             pages = "first" if config.data.pages == "all" else config.data.pages
-            own = dict.fromkeys(("per_class", "target", "image", "label", "labels")) | {"stream": "auto"}
+            own = {"stream": "auto", "label_noise": 0.0, "target_labels": 0, "pages": pages}
+            own |= dict.fromkeys(("per_class", "target", "image", "label", "labels"))
             held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
-            config.data.update(source=source, path=path, size=size, holdout=held, label_noise=0.0, pages=pages, **own)
+            config.data.update(source=source, path=path, size=size, holdout=held, **own)
         found, test = train_test.load(config.data)
     test = found[:0] if test is None else test
     channels = run.train.image_shape[-1]
@@ -153,8 +154,7 @@ def _recoloured(d: data.Dataset, channels: int) -> data.Dataset:
             f"The run saw grey images, and {d.name} is streamed in colour: make it fit in memory with "
             "--config.data.max_gib, or evaluate a run of colour images on it."
         )
-    luma = np.array([0.299, 0.587, 0.114])
-    grey = d.images if channels == 3 else np.round(d.images @ luma)[..., None].astype(np.uint8)
+    grey = d.images if channels == 3 else np.round(d.images @ [0.299, 0.587, 0.114])[..., None].astype(np.uint8)
     return dataclasses.replace(d, images=np.repeat(grey, 3, axis=-1) if channels == 3 else grey)
 
 

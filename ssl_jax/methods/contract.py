@@ -36,6 +36,7 @@ class Info:
     steps_per_epoch: int  # updates
     total_steps: int  # updates
     num_classes: int = 0  # of the training labels; 0: none are known
+    target_labels: int = 0  # images of each class of the target that have a label
 
 
 @flax.struct.dataclass
@@ -51,9 +52,8 @@ class Aux(NamedTuple):
     """What a loss returns in addition to its value."""
 
     metrics: dict[str, Any]  # name to a `Metric` or a plain number, means over this replica's rows
-    features: jax.Array | None = (
-        None  # stopped backbone output [B, D] of one view, for the online probe; None: no probe
-    )
+    # Stopped backbone output [B, D] of one view, for the online probe; None: no probe.
+    features: jax.Array | None = None
     labels: jax.Array | None = None  # of the rows of `features`; by default the batch's
 
 

@@ -25,3 +25,19 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
         rows = rng.permutation(np.flatnonzero(labels == label))
         mask[rows[: min(max(1, round(share * len(rows))), len(rows) - 1)]] = True
     return mask
+
+
+def some_of_each(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """So many rows of each class, drawn at random, whatever the order of the classes; a larger `count` has them too.
+
+    Args:
+      labels: int [N]; -1 is no class.
+      count: of each class, or all where it has fewer.
+      seed: of the draw.
+
+    Returns:
+      rows int64 [n], in rising order.
+    """
+    classes = (np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0]))
+    drawn = [np.random.default_rng(seed).permutation(rows)[:count] for rows in classes]
+    return np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))

@@ -62,6 +62,7 @@ def _data() -> ConfigDict:
     config = ConfigDict()
     config.source = ""  # a file of ssl_jax/data/sources: digits, folder:PATH, tfds:NAME, ...; several: with commas
     config.target = config_dict.placeholder(str)  # source of the domain to adapt to, trained on without its labels
+    config.target_labels = 0  # training images of each class of the target whose labels are known all the same
     config.path = config_dict.placeholder(str)  # where the files of a source lie that does not say so itself
     config.size = config_dict.placeholder(int)  # stored side, pixels: short side to it, centre crop; None: as is
     config.channels = config_dict.placeholder(tuple)  # numbers of those taken, from 0; None: grey or colour
@@ -73,7 +74,7 @@ def _data() -> ConfigDict:
     config.labels = config_dict.placeholder(str)  # CSV file: file name, label; None: classes are folders
     config.per_class = config_dict.placeholder(int)  # first n training images of each class; None: all
     config.holdout = 0.1  # share of each class to measure on where a source has no test images; not trained on
-    config.holdout_seed = 0  # of which images these are: the same for all methods and seeds, to compare them
+    config.holdout_seed = 0  # of which images these are, and of `target_labels`: the same for all methods and seeds
     config.label_noise = 0.0  # share of the training labels that are replaced by another class, drawn once
     config.max_gib = 8.0  # largest split to hold in memory, GiB
     config.stream = "auto"  # decode images as needed: always, never, or auto: if too large or of several sizes

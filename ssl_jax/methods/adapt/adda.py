@@ -14,7 +14,6 @@ has no gradient, adds a factor 1/2. Decisions:
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -71,7 +70,7 @@ class ADDA(TwoDomains):
         logits, stats = apply(self.classifier(info), "classifier", params, stats, h, train=train)
         return h, logits.astype(jnp.float32), stats
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng
         source, target, labels = batch["source"]["view"], batch["target"]["view"], batch["source"]["label"]
         second = step >= self._switch(info)
@@ -109,7 +108,3 @@ class ADDA(TwoDomains):
         learns = step < self._switch(info)
         source = jax.tree.map(lambda new, old: jnp.where(learns, new, old), now, state["source"])
         return params, {**state, "source": source}
-
-    def chance(self, info: Info) -> float:
-        """Of the first part, in which every class is as likely."""
-        return math.log(info.num_classes)

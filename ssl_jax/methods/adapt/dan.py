@@ -13,13 +13,12 @@ the mean squared distance between different rows of the batch. Decisions:
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.contract import Aux, Info, Metric
+from ssl_jax.methods.contract import Aux, Metric
 from ssl_jax.methods.shared.two_domains import TwoDomains, ramp
 from ssl_jax.models.parts import apply
 from ssl_jax.runtime.errors import UserError
@@ -62,7 +61,7 @@ class DAN(TwoDomains):
         if self.layer not in LAYERS:
             raise UserError(f"config.method.layer is '{self.layer}': use 'features', 'logits' or 'both'.")
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng
         h, count, stats = self.features(params, state["stats"], batch, train)
         logits, stats = apply(self.classifier(info), "classifier", params, stats, h, train=train)
@@ -75,7 +74,3 @@ class DAN(TwoDomains):
         metrics["discrepancy"] = Metric(apart, kind="value")
         aux = Aux(metrics, jax.lax.stop_gradient(h[:count]), labels)
         return label_loss + weight * apart, ({"stats": stats}, aux)
-
-    def chance(self, info: Info) -> float:
-        """Every class is as likely, and the domains are alike."""
-        return math.log(info.num_classes)

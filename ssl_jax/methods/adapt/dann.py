@@ -41,7 +41,7 @@ class DANN(TwoDomains):
         more, also = self.beside(rng, batch, {"discriminator": self._discriminator()})
         return params | more, {"stats": state["stats"] | also}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng
         h, count, stats = self.features(params, state["stats"], batch, train)
         logits, stats = apply(self.classifier(info), "classifier", params, stats, h[:count], train=train)
@@ -60,10 +60,6 @@ class DANN(TwoDomains):
         # The probe learns from the source alone: labels of the target are not to be seen.
         aux = Aux(metrics, jax.lax.stop_gradient(h[:count]), labels)
         return label_loss + domain_loss, ({"stats": stats}, aux)
-
-    def chance(self, info: Info) -> float:
-        """Every class is as likely, and each domain."""
-        return math.log(info.num_classes) + math.log(2)
 
     def best(self, info: Info) -> float:
         """Labels are known, and domains are not."""

@@ -10,13 +10,12 @@ put on the class logits. Decisions:
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 
 from ssl_jax import dist, losses
-from ssl_jax.methods.contract import Aux, Info, Metric
+from ssl_jax.methods.contract import Aux, Metric
 from ssl_jax.methods.shared.two_domains import TwoDomains
 from ssl_jax.models.parts import apply
 from ssl_jax.runtime.errors import UserError
@@ -56,7 +55,7 @@ class DeepCORAL(TwoDomains):
         if self.layer not in ("features", "logits"):
             raise UserError(f"config.method.layer is '{self.layer}': use 'features' or 'logits'.")
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng, step
         h, count, stats = self.features(params, state["stats"], batch, train)
         logits, stats = apply(self.classifier(info), "classifier", params, stats, h, train=train)
@@ -67,7 +66,3 @@ class DeepCORAL(TwoDomains):
         metrics["covariance_distance"] = Metric(apart, kind="value")
         aux = Aux(metrics, jax.lax.stop_gradient(h[:count]), labels)
         return label_loss + self.weight * apart, ({"stats": stats}, aux)
-
-    def chance(self, info: Info) -> float:
-        """Every class is as likely, and the covariances are one."""
-        return math.log(info.num_classes)

@@ -46,7 +46,7 @@ class DomainConfusion(TwoDomains):
         more, also = self.beside(rng, batch, {"discriminator": self._discriminator()})
         return params | more, {"stats": state["stats"] | also}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng
         h, count, stats = self.features(params, state["stats"], batch, train)
         logits, stats = apply(self.classifier(info), "classifier", params, stats, h[:count], train=train)
@@ -66,10 +66,6 @@ class DomainConfusion(TwoDomains):
         aux = Aux(metrics, fixed(h[:count]), labels)
         weight = self.weight * ramp(step / info.total_steps)
         return label_loss + domain_loss + weight * confused, ({"stats": stats}, aux)
-
-    def chance(self, info: Info) -> float:
-        """Every class is as likely, and each domain; at the start of the run the confusion has no weight."""
-        return math.log(info.num_classes) + math.log(2)
 
     def best(self, info: Info) -> float:
         """Labels are known, and domains are not."""

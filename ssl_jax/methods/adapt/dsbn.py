@@ -71,7 +71,7 @@ class DSBN(TwoDomains):
         stats = {**state["stats"], "source": jax.tree.map(jnp.copy, state["stats"]["backbone"])}
         return {**params, "source": source, **more}, {"stats": stats | also}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng
         stats, labels = state["stats"], batch["source"]["label"]
         target, stats = apply(self.backbone, "backbone", params, stats, batch["target"]["view"], train=train)
@@ -90,10 +90,6 @@ class DSBN(TwoDomains):
         }
         aux = Aux(metrics, jax.lax.stop_gradient(source), labels)
         return label_loss + domain_loss, ({"stats": stats}, aux)
-
-    def chance(self, info: Info) -> float:
-        """Every class is as likely, and each domain."""
-        return math.log(info.num_classes) + math.log(2)
 
     def best(self, info: Info) -> float:
         """Labels are known, and domains are not."""

@@ -84,7 +84,7 @@ class Generalisation(TwoDomains):
         more, also = self.beside(rng, batch, {"discriminator": self._discriminator()})
         return params | more, {"stats": state["stats"] | also}
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng
         parts = [batch[f"domain{number}"] for number in range(self.domains)]
         x, labels = (jnp.concatenate([part[name] for part in parts]) for name in ("view", "label"))
@@ -107,10 +107,6 @@ class Generalisation(TwoDomains):
             metrics["domain_loss"] = Metric(domain_loss, chance=math.log(self.domains), kind="loss")
             loss = loss + domain_loss
         return loss, ({"stats": stats}, Aux(metrics, jax.lax.stop_gradient(h), labels))
-
-    def chance(self, info: Info) -> float:
-        """Every class is as likely, and each domain; features that are all alike have no gap."""
-        return math.log(info.num_classes) + self.best(info)
 
     def best(self, info: Info) -> float:
         """Labels are known, and domains are not."""

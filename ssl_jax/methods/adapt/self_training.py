@@ -77,7 +77,7 @@ class SelfTraining(TwoDomains):
         probabilities = jax.nn.softmax(self.predict(params, state, batch["view"]))
         return jnp.stack([probabilities.argmax(-1).astype(jnp.float32), probabilities.max(-1)], -1)
 
-    def loss(self, params, state, batch, *, rng, step, info, train=True):
+    def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         del rng, step
         h, count, stats = self.features(params, state["stats"], batch, train)
         logits, stats = apply(self.classifier(info), "classifier", params, stats, h, train=train)
@@ -95,7 +95,3 @@ class SelfTraining(TwoDomains):
         }
         aux = Aux(metrics, jax.lax.stop_gradient(h[:count]), labels)
         return label_loss + self.weight * target_loss, ({**state, "stats": stats, "seen": seen}, aux)
-
-    def chance(self, info: Info) -> float:
-        """Of the first round, in which every class of the source is as likely."""
-        return math.log(info.num_classes)

@@ -1,6 +1,14 @@
-"""What methods have in common that adapt from labelled source images to a target without labels."""
+"""What methods have in common that adapt from labelled source images to a target without labels, or with a few.
+
+With `config.data.target_labels` so many images of each class of the target have a label. Then a batch has a third part,
+as large as each half, of these images, and their cross-entropy is added to the loss of the method. It is that of the
+network of the target, and in training the statistics of a BatchNorm are those of the part, which has as many images of
+every class; the running statistics do not follow them, since the images are few. All images of the target, these too,
+are in its half as before.
+"""
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,7 +21,7 @@ from ssl_jax.augment import recipes
 from ssl_jax.augment.view import View
 from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Joined, Sampler
-from ssl_jax.methods.contract import Batch, Info, Method, Metric
+from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric
 from ssl_jax.models.heads import MLP
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -49,7 +57,7 @@ def domain_rows(data: Dataset, name: str) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class TwoDomains(Method):
-    """Batches of half source and half target, and a classifier of the source's labels; the loss is the method's."""
+    """Batches of half source and half target, and a classifier of the source's labels; `adaptation` is the method's."""
 
     needs = frozenset({"labels", "domains"})
 
@@ -65,8 +73,12 @@ class TwoDomains(Method):
             raise UserError(
                 f"config.batch_size is {info.batch_size}: half of it are images of each domain, make it even."
             )
-        half = info.batch_size // 2
-        return Joined(domain_rows(data, self._name), {"source": half, "target": half})
+        half, rows = info.batch_size // 2, domain_rows(data, self._name)
+        sizes = {"source": half, "target": half}
+        if info.target_labels:
+            rows["known"] = rows["target"][data.labels[rows["target"]] >= 0]
+            sizes["known"] = half
+        return Joined(rows, sizes)
 
     def classifier(self, info: Info) -> nn.Module:
         """The classifier of the labels."""
@@ -83,6 +95,35 @@ class TwoDomains(Method):
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
         params, stats = initialise({"backbone": self.backbone, "classifier": self.classifier(info)}, rng, batch["view"])
         return params, {"stats": stats}
+
+    def adaptation(
+        self,
+        params: Any,
+        state: Any,
+        batch: Batch,
+        *,
+        rng: jax.Array,
+        step: jax.Array,
+        info: Info,
+        train: bool = True,
+    ) -> tuple[jax.Array, tuple[Any, Aux]]:
+        """The loss of a batch with the parts `source` and `target`, as `loss` is; the target's labels are not read."""
+        raise NotImplementedError
+
+    def loss(self, params, state, batch, *, rng, step, info, train=True):
+        loss, (state, aux) = self.adaptation(params, state, batch, rng=rng, step=step, info=info, train=train)
+        if not info.target_labels:
+            return loss, (state, aux)
+        known = batch["known"]
+        h, stats = apply(self.backbone, "backbone", params, state["stats"], known["view"], train=train)
+        logits, _ = apply(self.classifier(info), "classifier", params, stats, h, train=train)
+        few, found = self.label_metrics(logits, known["label"], info)
+        metrics = aux.metrics | {f"target_{name}": metric for name, metric in found.items()}
+        return loss + few, (state, aux._replace(metrics=metrics))
+
+    def chance(self, info: Info) -> float:
+        """Every class is as likely, in the source and for the known labels of the target; nothing else is at fault."""
+        return math.log(info.num_classes) * (2 if info.target_labels else 1) + self.best(info)
 
     def beside(self, rng: jax.Array, batch: Batch, parts: dict[str, nn.Module]) -> tuple[Any, Any]:
         """Parameters and statistics of a further head on the features of the backbone."""
