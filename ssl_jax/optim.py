@@ -52,7 +52,8 @@ def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_step
       total_steps: updates of the run.
 
     Returns:
-      a schedule: linear warm-up from 0, then cosine, steps or constant, which with `per_epoch` move once an epoch.
+      a schedule: linear warm-up from 0, then cosine, inverse (Ganin et al. 2016: (1 + 10 p)^-.75 at the share p of the run), steps
+      or constant, which with `per_epoch` move once an epoch.
       Of n updates of warm-up update s has s / n of the peak, as SimCLR's, BYOL's and MoCo v3's code; DINO's and SwAV's
       has s / (n - 1), W-MSE's (s + 1) / n.
     """
@@ -77,12 +78,14 @@ def _decay(config: Any, step: jax.Array, warmup: float, steps_per_epoch: int, to
     if config.schedule == "steps":
         passed = [step >= e * steps_per_epoch for e in config.milestones]
         return config.factor ** jnp.sum(jnp.array(passed))
-    if config.schedule not in ("cosine", "cosine_7_16"):
-        known = ("cosine", "cosine_7_16", "constant", "steps")
+    if config.schedule not in ("cosine", "cosine_7_16", "inverse"):
+        known = ("cosine", "cosine_7_16", "inverse", "constant", "steps")
         raise UserError(f"config.optim.*.schedule is '{config.schedule}'. {nearest(config.schedule, known)}")
     progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
     if config.schedule == "cosine_7_16":
         return jnp.cos(jnp.pi * 7 / 16 * progress)
+    if config.schedule == "inverse":
+        return (1 + 10 * progress) ** -0.75
     return config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
 

@@ -426,6 +426,13 @@ def test_warmup_and_cosine_move_with_every_update():
 
 
 @pytest.mark.fast
+def test_inverse_is_that_of_the_paper():
+    expected = [0.01, 0.01 / 6**0.75, 0.01 / 11**0.75]  # Ganin et al. 2016, sec. 5.2.2: mu_0 / (1 + 10 p)^.75
+    found = rates([0, 50, 100], learning_rate=0.01, scaling="none", schedule="inverse")
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.fast
 def test_per_epoch_cosine_is_the_closed_form():
     steps = np.arange(100)
     expected = 0.3 * 0.5 * (1 + np.cos(np.pi * (steps // 10) / 10))

@@ -136,7 +136,7 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.name = "sgd"  # sgd, adam, adamw, lars, larc
     config.learning_rate = 0.1  # peak, before scaling
     config.scaling = "linear"  # linear: times batch / 256; sqrt: times sqrt(batch); none
-    config.schedule = "cosine"  # cosine, cosine_7_16 (FixMatch: a part of it, to 0.2 of the peak), constant, steps
+    config.schedule = "cosine"  # cosine, cosine_7_16 (FixMatch), inverse (DANN: (1 + 10 p)^-.75), constant, steps
     config.per_epoch = False  # move the rate once an epoch, not once an update
     config.final = 0.0  # last rate of the cosine, share of the peak
     config.milestones = ()  # epochs at which schedule='steps' multiplies by `factor`
