@@ -198,7 +198,7 @@ def test_overfits(name):
         found, (grads, _) = gradients(*args)
         return found, grads
 
-    _, _, losses, metrics = tiny.overfit(run, 200, until=solved, gradients=own, begun=(ts, batch))
+    _, _, losses, metrics = tiny.overfit(run, 300, until=solved, gradients=own, begun=(ts, batch))
     assert solved(losses[-1], metrics[-1]), (losses[-1], middle, metrics[-1])
 
 
