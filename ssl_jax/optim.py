@@ -52,8 +52,8 @@ def learning_rate(config: Any, batch_size: int, steps_per_epoch: int, total_step
       total_steps: updates of the run.
 
     Returns:
-      a schedule: linear warm-up from 0, then cosine, inverse (Ganin et al. 2016: (1 + 10 p)^-.75 at the share p of the run), steps
-      or constant, which with `per_epoch` move once an epoch.
+      a schedule: linear warm-up from 0, then cosine, inverse (Ganin et al. 2016, (1 + 10 p)^-.75 at the share p of the
+      run), steps or constant, which with `per_epoch` move once an epoch.
       Of n updates of warm-up update s has s / n of the peak, as SimCLR's, BYOL's and MoCo v3's code; DINO's and SwAV's
       has s / (n - 1), W-MSE's (s + 1) / n.
     """
