@@ -22,6 +22,7 @@ from ssl_jax.models import conv, conv_cpu, conv_winograd
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.heads import MLP, torch_uniform
 from ssl_jax.models.lenet import LeNet
+from ssl_jax.models.mlp import PixelMLP
 from ssl_jax.models.norm import BatchNorm, Norm, moments_of_product, normalise_by_batch
 from ssl_jax.models.pool import halved
 from ssl_jax.models.resnet import DEPTHS, ResidualBlock, ResNet
@@ -799,6 +800,24 @@ def test_lenet():
     assert size(shapes(LeNet(), normal(1, 28, 28, 3), train=True)) == 3 * 25 * 32 + 32 + 32 * 25 * 48 + 48
     frozen = jax.grad(lambda v: net.apply(v, x, train=True, frozen=1).sum())(variables)["params"]
     assert not jnp.any(frozen["stage1"]["kernel"]) and jnp.any(frozen["stage2"]["kernel"])
+
+
+@pytest.mark.fast
+def test_pixel_mlp():
+    net, x = PixelMLP(width=4), normal(6, 5, 3, 2)
+    variables = net.init(KEY, x, train=True)
+    encoded = net.apply(variables, x, train=False, pool=None)
+    assert encoded.map.shape == (6, 1, 1, 4) and encoded.pooled.shape == (6, 4)
+    assert net.apply(variables, x, train=False, stage=1).shape == (6, 4)
+    assert net.filters(variables["params"]).shape == (5, 3, 2, 4) and net.channels(variables["params"]) == 2
+    # The formula: W2 of leaky W1 x, divided by the running deviation (1) after the running mean (0) is taken away.
+    w1, w2 = variables["params"]["stage1"]["kernel"].reshape(30, 4), variables["params"]["stage2"]["kernel"]
+    leaky = lambda x: np.where(x > 0, x, 0.2 * x)  # noqa: E731
+    wanted = leaky(leaky(x.reshape(6, 30) @ w1) @ w2) / np.sqrt(1 + 1e-5)
+    np.testing.assert_allclose(encoded.pooled, wanted, rtol=1e-4, atol=1e-6)
+    for frozen in (1, 2):
+        grads = jax.grad(lambda v, n=frozen: net.apply(v, x, train=False, frozen=n).sum())(variables)["params"]
+        assert not jnp.any(grads["stage1"]["kernel"]) and bool(jnp.any(grads["stage2"]["kernel"])) == (frozen == 1)
 
 
 def test_convnet():

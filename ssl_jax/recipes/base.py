@@ -86,7 +86,7 @@ def _data() -> ConfigDict:
 def _model() -> ConfigDict:
     """The backbone."""
     config = ConfigDict()
-    # convnet, conv4, lenet, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large, huge, giant
+    # convnet, conv4, lenet, mlp, resnet18, 34, 50, 101, 152, 200, vit_micro, tiny, small, base, large, huge, giant
     config.name = "resnet18"
     config.width = 64  # channels of the first stage; 128 is "2x"
     config.stem = "small"  # small (3x3), small_linear (without ReLU) or imagenet (7x7 stride 2, max-pool)

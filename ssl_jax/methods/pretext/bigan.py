@@ -4,12 +4,12 @@ Donahue, Krähenbühl, Darrell 2017 (arXiv 1605.09782). The discriminator sees p
 a made image and the code it was made of (G(z), z). At the optimum E inverts G (theorem 2). Follows the authors' code
 (jeffdonahue/bigan): codes are uniform in [-1, 1]; encoder and generator are trained with the inverse labels, which
 does not saturate; all three move at once, from one forward pass; each of the two cross-entropies has weight one half;
-the code is added to every layer of the discriminator but the first, through a linear map of its own. Decisions:
+the code is added to every layer of the discriminator but the first, through a linear map of its own; sigmoids bound
+what is made: images to those of pixels, codes of images to [-1, 1] (dist.py, `logits_to_recon`). Decisions:
 
 - the backbone and a linear layer are the encoder, and its features those that are evaluated;
 - discriminator and generator are convolutional, as the authors' for ImageNet (DCGAN's layers and initialisation), for
-  images of all sizes; their networks for MNIST are dense;
-- the code of an image is not bounded, as theirs.
+  images of all sizes, or `dense`, as theirs for MNIST, for which the backbone is an `mlp`.
 
 `stochastic=True` is ALI (Dumoulin et al. 2017, arXiv 1606.00704): codes are normal, and the encoder draws its code from
 a normal distribution, whose mean and log variance it predicts.
@@ -28,6 +28,7 @@ from ssl_jax.augment.view import View, pixels
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Picture
 from ssl_jax.models.conv import INITS, Conv
 from ssl_jax.models.decoders import Decoder
+from ssl_jax.models.mlp import DenseDiscriminator, DenseGenerator
 from ssl_jax.models.norm import BatchNorm
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -79,7 +80,7 @@ class PairDiscriminator(nn.Module):
 
 
 class Generator(nn.Module):
-    """A dense layer to a small map, and a decoder from it to an image in [-1, 1].
+    """A dense layer to a small map, and a decoder from it to an image.
 
     Attributes:
       widths: channels of the decoder's stages.
@@ -102,7 +103,7 @@ class Generator(nn.Module):
         x = nn.relu(BatchNorm(self.bn_groups, dtype=self.dtype, name="dense_norm")(x, train))
         x = x.reshape(len(x), start, start, -1)
         decoder = Decoder(self.widths, self.side, self.out, "dcgan", self.bn_groups, self.dtype, name="decoder")
-        return jnp.tanh(decoder(x, train=train))
+        return decoder(x, train=train)
 
 
 class Code(nn.Module):
@@ -130,11 +131,12 @@ class BiGAN(Method):
     code: int = 200  # width D of z, sec. 4.3; 50 for MNIST
     widths: tuple[int, ...] = (256, 128, 64, 32)  # channels of the generator's stages
     judge: tuple[int, ...] = (64, 128, 256, 512)  # channels of the discriminator's layers
+    dense: bool = False  # both of dense layers: then these are their widths, (1024, 1024) each for MNIST
     stochastic: bool = False  # ALI
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
-        if self.view.size < 2 ** len(self.judge):
+        if not self.dense and self.view.size < 2 ** len(self.judge):
             raise UserError(
                 f"config.method.judge has {len(self.judge)} layers, too many for images of {self.view.size} pixels, "
                 "which each of them halves: give fewer."
@@ -142,11 +144,13 @@ class BiGAN(Method):
 
     def _parts(self, channels: int) -> dict[str, nn.Module]:
         options: dict[str, Any] = {"bn_groups": self.backbone.bn_groups, "dtype": self.backbone.dtype}
+        kinds: tuple[Any, Any] = (DenseGenerator, DenseDiscriminator) if self.dense else (Generator, PairDiscriminator)
+        generator, discriminator = kinds
         return {
             "backbone": self.backbone,
             "encoder": Code(self.code * (2 if self.stochastic else 1), self.stochastic),
-            "generator": Generator(self.widths, self.view.size, channels, **options),
-            "discriminator": PairDiscriminator(self.judge, **options),
+            "generator": generator(self.widths, self.view.size, channels, **options),
+            "discriminator": discriminator(self.judge, **options),
         }
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
@@ -176,34 +180,41 @@ class BiGAN(Method):
         h, stats = apply(parts["backbone"], "backbone", params, stats, x, train=train)
         code, stats = apply(parts["encoder"], "encoder", params, stats, h, train=train)
         if not self.stochastic:
+            code = 2 * jax.nn.sigmoid(code) - 1
             return h, code, code, stats
         mean, log_variance = jnp.split(code, 2, -1)
         noise = jax.vmap(lambda key: jax.random.normal(key, (self.code,)))(keys)
         return h, mean + jnp.exp(log_variance / 2) * noise, mean, stats
 
+    def _generate(self, params, stats, z, channels, train):
+        """Images [n, H, W, C] of codes [n, D], normalised as the view is, and the running statistics."""
+        made, stats = apply(self._parts(channels)["generator"], "generator", params, stats, z, train=train)
+        return (jax.nn.sigmoid(made) - jnp.asarray(self.view.mean)) / jnp.asarray(self.view.std), stats
+
     def loss(self, params, state, batch, *, rng, step, info, train=True):
         x, parts = batch["view"], self._parts(batch["view"].shape[-1])
         drawn, noise = (dist.example_keys(jax.random.fold_in(rng, i), batch["position"]) for i in range(2))
-        truth, z = 2 * pixels(self.view, x) - 1, self._draw(drawn)
+        z = self._draw(drawn)
         h, code, _, stats = self._encode(params, state["stats"], x, noise, train)
-        made, stats = apply(parts["generator"], "generator", params, stats, z, train=train)
+        made, stats = self._generate(params, stats, z, x.shape[-1], train)
 
         def judged(images, codes, params, stats):
             return apply(parts["discriminator"], "discriminator", params, stats, images, train=train, code=codes)
 
         # The discriminator on pairs that it does not move, and the pairs against a discriminator that does not move.
         still, fixed = jax.lax.stop_gradient((code, made)), jax.lax.stop_gradient(params)
-        real, stats = judged(truth, still[0], params, stats)
+        real, stats = judged(x, still[0], params, stats)
         fake, stats = judged(still[1], z, params, stats)
-        real_of_encoder, _ = judged(truth, code, fixed, stats)
+        real_of_encoder, _ = judged(x, code, fixed, stats)
         fake_of_generator, _ = judged(made, z, fixed, stats)
         against = discriminator_loss(real, fake)
         loss = against + encoder_generator_loss(real_of_encoder, fake_of_generator)
-        again, _ = apply(parts["generator"], "generator", fixed, stats, still[0], train=False)
-        right = jnp.concatenate([real > 0, fake < 0])
+        again, _ = self._generate(fixed, stats, still[0], x.shape[-1], False)
+        right, others = jnp.concatenate([real > 0, fake < 0]), _next(x)
         metrics = {
             "pairs_told_apart": Metric(jnp.mean(right, dtype=jnp.float32), chance=0.5),
-            "reconstruction_mse": Metric(jnp.mean(jnp.square(again - truth)), _of_others(again, truth), "loss"),
+            "reconstruction_mse": Metric(*(jnp.mean(jnp.square(again - y)) for y in (x, others)), "loss"),
+            "reconstruction_distance": Metric(distance(again, x), distance(again, others), "loss"),
             "discriminator_loss": Metric(against, kind="loss"),
         }
         return loss, ({"stats": stats}, Aux(metrics, jax.lax.stop_gradient(h)))
@@ -212,11 +223,9 @@ class BiGAN(Method):
         """Images, what the generator makes of their codes, and what it makes of random ones."""
         x, stats = batch["view"][:8], state["stats"]
         keys = dist.example_keys(rng, batch["position"][: len(x)])
-        generator = self._parts(x.shape[-1])["generator"]
         mean = self._encode(params, stats, x, keys, False)[2]
-        made = [apply(generator, "generator", params, stats, z, train=False)[0] for z in (mean, self._draw(keys))]
-        columns = [pixels(self.view, x), *((image + 1) / 2 for image in made)]
-        shown = np.stack([np.asarray(c.clip(0, 1)) for c in columns], 1)
+        made = [self._generate(params, stats, z, x.shape[-1], False)[0] for z in (mean, self._draw(keys))]
+        shown = np.stack([np.clip(pixels(self.view, images), 0, 1) for images in (x, *made)], 1)
         return [Picture("Images that codes stand for", ("image", "of its code", "of a random code"), shown)]
 
     def chance(self, info: Info) -> None:
@@ -224,7 +233,12 @@ class BiGAN(Method):
         del info
 
 
-def _of_others(made: jax.Array, truth: jax.Array) -> jax.Array:
-    """The mean squared difference of images and the reconstructions of other images, over the global batch."""
-    means, squares = dist.mean(((made.mean(0), truth.mean(0)), (jnp.square(made).mean(), jnp.square(truth).mean())))
-    return squares[0] + squares[1] - 2 * jnp.mean(means[0] * means[1])
+def distance(made: jax.Array, truth: jax.Array) -> jax.Array:
+    """Mean Euclidean distance of images [n, H, W, C]: the authors' error of reconstructions."""
+    return jnp.mean(jnp.sqrt(jnp.sum(jnp.square(made - truth), (1, 2, 3))))
+
+
+def _next(x: jax.Array) -> jax.Array:
+    """For each row the next one of the global batch, and for the last the first."""
+    rows = dist.gather(x)
+    return rows[(dist.positions(len(x)) + 1) % len(rows)]
