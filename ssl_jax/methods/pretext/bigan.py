@@ -213,7 +213,7 @@ class BiGAN(Method):
         right, others = jnp.concatenate([real > 0, fake < 0]), _next(x)
         metrics = {
             "pairs_told_apart": Metric(jnp.mean(right, dtype=jnp.float32), chance=0.5),
-            "reconstruction_mse": Metric(*(jnp.mean(jnp.square(again - y)) for y in (x, others)), "loss"),
+            "reconstruction_mse": Metric(squared(again, x), squared(again, others), "loss"),
             "reconstruction_distance": Metric(distance(again, x), distance(again, others), "loss"),
             "discriminator_loss": Metric(against, kind="loss"),
         }
@@ -231,6 +231,11 @@ class BiGAN(Method):
     def chance(self, info: Info) -> None:
         """None: an adversary's loss has no bound that an answer by chance would reach."""
         del info
+
+
+def squared(made: jax.Array, truth: jax.Array) -> jax.Array:
+    """Mean squared difference of pixels."""
+    return jnp.mean(jnp.square(made - truth))
 
 
 def distance(made: jax.Array, truth: jax.Array) -> jax.Array:
