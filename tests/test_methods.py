@@ -28,7 +28,8 @@ def test_replicas_agree(name):
     one, (metrics_one,) = tiny.steps(name, 1)
     many, (metrics_many,) = tiny.steps(name, 1, 8)
     tiny.assert_close(metrics_many, metrics_one, 1e-5)
-    tiny.assert_close(*map(_without_probe, (many, one)), 1e-5)
+    # A wrong collective is off by parts of a thousand at least; SimDINO's log-determinants round to 1.2e-5.
+    tiny.assert_close(*map(_without_probe, (many, one)), 2e-5)
 
 
 def _without_probe(ts: TrainState) -> TrainState:
