@@ -15,7 +15,8 @@ from ssl_jax.methods.semi.fixmatch import FixMatch, cutout, fixmatch_loss
 from ssl_jax.methods.semi.mean_teacher import MeanTeacher
 from ssl_jax.methods.semi.pi_model import PiModel
 from ssl_jax.methods.semi.pseudo_label import PseudoLabel, pseudo_label_loss
-from ssl_jax.methods.shared.few_labels import consistency, labelled_rows, ramp_up, some_of_each
+from ssl_jax.methods.shared.few_labels import consistency, labelled_rows, ramp_up
+from ssl_jax.metrics.subset import some_of_each
 from ssl_jax.recipes import base
 from ssl_jax.runtime.errors import UserError
 

@@ -1,5 +1,7 @@
 """Fewer rows, where a measure would take too long on all; and rows to hold out."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -27,17 +29,26 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     return mask
 
 
-def some_of_each(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """So many rows of each class, drawn at random, whatever the order of the classes; a larger `count` has them too.
+def of_each(labels: np.ndarray, count: Callable[[int], int], seed: int = 0) -> np.ndarray:
+    """Rows of each class, drawn at random; where a class is to give more, it gives the same rows and others.
 
     Args:
       labels: int [N]; -1 is no class.
-      count: of each class, or all where it has fewer.
+      count: how many rows to draw of a class with so many.
       seed: of the draw.
 
     Returns:
       rows int64 [n], in rising order.
     """
-    classes = (np.flatnonzero(labels == label) for label in np.unique(labels[labels >= 0]))
-    drawn = [np.random.default_rng(seed).permutation(rows)[:count] for rows in classes]
-    return np.sort(np.concatenate([np.zeros(0, np.int64), *drawn]))
+    # A generator whose stream NumPy keeps as it is.
+    draw = np.random.RandomState(seed)
+    chosen = [np.zeros(0, np.int64)]
+    for label in np.unique(labels[labels >= 0]):
+        rows = np.flatnonzero(labels == label)
+        chosen.append(draw.permutation(rows)[: count(len(rows))])
+    return np.sort(np.concatenate(chosen))
+
+
+def some_of_each(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """As `of_each`: so many rows of each class, or all where it has fewer."""
+    return of_each(labels, lambda size: min(count, size), seed)

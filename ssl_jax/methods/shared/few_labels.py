@@ -1,6 +1,6 @@
 """Learning with few labels: which are known, and what the methods have in common that use unlabelled images too."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from ssl_jax.data.dataset import Dataset
 from ssl_jax.data.samplers import Joined, Sampler
 from ssl_jax.methods.combine.supervised import known_cross_entropy
 from ssl_jax.methods.contract import Aux, Batch, Info, Method, Metric, Variables
+from ssl_jax.metrics.subset import of_each, some_of_each
 from ssl_jax.models.heads import Classifier
 from ssl_jax.models.parts import apply, initialise
 from ssl_jax.runtime.errors import UserError
@@ -33,22 +34,7 @@ def labelled_rows(labels: np.ndarray, fraction: float) -> np.ndarray:
     Returns:
       rows [n], int64, in rising order.
     """
-    return _drawn(labels, lambda size: max(1, round(fraction * size)))
-
-
-def some_of_each(labels: np.ndarray, count: int) -> np.ndarray:
-    """As `labelled_rows`: so many images of each class, or all where it has fewer."""
-    return _drawn(labels, lambda size: min(count, size))
-
-
-def _drawn(labels: np.ndarray, count: Callable[[int], int]) -> np.ndarray:
-    # A generator whose stream NumPy keeps as it is.
-    draw = np.random.RandomState(0)
-    chosen = [np.zeros(0, np.int64)]
-    for label in np.unique(labels[labels >= 0]):
-        rows = np.flatnonzero(labels == label)
-        chosen.append(draw.permutation(rows)[: count(len(rows))])
-    return np.sort(np.concatenate(chosen))
+    return of_each(labels, lambda size: max(1, round(fraction * size)))
 
 
 def consistency(logits: jax.Array, targets: jax.Array, kind: str = "mse") -> jax.Array:
