@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 import dataclasses
 import hashlib
-import logging
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from ssl_jax.data.dataset import Card, Dataset, DoesNotFit, check_memory
 from ssl_jax.data.lazy import Images, JoinedFiles
 from ssl_jax.data.reading import Reading
 from ssl_jax.runtime.errors import UserError
-
-log = logging.getLogger("ssl_jax")
 
 
 def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib: float = 8.0) -> Dataset:
@@ -38,7 +35,7 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
       DoesNotFit: the images differ in size, or are too large together.
       UserError: the classes of the target or of a source differ from the others', or a source has none.
     """
-    classes = parts[0].classes if target else _all_classes(parts)
+    classes = parts[0].classes if target else all_classes(parts)
     labels = [_labels(part, classes, target, part is parts[-1], parts[0].name) for part in parts]
     fields = _fields(parts)
     fields["domain"] = np.concatenate([np.full(len(part), number, np.int32) for number, part in enumerate(parts)])
@@ -56,13 +53,9 @@ def join(parts: Sequence[Dataset], target: bool, withhold: bool = False, max_gib
     return dataclasses.replace(found, card=card, content=content, span=span, held_out=held_out)
 
 
-def _all_classes(parts: Sequence[Dataset]) -> tuple[str, ...]:
-    """The classes of all data sets, each once; it is said where they differ."""
-    found = tuple(dict.fromkeys(name for part in parts if part.classes for name in part.classes))
-    if any(part.classes and len(part.classes) < len(found) for part in parts):
-        own = ", ".join(f"{part.name} {len(part.classes)}" for part in parts)
-        log.warning("The sources have different classes, which are joined by name: %d in all (%s).", len(found), own)
-    return found
+def all_classes(parts: Sequence[Dataset]) -> tuple[str, ...]:
+    """The classes of all data sets, each once, in the order in which they are met."""
+    return tuple(dict.fromkeys(name for part in parts for name in part.classes))
 
 
 def _labels(part: Dataset, classes: tuple[str, ...], target: bool, last: bool, first: str) -> np.ndarray:

@@ -1,7 +1,9 @@
 """The training and the test split that a config names, in memory or streamed, of one source or of several domains."""
 
+from collections.abc import Sequence
 import dataclasses
 import hashlib
+import logging
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from ssl_jax.data.look import tupled
 from ssl_jax.metrics.subset import some_of_each, stratified
 from ssl_jax.runtime.errors import UserError
 
+log = logging.getLogger("ssl_jax")
 Pair = tuple[Dataset, Dataset | None]
 
 
@@ -118,6 +121,8 @@ def _load(config: Any, streamed: bool) -> Pair:
     if not is_joined(config):
         return pairs[0]
     target = bool(config.get("target"))
+    if not target:
+        _say_classes([train for train, _ in pairs])
     train = domains.join([train for train, _ in pairs], target, withhold=target, max_gib=config.max_gib)
     if config.get("target_labels", 0):
         train = _with_few(train, config.target_labels, config.holdout_seed)
@@ -126,6 +131,14 @@ def _load(config: Any, streamed: bool) -> Pair:
     # A domain without test images keeps its number.
     tests = [domain[:0] if test is None else test for domain, test in pairs]
     return train, domains.join(tests, target, max_gib=config.max_gib)
+
+
+def _say_classes(parts: Sequence[Dataset]) -> None:
+    """Says so where sources have different classes, since a wrong name makes two classes of one."""
+    count = len(domains.all_classes(parts))
+    if any(part.classes and len(part.classes) < count for part in parts):
+        own = ", ".join(f"{part.name} {len(part.classes)}" for part in parts)
+        log.warning("The sources have different classes, which are joined by name: %d in all (%s).", count, own)
 
 
 def _with_few(train: Dataset, count: int, seed: int) -> Dataset:
