@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssl_jax.augment.view import View
+from ssl_jax.models.conv import INITS
 from ssl_jax.models.onnx import Graph
 from ssl_jax.runtime.errors import UserError, nearest
 
@@ -62,6 +63,8 @@ class Backbone(nn.Module):
         """
         own = {f.name for f in dataclasses.fields(cls)} - {"parent", "name"}
         one_of("config.model.dtype", config.dtype, ("float32", "bfloat16"))
+        if "conv_init" in own:
+            one_of("config.model.conv_init", config.conv_init, INITS)
         return cls(**{k: v for k, v in config.items() if k in own} | {"dtype": jnp.dtype(config.dtype)})
 
     @property
@@ -75,8 +78,11 @@ class Backbone(nn.Module):
         return ()
 
     def stage_of(self, name: str) -> int:
-        """The stage that a part of the parameters belongs to, by its top-level name; 0: before the first."""
-        raise NotImplementedError
+        """The stage that a part of the parameters belongs to, by its top-level name; 0: before the first.
+
+        Here parts are called `stem`, `stage2` or `stage2_norm`.
+        """
+        return 0 if name.startswith("stem") else int(name.removeprefix("stage").split("_")[0])
 
     def last_blocks(self, count: int) -> tuple[float, ...]:
         """The values of `stage` whose outputs are those of the last blocks; here stages are the blocks."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssl_jax.models.backbone import Backbone, Encoded, one_of, pooled
-from ssl_jax.models.conv import INITS, Conv
+from ssl_jax.models.conv import Conv
 from ssl_jax.models.norm import NORMS, Norm, norm_title
 from ssl_jax.models.onnx import Graph
 
@@ -39,16 +39,11 @@ class ConvNet(Backbone):
     @classmethod
     def from_config(cls, config: Any) -> Backbone:
         one_of("config.model.norm", config.norm, NORMS)
-        one_of("config.model.conv_init", config.conv_init, INITS)
         return super().from_config(config)
 
     @property
     def title(self) -> str:
         return f"{self.kind} of width {self.width}{norm_title(self.norm)}"
-
-    def stage_of(self, name: str) -> int:
-        """The layer that a part of the parameters belongs to, by its name."""
-        return int(name.removeprefix("stage").split("_")[0])
 
     @nn.compact
     def __call__(

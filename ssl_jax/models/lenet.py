@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.backbone import Backbone, Encoded, one_of, pooled
-from ssl_jax.models.conv import INITS, Conv
+from ssl_jax.models.backbone import Backbone, Encoded, pooled
+from ssl_jax.models.conv import Conv
 from ssl_jax.models.pool import halved
 
 
@@ -33,11 +33,6 @@ class LeNet(Backbone):
     def names(cls) -> tuple[str, ...]:
         return ("lenet",)
 
-    @classmethod
-    def from_config(cls, config: Any) -> Backbone:
-        one_of("config.model.conv_init", config.conv_init, INITS)
-        return super().from_config(config)
-
     @property
     def title(self) -> str:
         return f"LeNet of width {self.width}"
@@ -46,10 +41,6 @@ class LeNet(Backbone):
     def stages(self) -> int:
         """Number of layers whose output can be asked for."""
         return 2
-
-    def stage_of(self, name: str) -> int:
-        """The layer that a part of the parameters belongs to, by its name."""
-        return int(name.removeprefix("stage"))
 
     @nn.compact
     def __call__(

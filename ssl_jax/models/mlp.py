@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssl_jax.models.backbone import Backbone, Encoded, one_of, pooled
+from ssl_jax.models.backbone import Backbone, Encoded, pooled
 from ssl_jax.models.conv import INITS
 from ssl_jax.models.norm import BatchNorm
 
@@ -36,18 +36,9 @@ class PixelMLP(Backbone):
     def names(cls) -> tuple[str, ...]:
         return ("mlp",)
 
-    @classmethod
-    def from_config(cls, config: Any) -> Backbone:
-        one_of("config.model.conv_init", config.conv_init, INITS)
-        return super().from_config(config)
-
     @property
     def title(self) -> str:
         return f"MLP of width {self.width}"
-
-    def stage_of(self, name: str) -> int:
-        """The layer that a part of the parameters belongs to, by its name."""
-        return int(name.removeprefix("stage").split("_")[0])
 
     @nn.compact
     def __call__(

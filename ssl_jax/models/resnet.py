@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax.augment.view import View
 from ssl_jax.models.backbone import Backbone, Encoded, Pair, one_of, pooled
-from ssl_jax.models.conv import INITS, Conv
+from ssl_jax.models.conv import Conv
 from ssl_jax.models.norm import NORMS, Norm, norm_title
 from ssl_jax.models.onnx import Graph
 from ssl_jax.runtime.errors import UserError
@@ -65,7 +65,6 @@ class ResNet(Backbone):
     def from_config(cls, config: Any) -> Backbone:
         one_of("config.model.norm", config.norm, NORMS)
         one_of("config.model.stem", config.stem, STEMS)
-        one_of("config.model.conv_init", config.conv_init, INITS)
         if (stride := config.get("output_stride", 0)) not in (0, 1, 2, 4, 8, 16, 32):
             raise UserError(f"config.model.output_stride is {stride}: use 0, 4, 8, 16 or 32.")
         return super().from_config(config).clone(depth=config.name)
@@ -79,10 +78,6 @@ class ResNet(Backbone):
     def stages(self) -> int:
         """Number of residual stages."""
         return 4
-
-    def stage_of(self, name: str) -> int:
-        """The stage that a part of the parameters belongs to, by its name; 0: the stem."""
-        return 0 if name.startswith("stem") else int(name.removeprefix("stage").split("_")[0])
 
     @nn.compact
     def __call__(
