@@ -132,6 +132,10 @@ class CyCADA(TwoDomains):
         """Images in [-1, 1] as the view normalises them."""
         return ((images + 1) / 2 - jnp.asarray(self.view.mean)) / jnp.asarray(self.view.std)
 
+    def _drawn(self, batch: Batch, name: str, count: int | None = None) -> jax.Array:
+        """The first images of a domain, in [-1, 1] as the generators have them."""
+        return 2 * pixels(self.view, batch[name]["view"][:count]) - 1
+
     def _told(self, params, stats, prefix, x, info, train):  # type: ignore[no-untyped-def]
         """Features, logits and statistics of the network, or, with the prefix `source_`, of the source's."""
         h, stats = apply(self.backbone, f"{prefix}backbone", params, stats, x, train=train)
@@ -180,7 +184,7 @@ class CyCADA(TwoDomains):
 
     def adaptation(self, params, state, batch, *, rng, step, info, train=True):
         stats, labels = state["stats"], batch["source"]["label"]
-        real = {name: 2 * pixels(self.view, batch[name]["view"]) - 1 for name in OTHER}
+        real = {name: self._drawn(batch, name) for name in OTHER}
         made, loss, metrics = self._translation(params, real)
         against, told, state = self._judged(params, state, real, made, batch, rng, train)
         if self.semantic_weight:
@@ -206,7 +210,7 @@ class CyCADA(TwoDomains):
         del state, rng
         found = []
         for name, other in OTHER.items():
-            real = 2 * pixels(self.view, batch[name]["view"][:8]) - 1
+            real = self._drawn(batch, name, 8)
             made = self._run(params, f"to_{other}", real)
             columns = [real, made, self._run(params, f"to_{name}", made)]
             shown = np.stack([np.asarray(((x + 1) / 2).clip(0, 1)) for x in columns], 1)
