@@ -28,8 +28,7 @@ def test_replicas_agree(name):
     one, (metrics_one,) = tiny.steps(name, 1)
     many, (metrics_many,) = tiny.steps(name, 1, 8)
     tiny.assert_close(metrics_many, metrics_one, 1e-5)
-    # A wrong collective is off by parts of a thousand at least; SimDINO's log-determinants round to 1.2e-5.
-    tiny.assert_close(*map(_without_probe, (many, one)), 2e-5)
+    tiny.assert_close(*map(_without_probe, (many, one)), 1e-5)
 
 
 def _without_probe(ts: TrainState) -> TrainState:
@@ -199,7 +198,7 @@ def test_overfits(name):
         found, (grads, _) = gradients(*args)
         return found, grads
 
-    _, _, losses, metrics = tiny.overfit(run, 300, until=solved, gradients=own, begun=(ts, batch))
+    _, _, losses, metrics = tiny.overfit(run, 200, until=solved, gradients=own, begun=(ts, batch))
     assert solved(losses[-1], metrics[-1]), (losses[-1], middle, metrics[-1])
 
 
