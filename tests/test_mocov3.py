@@ -90,7 +90,6 @@ def test_closed_forms():
     assert value(same[:1], same[:1])[0] == 0
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("devices", [2, 8])
 def test_keys_of_all_replicas_are_compared(devices):
     rng = np.random.default_rng(0)
@@ -121,7 +120,6 @@ def size(tree):
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("preset", "projector"), [("imagenet", 9_445_376), ("imagenet_vit", 19_415_040)])
 def test_heads_are_the_authors(preset, projector):
     config = get_config("mocov3", preset)

@@ -133,7 +133,6 @@ def test_conv_agrees_with_autodiff_for_other_paddings():
                 np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("channels", [4, 32])
 def test_conv_in_bfloat16_accumulates_in_float32(winograd, channels):
     x, w = (normal(*s, seed=s[0], dtype=jnp.bfloat16) for s in ((64, 8, 8, channels), (3, 3, channels, channels)))
@@ -147,7 +146,6 @@ def test_conv_in_bfloat16_accumulates_in_float32(winograd, channels):
     assert conv_cpu.blocked_weight_gradient(x, g, 3, 1, 1).dtype == jnp.float32
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("stride", "channels", "out"), [(1, 2, 4), (2, 2, 4), (1, 32, 33)])
 def test_conv_under_vmap(winograd, stride, channels, out):
     def check(ours, theirs, *args):
@@ -181,7 +179,6 @@ def second_derivatives(convolution, stride):
     return run
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("stride", "shape", "out"),
     [(1, (4, 5, 5, 2), 3), (2, (4, 6, 6, 2), 3), (1, (4, 2, 2, 3), 2), (2, (2, 6, 6, 16), 4), (1, (4, 7, 8, 32), 33)],
@@ -194,7 +191,6 @@ def test_second_derivatives_of_conv(winograd, stride, shape, out):
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * np.abs(b).max())
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 @pytest.mark.parametrize(("channels", "size", "devices"), [(3, 5, 2), (3, 2, 2), (32, 8, 8)])
 def test_second_derivatives_of_conv_over_devices(winograd, mapping, channels, size, devices):
@@ -240,7 +236,6 @@ def test_accelerators_keep_xlas_convolution(winograd):
     assert operations(conv.conv2d, "cpu")[0] == 0 < operations(conv.conv2d, "cpu")[2]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("shape", [(8, 16, 16, 64), (2, 8, 8, 256)], ids=["images", "channels"])
 def test_error_of_winograds_convolution(winograd, shape):
     """In float32, by the largest value of what float64 gives: the bound that `conv_winograd` states."""
@@ -264,7 +259,6 @@ def test_which_convolutions_are_winograds():
     assert not takes((64, 32, 32, 64), (3, 3, 64, 64), padding=0)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 @pytest.mark.parametrize(("stride", "out", "size"), [(1, 2, 5), (1, 5, 5), (2, 2, 5), (1, 2, 1)])
 def test_conv_over_two_devices(mapping, stride, out, size):
@@ -372,7 +366,6 @@ def test_batch_norm_agrees_with_numpy(shape, groups, devices, mapping):
         np.testing.assert_allclose(stats["var"], 0.9 * running["var"] + 0.1 * var, rtol=1e-12)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_gradient_of_batch_norm_is_that_of_the_formula(groups, devices):
@@ -401,7 +394,6 @@ def test_gradient_of_batch_norm_is_that_of_the_formula(groups, devices):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-10), ours, theirs)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("groups", [1, 4])
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("train", [True, False])
@@ -431,7 +423,6 @@ def test_batch_norm_of_a_maximum_is_the_maximum_of_batch_norm(groups, devices, t
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), one, other)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("groups", [1, 2, 4])
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("train", [True, False])
@@ -591,7 +582,6 @@ def test_batch_norm_parameters():
         assert {k: v.shape for k, v in variables["batch_stats"].items()} == {"mean": (3,), "var": (3,)}
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("kind", "channels"), [("group", 64), ("group", 8), ("group", 48), ("layer", 8), ("none", 8)])
 def test_norms_without_a_batch(kind, channels):
     module, x = Norm(kind), 3 * normal(4, 2, 2, channels, dtype=jnp.float32) + 1

@@ -99,6 +99,9 @@ def test_a_number_of_labels_of_each_class():
     np.testing.assert_array_equal(rows, labelled_rows(labels, 0.1))
     np.testing.assert_array_equal(np.bincount(labels[some_of_each(labels, 25)]), np.full(10, 25))
     np.testing.assert_array_equal(some_of_each(labels, 500), np.arange(1000))
+    # The same in every run and version, or a run that is resumed would know other labels.
+    np.testing.assert_array_equal(some_of_each(np.arange(20) % 2, 3), [3, 4, 7, 8, 11, 16])
+    np.testing.assert_array_equal(some_of_each(np.arange(20) % 2, 3, seed=1), [4, 7, 11, 12, 18, 19])
 
 
 @pytest.mark.fast

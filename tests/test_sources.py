@@ -13,9 +13,8 @@ from ssl_jax.data import arrays, loading, prepared
 from ssl_jax.data.dataset import DoesNotFit
 from ssl_jax.runtime.errors import UserError
 
-pytestmark = pytest.mark.fast
 
-
+@pytest.mark.fast
 @pytest.mark.parametrize("name", loading.names())
 def test_a_source_has_what_the_protocol_says(name):
     module, _ = loading.find(name)
@@ -38,11 +37,13 @@ def agree(card: data.Card, train: data.Dataset, test: data.Dataset) -> None:
     np.testing.assert_allclose(pixels.std(0) / 255, card.std, atol=6e-5)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["digits", "photo_tiles"])
 def test_cards_agree_with_the_images(name):
     agree(data.card(name), data.load(name, "train"), data.load(name, "test"))
 
 
+@pytest.mark.fast
 def test_scenes_know_everything_about_themselves():
     d = data.load("scenes:6", "train", size=64)
     assert d.images.shape == (12, 64, 64, 3) and d.fields["boxes"].shape == (12, 4, 5)
@@ -67,6 +68,7 @@ def test_scenes_know_everything_about_themselves():
         data.load("scenes:few", "train")
 
 
+@pytest.mark.fast
 def test_depth_and_motion_take_one_frame_of_a_scene_to_the_other():
     """A camera of known focal length: each point of the first frame is where the second one has it."""
     from ssl_jax.data import scene
@@ -93,6 +95,7 @@ def test_depth_and_motion_take_one_frame_of_a_scene_to_the_other():
         assert same.mean() > 0.95
 
 
+@pytest.mark.fast
 def test_a_card_needs_no_files():
     assert data.card("tfds:imagenet2012").count == 1_281_167
     assert data.card("tfds:something").count is None and "tensorflow" in data.card("tfds:something").origin
@@ -103,6 +106,7 @@ def test_a_card_needs_no_files():
         data.card("cifar")
 
 
+@pytest.mark.fast
 def test_a_source_may_be_a_module_of_ones_own(tmp_path, monkeypatch):
     (tmp_path / "my_project").mkdir()
     (tmp_path / "my_project" / "noise.py").write_text(
@@ -127,6 +131,7 @@ def load(where, path, request):
         data.load("my_project.music", "train")
 
 
+@pytest.mark.fast
 def test_rows_and_resizing_keep_the_fields():
     images = np.arange(6 * 4 * 4, dtype=np.uint8).reshape(6, 4, 4, 1)
     mask = np.arange(6 * 4 * 4).reshape(6, 4, 4)
@@ -141,6 +146,7 @@ def test_rows_and_resizing_keep_the_fields():
         data.Dataset("some", images, d.labels, (), {"pose": np.zeros(5)})
 
 
+@pytest.mark.fast
 def test_a_resized_field_keeps_its_values_and_its_place():
     """A field of every pixel is cut and resized as the images are, but never interpolated."""
     rng = np.random.default_rng(0)
@@ -192,6 +198,7 @@ def test_cards_agree_with_real_images(wave2, name, file):
         assert not set(train.labels.tolist()) & set(test.labels.tolist())
 
 
+@pytest.mark.fast
 def test_real_masks_name_what_is_seen(wave2):
     """The sky is above the road, and bright; the share of pixels that are the object of a video is known."""
     streets = data.load("camvid", "test", path=str(wave2))
@@ -209,6 +216,7 @@ def test_real_masks_name_what_is_seen(wave2):
     assert near < 0.8 * far
 
 
+@pytest.mark.fast
 def test_real_omniglot_is_that_of_the_archive(wave2):
     stored = np.load(wave2 / "omniglot_small1.npz")
     found = data.load("omniglot", "train", path=str(wave2))
@@ -234,6 +242,7 @@ def digits_file(place: pathlib.Path, name: str, side: int) -> pathlib.Path:
     return place / f"{name}.npz"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("name", "side"), [("mnist", 28), ("usps", 16)])
 def test_digits_are_read_from_a_file_or_its_folder(tmp_path, name, side):
     file = digits_file(tmp_path, name, side)
@@ -249,6 +258,7 @@ def test_digits_are_read_from_a_file_or_its_folder(tmp_path, name, side):
     assert data.load(name, "train", path=str(file), size=8, per_class=1).image_shape == (8, 8, 1)
 
 
+@pytest.mark.fast
 def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"'usps' does not say where.*usps:PATH.*usps\.npz or its folder"):
         data.load("usps", "train")
@@ -279,6 +289,7 @@ def pack(file: pathlib.Path, images: dict[str, np.ndarray]) -> str:
     return str(file)
 
 
+@pytest.mark.fast
 def test_mnist_m_blends_each_digit_with_a_patch(tmp_path):
     """Of photographs of one colour the patch is known wherever it is taken from."""
     digits_file(tmp_path, "mnist", 28)
@@ -319,6 +330,7 @@ def omniglot_file(file: pathlib.Path, characters: list[str], drawers: int = 2) -
     )
 
 
+@pytest.mark.fast
 def test_omniglot_tests_on_characters_of_new_alphabets(tmp_path):
     omniglot_file(tmp_path / "omniglot_small1.npz", ["Greek/character01", "Latin/character01", "Latin/character02"])
     assert data.splits("omniglot", str(tmp_path)) == ("train",)
@@ -344,6 +356,7 @@ def test_omniglot_tests_on_characters_of_new_alphabets(tmp_path):
     assert data.splits("omniglot", alone) == ("train",) and data.load("omniglot", "train", path=alone).classes[3:] == ()
 
 
+@pytest.mark.fast
 def test_every_turn_of_a_character_is_a_class(tmp_path):
     omniglot_file(tmp_path / "omniglot_small1.npz", ["Greek/character01", "Latin/character01"])
     omniglot_file(tmp_path / "omniglot_small2.npz", ["Latin/character01", "Tagalog/character07"])
@@ -362,6 +375,7 @@ def test_every_turn_of_a_character_is_a_class(tmp_path):
         data.load(name, "train", max_gib=1e-4, **options)
 
 
+@pytest.mark.fast
 def test_coil100_holds_out_every_fifth_view(tmp_path):
     x = np.arange(20 * 4 * 4).astype(np.uint8).reshape(20, 4, 4)
     np.savez(tmp_path / "coil100_10views.npz", x=x, y=np.repeat([0, 1], 10), pose_index=np.tile(np.arange(10), 2))
@@ -378,6 +392,7 @@ def street(number: int) -> dict[str, np.ndarray]:
     return {"jpg": np.full((6, 8, 3), number, np.uint8), "png": np.full((6, 8), number % 12, np.uint8)}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("kind", ["tar", "folder"])
 def test_camvid_has_masks_sequences_and_the_hour(tmp_path, kind):
     names = ["train/0016E5_00390", "train/0001TP_006690", "test/Seq05VD_f00000", "val/0016E5_07959"]
@@ -398,6 +413,7 @@ def test_camvid_has_masks_sequences_and_the_hour(tmp_path, kind):
         data.load("camvid", "train", path=pack(tmp_path / "bare.tar", files))
 
 
+@pytest.mark.fast
 def test_bsds_is_central_squares_and_shares_of_annotators(tmp_path):
     wide, high = np.zeros((4, 6, 3), np.uint8), np.full((6, 4, 3), 200, np.uint8)
     drawn = np.tile(np.array([0, 51, 102, 153, 204, 255], np.uint8), (4, 1))
@@ -416,6 +432,7 @@ def test_bsds_is_central_squares_and_shares_of_annotators(tmp_path):
     assert len(data.load("bsds", "train", path=str(tmp_path / "elsewhere"))) == 2
 
 
+@pytest.mark.fast
 def test_davis_is_its_frames_in_order(tmp_path):
     files = {}
     for sequence, count in (("cows", 2), ("bear", 3), ("dog", 2)):
@@ -430,6 +447,7 @@ def test_davis_is_its_frames_in_order(tmp_path):
     assert test.fields["mask"].dtype == np.uint8 and set(train.labels.tolist()) == {-1}
 
 
+@pytest.mark.fast
 def test_kitti_has_the_pose_of_each_frame(tmp_path):
     def drive(folder, poses, frames=10):
         (tmp_path / folder / "left").mkdir(parents=True)
@@ -451,6 +469,7 @@ def test_kitti_has_the_pose_of_each_frame(tmp_path):
             data.load("kitti", "train", path=drive(folder, text))
 
 
+@pytest.mark.fast
 def test_of_several_image_features_the_one_called_image_is_taken(tmp_path):
     def meant(given, found):
         return prepared._meant(given, "image", found, [*found, "bands"], tmp_path)

@@ -32,7 +32,6 @@ def test_no_two_streams_of_a_key_are_one():
     assert len(set(of_update)) == len(of_update)
 
 
-@pytest.mark.fast
 def test_views_are_drawn_from_their_streams():
     rng, positions = jax.random.key(5), jnp.array([7, 2])
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8))

@@ -11,7 +11,7 @@ from ssl_jax.methods.video import equivariance, tracking_triplets, video_coloriz
 from ssl_jax.methods.video.equivariance import Motion
 from ssl_jax.runtime.errors import UserError
 
-pytestmark = [pytest.mark.usefixtures("quick_compilation"), pytest.mark.fast]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def reference(golden, name):
@@ -19,6 +19,7 @@ def reference(golden, name):
         return {key: file[key] for key in file}
 
 
+@pytest.mark.fast
 def test_triplets_have_the_reference_value_and_gradient(golden):
     want = reference(golden, "tracking_triplets_margin0.5")
     with jax.enable_x64(True):
@@ -29,11 +30,13 @@ def test_triplets_have_the_reference_value_and_gradient(golden):
     np.testing.assert_allclose(grad, want["grad"], rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.fast
 def test_pairs_without_a_negative_cost_nothing():
     z = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 4)))
     assert float(tracking_triplets.triplet_loss(z, z[:, :1], 0.5, jnp.zeros((3, 1), bool))) == 0
 
 
+@pytest.mark.fast
 def test_negatives_are_of_other_videos_and_the_hardest_come_first():
     far = jnp.array([[4.0, 0.9, 0.2, 4.0, 0.5, 1.5]])
     for seed in range(20):
@@ -43,6 +46,7 @@ def test_negatives_are_of_other_videos_and_the_hardest_come_first():
         assert set(np.asarray(tracking_triplets.choose(far, draws, 3, 0))[0].tolist()) <= {1, 2, 4, 5}
 
 
+@pytest.mark.fast
 def test_equivariance_has_the_reference_value_and_gradients(golden):
     want = reference(golden, "equivariance_margin1")
     with jax.enable_x64(True):
@@ -56,6 +60,7 @@ def test_equivariance_has_the_reference_value_and_gradients(golden):
         np.testing.assert_allclose(found, want[f"grad_{name}"], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.fast
 def test_invariant_features_lose_the_negatives():
     """Where all features are alike the loss is what `chance` says, and the error that of invariance."""
     z = jnp.zeros((10, 3))
@@ -63,6 +68,7 @@ def test_invariant_features_lose_the_negatives():
     assert float(equivariance.equivariance_loss(z, z, motion, maps)) == pytest.approx(4.0, rel=1e-4)
 
 
+@pytest.mark.fast
 def test_a_motion_moves_the_image_as_it_says():
     """A quarter turn is one of the picture, with y downwards; a shift moves to the right and down."""
     size = 8
@@ -73,6 +79,7 @@ def test_a_motion_moves_the_image_as_it_says():
     np.testing.assert_allclose(shift @ np.array([6.0, 5.0, 1.0]), [4.0, 4.0, 1.0], atol=1e-6)
 
 
+@pytest.mark.fast
 def test_tracks_of_davis_show_the_object(golden):
     path = golden.parent / "data" / "wave2" / "davis2016_val_180p.tar"
     if not path.exists():
@@ -86,6 +93,7 @@ def test_tracks_of_davis_show_the_object(golden):
     np.testing.assert_allclose((train.images / 255).std((0, 1, 2)), davis_tracks.CARD.std, atol=1e-3)
 
 
+@pytest.mark.fast
 def test_a_patch_stays_inside_the_frame():
     image = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
     mask = np.zeros((20, 30), bool)
@@ -95,6 +103,7 @@ def test_a_patch_stays_inside_the_frame():
     assert davis_tracks._patch(image, mask).shape == (64, 64, 3)
 
 
+@pytest.mark.fast
 def test_colours_are_copied_as_the_reference_has_it(golden):
     want = reference(golden, "video_colorization")
     with jax.enable_x64(True):
@@ -113,6 +122,7 @@ def test_colours_are_copied_as_the_reference_has_it(golden):
         np.testing.assert_allclose(found, want[f"grad_{name}"], rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.fast
 def test_clusters_of_colours_are_means_of_their_points():
     draw = np.random.default_rng(0)
     centres = np.array([[0, 0], [50, 0], [0, 50], [-40, -40]])
@@ -143,6 +153,7 @@ def test_the_camera_is_followed_and_the_object_found():
     assert both / either > 0.7
 
 
+@pytest.mark.fast
 def test_only_a_plausible_region_is_an_object():
     masks = np.zeros((5, 20, 20), bool)
     masks[0, 5:10, 5:10] = True  # an object
@@ -155,6 +166,7 @@ def test_only_a_plausible_region_is_an_object():
     assert watching_objects_move.plausible(found).tolist() == [True, False, False, False, False]
 
 
+@pytest.mark.fast
 def test_the_mask_loss_is_the_mean_over_pixels_that_are_told():
     draw = np.random.default_rng(0)
     logits, objects = draw.normal(size=(2, 4, 4)), draw.uniform(size=(2, 4, 4)) > 0.5
@@ -168,6 +180,7 @@ def test_the_mask_loss_is_the_mean_over_pixels_that_are_told():
     )
 
 
+@pytest.mark.fast
 def test_movers_have_the_masks_of_their_objects():
     from ssl_jax import data
 
@@ -179,6 +192,7 @@ def test_movers_have_the_masks_of_their_objects():
     assert not {x.tobytes() for x in test.images} & {x.tobytes() for x in train.images}
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["tracking_triplets", "video_colorization", "watching_objects_move"])
 def test_images_that_are_no_video_are_refused(name):
     with pytest.raises(UserError, match=r"needs (videos|tracks|clips)"):

@@ -11,8 +11,6 @@ from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.lejepa import invariance, unit_slices
 from ssl_jax.methods.joint.visreg import VISReg, quantiles, regulariser
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture(scope="module")
 def reference(golden):
@@ -24,6 +22,7 @@ def total(z, slices, **options):
     return sum(regulariser(z, slices, **options).values())
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-7), ("float32", 1e-5)])
 def test_agrees_with_the_reference(reference, dtype, tolerance):
     with jax.enable_x64(dtype == "float64"):
@@ -42,6 +41,7 @@ def test_agrees_with_the_reference(reference, dtype, tolerance):
         np.testing.assert_allclose(quantiles(8), reference["target"], rtol=1e-6)
 
 
+@pytest.mark.fast
 def test_epsilons_stand_where_each_source_has_them(reference):
     with jax.enable_x64(True):
         z, slices = jnp.asarray(reference["z"]), jnp.asarray(reference["slices"])

@@ -137,7 +137,6 @@ def test_sub_batches_follow_positions_not_rows():
         loss_of(z, sub_batch=9)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(("devices", "mapping"), [(2, "shard_map"), (8, "shard_map"), (8, "pmap")])
 def test_replicas_have_the_loss_and_exact_gradient_of_the_whole_batch(devices, mapping):
     """Sub-batches of eight out of 24 images, which never lie on one replica alone."""
