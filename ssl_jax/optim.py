@@ -78,10 +78,12 @@ def _decay(config: Any, step: jax.Array, warmup: float, steps_per_epoch: int, to
     if config.schedule == "steps":
         passed = [step >= e * steps_per_epoch for e in config.milestones]
         return config.factor ** jnp.sum(jnp.array(passed))
-    if config.schedule not in ("cosine", "cosine_7_16", "inverse"):
-        known = ("cosine", "cosine_7_16", "inverse", "constant", "steps")
+    if config.schedule not in ("cosine", "cosine_4_5", "cosine_7_16", "inverse"):
+        known = ("cosine", "cosine_4_5", "cosine_7_16", "inverse", "constant", "steps")
         raise UserError(f"config.optim.*.schedule is '{config.schedule}'. {nearest(config.schedule, known)}")
     progress = jnp.clip((step - warmup) / max(total_steps - warmup, 1), 0.0, 1.0)
+    if config.schedule == "cosine_4_5":
+        return 0.5 * (1 + jnp.cos(jnp.pi * 4 / 5 * progress))
     if config.schedule == "cosine_7_16":
         return jnp.cos(jnp.pi * 7 / 16 * progress)
     if config.schedule == "inverse":

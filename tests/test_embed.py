@@ -109,7 +109,7 @@ def test_functions_of_the_package(tmp_path):
 @pytest.mark.fast
 def test_lists():
     assert ssl_jax.list_methods() == build.names()
-    assert ssl_jax.list_methods("masked") == ["ijepa", "mae"]
+    assert ssl_jax.list_methods("masked") == ["capi", "ijepa", "mae"]
     with pytest.raises(UserError, match="Did you mean 'pretext'"):
         ssl_jax.list_methods("pretexts")
     assert set(ssl_jax.__all__) <= set(dir(ssl_jax))

@@ -25,7 +25,7 @@ from ssl_jax.workdir.checkpoint import Checkpoints
 # One a family, and those with queues, banks, EMA teachers and statistics that are updated outside the gradient.
 METHODS = (
     *("simclr", "byol", "mocov2", "npid", "dino", "swav", "barlow_twins", "mae", "rotation", "supervised", "s4l"),
-    *("lejepa", "visreg"),
+    *("lejepa", "visreg", "capi"),
 )
 
 

@@ -145,6 +145,7 @@ SIMDINOV2_GLOBAL = tuple(replace(view, area=(0.4, 1.0)) for view in DINOV2_GLOBA
 
 MAE = View(area=(0.2, 1.0), interpolation="bicubic", flip=0.5, pillow=True)
 IJEPA = View(area=(0.3, 1.0), flip=0.0, pillow=True)  # facebookresearch/ijepa, src/transforms.py: the crop alone
+CAPI = View(area=(0.6, 1.0), interpolation="bicubic", flip=0.5, pillow=True)  # facebookresearch/capi, train_capi.py
 
 # VISSL's PIRL image branch; its jitter is always applied.
 PIRL = View(

@@ -40,10 +40,12 @@ INITS = {
         _nearly_zero,
     ),
     "mae": Init(_xavier, _xavier, _xavier, normal, _nearly_zero),
+    # Xavier for each of queries, keys and values, as mocov3.
+    "capi": Init(_xavier, nn.initializers.variance_scaling(2.0, "fan_avg", "uniform"), _xavier, normal, normal),
 }
 
 
-_LINEAR = ("qkv", "proj", "mlp1", "mlp2")  # layers that compute in a block's own type
+_LINEAR = ("qkv", "q", "kv", "proj", "mlp1", "mlp2")  # layers that compute in a block's own type
 
 
 class TransformerBlock(nn.Module):
@@ -55,6 +57,7 @@ class TransformerBlock(nn.Module):
       dtype: type that is computed in; norms and softmax are float32.
       ffn: the two-layer network: 'mlp' with GELU, or 'swiglu' (Shazeer 2020) as DINOv2 has it.
       layer_scale: start of a factor for each channel of both branches (Touvron et al. 2021); 0: there is none.
+      plain: RMSNorm in the place of LayerNorm, and no biases (CAPI).
     """
 
     heads: int
@@ -62,6 +65,7 @@ class TransformerBlock(nn.Module):
     dtype: Any
     ffn: str = "mlp"
     layer_scale: float = 0.0
+    plain: bool = False
 
     @nn.compact
     def __call__(
@@ -77,11 +81,11 @@ class TransformerBlock(nn.Module):
         """
 
         def dense(features, name, init=self.inits.linear):
-            return nn.Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+            return nn.Dense(features, not self.plain, self.dtype, kernel_init=init, name=name)
 
         attend, think = gates[:, :, None, None].swapaxes(0, 1)
         width = x.shape[-1]
-        y = nn.LayerNorm(1e-6, self.dtype, name="norm1")(x)
+        y = self._norm("norm1")(x)
         y = dense(3 * width, "qkv", self.inits.qkv)(y).reshape(*x.shape[:2], 3, self.heads, -1)
         q, k, v = jnp.moveaxis(y, 2, 0)
         if turns is not None:
@@ -89,13 +93,16 @@ class TransformerBlock(nn.Module):
         mask = None if seen is None else seen[:, None, None]
         y = jax.nn.dot_product_attention(q, k, v, mask=mask).reshape(x.shape)
         x += attend * self._scaled(dense(width, "proj")(y), "scale1")
-        y = nn.LayerNorm(1e-6, self.dtype, name="norm2")(x)
+        y = self._norm("norm2")(x)
         if self.ffn == "swiglu":
             gate, value = jnp.split(dense(2 * swiglu_width(width), "mlp1")(y), 2, -1)
             y = nn.silu(gate) * value
         else:
             y = gelu(dense(4 * width, "mlp1")(y))
         return x + think * self._scaled(dense(width, "mlp2")(y), "scale2")
+
+    def _norm(self, name: str) -> nn.Module:
+        return nn.RMSNorm(1e-5, self.dtype, name=name) if self.plain else nn.LayerNorm(1e-6, self.dtype, name=name)
 
     def _scaled(self, y: jax.Array, name: str) -> jax.Array:
         if not self.layer_scale:
@@ -108,15 +115,7 @@ def swiglu_width(width: int) -> int:
     return (int(4 * width * 2 / 3) + 7) // 8 * 8
 
 
-def scanned(
-    block: TransformerBlock,
-    params: list[Any],
-    x: jax.Array,
-    gates: jax.Array,
-    remat: bool,
-    seen: jax.Array | None = None,
-    turns: jax.Array | None = None,
-) -> jax.Array:
+def scanned(block: Any, params: list[Any], x: jax.Array, gates: jax.Array, remat: bool, *more: Any) -> jax.Array:
     """Applies blocks of one shape in a loop, so that one of them is compiled instead of all.
 
     The parameters stay one subtree a block; they are stacked here, those of the linear layers in the type that is
@@ -130,13 +129,12 @@ def scanned(
       x: tokens [B, n, D].
       gates: of the residual branches [B or 1, blocks, 2].
       remat: keep only the input of each block, and compute it anew in the backward pass.
-      seen: bool [B, n], tokens that all attend to; None: all of them.
-      turns: rotary positions; None: there are none.
+      *more: what each block takes behind its gates, the same for all.
     """
 
     def body(x: jax.Array, of_block: tuple[Any, jax.Array]) -> tuple[jax.Array, None]:
         own, x = dist.spread(of_block[0], x)
-        return block.apply({"params": own}, x, of_block[1], seen, turns), None  # type: ignore[return-value]
+        return block.apply({"params": own}, x, of_block[1], *more), None
 
     def cast(name: str, layer: Any) -> Any:
         return jax.tree.map(lambda w: w.astype(block.dtype), layer) if name in _LINEAR else layer

@@ -65,6 +65,7 @@ class ViT(Backbone):
     options: ClassVar[frozenset[str]] = frozenset({"drop_path", "visible", "masked"})
     pools_map: ClassVar[bool] = False
     fixed_size: ClassVar[bool] = True  # that of its positions
+    plain: ClassVar[bool] = False  # blocks with RMSNorm and without biases (CAPI)
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
@@ -157,9 +158,7 @@ class ViT(Backbone):
         if pool is None:
             return Encoded(layer_norm(x[:, 0]), layer_norm(x[:, 1:]).reshape(len(x), *grid, width))
         x = layer_norm(x[:, 0] if pool else x)
-        if pool or visible is not None:
-            return x
-        return x[:, 1:].reshape(len(x), *grid, width)
+        return x if pool or visible is not None else x[:, 1:].reshape(len(x), *grid, width)
 
     def _tokens(self, x: jax.Array, grid: tuple[int, int], visible: jax.Array | None, masked: Any = None) -> jax.Array:
         """Class token, registers and visible patches of images, with their positions [B, n, D]."""
@@ -186,7 +185,7 @@ class ViT(Backbone):
         fixed, anew = depth * frozen // self.stages, -(-depth * self.remat // self.stages)
         cuts = sorted({0, min(fixed, count), min(anew, count), count})
         fields = {"heads": self.heads or SIZES[self.size][2], "inits": INITS[self.vit_init], "dtype": self.dtype}
-        fields |= {"ffn": self.feed_forward, "layer_scale": self.layer_scale}
+        fields |= {"ffn": self.feed_forward, "layer_scale": self.layer_scale, "plain": self.plain}
         for start, stop in itertools.pairwise(cuts):
             if self.scan and not self.is_initializing():
                 params: list[Any] = [self.get_variable("params", f"block{i + 1}") for i in range(start, stop)]

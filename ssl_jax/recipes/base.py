@@ -98,7 +98,7 @@ def _model() -> ConfigDict:
     config.patch = 16  # side of a ViT's patches, pixels; this and the following are of a ViT alone
     config.heads = 0  # of the attention; 0: the size's own (3, 6, 12, 16, 16, 24)
     config.positions = "learned"  # learned (DINO) or sincos (fixed: MoCo v3, MAE)
-    config.vit_init = "dino"  # how weights start: dino, dinov2, dinov3, mocov3 or mae
+    config.vit_init = "dino"  # how weights start: dino, dinov2, dinov3, mocov3, mae or capi
     config.ffn = ""  # feed-forward network: mlp or swiglu; "": the size's own (swiglu for vit_giant)
     config.registers = 0  # tokens beside the class token that are thrown away at the end
     config.layer_scale = 0.0  # start of LayerScale's factors (1e-5 in DINOv2); 0: there are none
@@ -136,7 +136,8 @@ def optimizer(**changes: Any) -> ConfigDict:
     config.name = "sgd"  # sgd, adam, adamw, lars, larc
     config.learning_rate = 0.1  # peak, before scaling
     config.scaling = "linear"  # linear: times batch / 256; sqrt: times sqrt(batch); none
-    config.schedule = "cosine"  # cosine, cosine_7_16 (FixMatch), inverse (DANN: (1 + 10 p)^-.75), constant, steps
+    # cosine, cosine_4_5 (CAPI), cosine_7_16 (FixMatch), inverse (DANN: (1 + 10 p)^-.75), constant, steps
+    config.schedule = "cosine"
     config.per_epoch = False  # move the rate once an epoch, not once an update
     config.final = 0.0  # last rate of the cosine, share of the peak
     config.milestones = ()  # epochs at which schedule='steps' multiplies by `factor`

@@ -19,6 +19,7 @@ class Expected(NamedTuple):
 
 MEASURES = {
     "linear": "top-1 of a linear classifier on frozen features",
+    "attentive": "top-1 of an attentive classifier on frozen features",
     "knn": "top-1 of the weighted nearest neighbours (k = 200, T = 0.1 on CIFAR-10, k = 20, T = 0.07 on ImageNet)",
     "1nn": "top-1 of the nearest neighbour",
     "5nn": "top-1 of the five nearest neighbours",

@@ -69,6 +69,41 @@ def block_masks(
     return jax.vmap(one)(keys, counts)
 
 
+def inverse_blocks(keys: jax.Array, visible: int, grid: tuple[int, int]) -> jax.Array:
+    """Masks of all but one rectangle, as CAPI has them: exactly `visible` patches are seen.
+
+    The logarithm of its aspect is uniform where the rectangle fits in, between 1/2 and 2; its sides are rounded up, its
+    place is uniform, and what is too much goes from its end. Then the mask is shifted around the edges, by a uniform
+    number of rows and columns.
+
+    Args:
+      keys: one an image [n].
+      visible: patches that are seen.
+      grid: rows and columns of patches.
+
+    Returns:
+      bool [n, rows columns], which patches are hidden.
+    """
+    rows, columns = grid
+    least, most = max(0.5, visible / columns**2), min(2.0, rows**2 / visible)
+
+    def one(key: jax.Array) -> jax.Array:
+        u = jax.random.uniform(key, (5,))
+        aspect = jnp.exp(jnp.log(least) + u[0] * (jnp.log(most) - jnp.log(least)))
+        # Whole numbers decide what rounding might: that the rectangle fits in, and has enough patches.
+        h = jnp.clip(jnp.ceil(jnp.sqrt(visible * aspect)).astype(jnp.int32), -(-visible // columns), rows)
+        w = jnp.ceil(jnp.sqrt(visible / aspect)).astype(jnp.int32)
+        w = jnp.clip(w, -(-visible // h), columns)
+        space = jnp.stack([rows - h + 1, columns - w + 1, jnp.asarray(rows), jnp.asarray(columns)])
+        top, left, down, along = jnp.floor(u[1:] * space).astype(jnp.int32)
+        r, c = jnp.arange(rows)[:, None], jnp.arange(columns)
+        inside = (r >= top) & (r < top + h) & (c >= left) & (c < left + w)
+        seen = inside & (jnp.cumsum(inside.reshape(-1)).reshape(grid) <= visible)
+        return ~jnp.roll(seen, (down, along), (0, 1)).reshape(-1)
+
+    return jax.vmap(one)(keys)
+
+
 def stratified_counts(
     rng: jax.Array,
     numbers: jax.Array,
