@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import models, optim
+from ssl_jax import losses, models, optim
 from ssl_jax.methods import build
 from ssl_jax.methods.contract import Info
 from ssl_jax.methods.joint.ibot import cross_entropy
@@ -139,6 +139,8 @@ def test_what_the_student_sees_and_what_is_asked():
     own = {"params": params["decoder"]}
     whole = decoder.apply(own, h, train=False, **places)
     np.testing.assert_allclose(jnp.mean(whole**2, -1), 1.0, atol=1e-2)
+    cosines = method._head().apply({"params": params["head"]}, losses.l2_normalize(whole).reshape(3 * count, -1))
+    np.testing.assert_allclose(logits.reshape(3 * count, -1), cosines, atol=1e-5)
     moved = decoder.apply(own, h, train=False, **places | {"asked": places["asked"].at[:, 0].set(0.5)})
     np.testing.assert_allclose(moved[:, 1:], whole[:, 1:], atol=1e-5)
     assert np.abs(moved[:, 0] - whole[:, 0]).max() > 1e-3
