@@ -195,6 +195,17 @@ def test_kernel_mean_matching_follows_the_density():
     assert abs(same @ source[:, 0] / same.sum() - source.mean()) < 0.01
 
 
+@pytest.mark.fast
+def test_kernel_mean_matching_where_the_sum_is_at_its_bound():
+    """As for features of a network that has not seen the target: the weights want to be fewer than they may."""
+    draw = np.random.default_rng(0)
+    source, target = (x / np.linalg.norm(x, axis=1)[:, None] for x in draw.normal(size=(2, 400, 400)))
+    for away in (5, 8, 20):
+        weights = reweighting.mean_matching(source, target + np.eye(400)[0] * away)
+        assert weights.mean() == pytest.approx(1 - 10 / np.sqrt(400), abs=1e-8)
+        assert weights.min() >= 0 and weights.max() <= 10 and (weights > 1e-6).sum() < 60
+
+
 def shifted(seed=0, count=90):
     """Three classes, and the same turned and moved."""
     draw = np.random.default_rng(seed)

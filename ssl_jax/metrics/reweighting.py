@@ -1,7 +1,7 @@
 """Domain adaptation by weighing the source, and by a few labels of the target, on fixed features."""
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import lu_factor, lu_solve
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
@@ -55,8 +55,8 @@ def matching_weights(kernel: np.ndarray, wanted: np.ndarray, most: float, slack:
     n = len(wanted)
     bounds = np.concatenate([np.full(n, most), np.zeros(n), [n * (1 + slack), n * (slack - 1)]])
 
-    def rows(b):  # of the constraints rows(b) <= bounds
-        return np.concatenate([b, -b, [b.sum(), -b.sum()]])
+    def rows(b, total):  # of the constraints rows(b, b.sum()) <= bounds
+        return np.concatenate([b, -b, [total, -total]])
 
     def columns(z):
         return z[:n] - z[n : 2 * n] + z[-2] - z[-1]
@@ -66,19 +66,29 @@ def matching_weights(kernel: np.ndarray, wanted: np.ndarray, most: float, slack:
         return min(1.0, 0.995 * float(np.min(-x[shrinks] / step[shrinks], initial=np.inf)))
 
     b, scale = np.full(n, min(1.0, most / 2)), 1 + np.abs(wanted).max()
-    room, price = np.maximum(bounds - rows(b), 1), np.full(2 * n + 2, scale)
+    room, price = np.maximum(bounds - rows(b, b.sum()), 1), np.full(2 * n + 2, scale)
+    system = np.ones((n + 1, n + 1))
     for _ in range(100):
-        dual, primal = kernel @ b - wanted + columns(price), rows(b) + room - bounds
+        dual, primal = kernel @ b - wanted + columns(price), rows(b, b.sum()) + room - bounds
+        primal[np.abs(primal) < 1e-12 * bounds.max()] = 0  # rounding, which is not small beside a small room
         gap = room @ price / len(room)
         if max(np.abs(dual).max(), np.abs(primal).max() / n, gap) < 1e-10 * scale:
             return np.clip(b, 0, most)
         d = price / room
-        system = kernel + np.diag(d[:n] + d[n : 2 * n]) + d[-2] + d[-1]
-        factor = cho_factor(system + 1e-13 * scale * np.eye(n))
+        # The price of the sum is an unknown of its own, from which the change of the sum follows: added up, that would
+        # be lost in rounding, and so would the kernel beside the square that the sum would add to it. Rows and columns
+        # are scaled, for they differ by all that separates a row at its bound from one that is free.
+        system[:n, :n] = kernel + np.diag(d[:n] + d[n : 2 * n])
+        both = d[-2] + d[-1]
+        scales = np.append(1 / np.sqrt(np.diag(system)[:n]), np.sqrt(both))
+        system[n, n] = -1 / both
+        factor = lu_factor(system * scales * scales[:, None])
 
         def step(product):
-            move = cho_solve(factor, -dual - columns((price * primal - product) / room))  # noqa: B023
-            return move, -primal - rows(move), (price * (primal + rows(move)) - product) / room  # noqa: B023
+            right = np.append(-dual - columns((price * primal - product) / room), 0.0)  # noqa: B023
+            found = scales * lu_solve(factor, scales * right)  # noqa: B023
+            change = rows(found[:n], found[n] / both)  # noqa: B023
+            return found[:n], -primal - change, (price * (primal + change) - product) / room  # noqa: B023
 
         _, ahead, dearer = step(room * price)
         reach = min(longest(room, ahead), longest(price, dearer))
