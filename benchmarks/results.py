@@ -170,14 +170,9 @@ def _task_table(runs: list[Row]) -> str:
     names = list(dict.fromkeys(name for run in runs for name in run["results"]))
     lines = []
     for baseline in TASK_COLUMNS:
-        known = {
-            name: run["results"][name][baseline]
-            for run in runs
-            for name in run["results"]
-            if baseline in run["results"][name]
-        }
-        if known:
-            lines.append([baseline, "", "", *(f"{100 * known[n]:.1f}" if n in known else "" for n in names), ""])
+        cells = [_span(runs, name, baseline) for name in names]
+        if any(cells):
+            lines.append([baseline, "", "", *cells, ""])
     groups: dict[tuple[str, str], list[Row]] = {}
     for run in runs:
         groups.setdefault((run["config"], run["note"]), []).append(run)
@@ -188,6 +183,12 @@ def _task_table(runs: list[Row]) -> str:
         lines.append([f"`{config}`", seeds, minutes, *(_share(members, name) for name in names), note])
     head = ["run", "seeds", "minutes", *map(_heading, names), "note"]
     return markdown(head, lines)
+
+
+def _span(runs: list[Row], name: str, baseline: str) -> str:
+    """A baseline's share in %, from the least to the greatest where networks or draws differ."""
+    found = [run["results"][name][baseline] for run in runs if baseline in run["results"].get(name, {})]
+    return " to ".join(dict.fromkeys(f"{100 * value:.1f}" for value in (min(found), max(found)))) if found else ""
 
 
 def _heading(name: str) -> str:
