@@ -1,6 +1,7 @@
 """Exports the backbone of a run, or imports the checkpoint of another project.
 
   ssl_jax export runs/a --format=torchvision                       writes runs/a/backbone_torchvision.safetensors
+  ssl_jax export runs/a --head=depth/linear                        with a dense head, writes runs/a/depth_linear.onnx
   ssl_jax export --import=r50.pth --arch=resnet50 --out=b.npz      a checkpoint of another project, in our format
 
 Formats: npz and safetensors (our names), torchvision and timm (state dicts under their names, in safetensors), onnx. A
@@ -23,7 +24,8 @@ import numpy as np
 from ssl_jax import command_line, weights
 from ssl_jax.runtime import files, modules
 from ssl_jax.runtime.errors import UserError, explained
-from ssl_jax.weights import card, onnx_graph, torch_import
+from ssl_jax.weights import card, dense_head, onnx_graph, torch_import
+from ssl_jax.weights.dense_head import DenseHead
 from ssl_jax.workdir import results as stored_results
 from ssl_jax.workdir.log import speak_plainly
 
@@ -44,13 +46,15 @@ _VIEW: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-def export(workdir: str, layout: str = "safetensors", out: str | None = None) -> pathlib.Path:
+def export(workdir: str, layout: str | None = None, out: str | None = None, head: str | None = None) -> pathlib.Path:
     """Writes the backbone of a run, and its model card beside it.
 
     Args:
       workdir: of the run, or a file of `weights.save`.
-      layout: one of `FORMATS`.
-      out: path of the file; default `backbone...` in the workdir.
+      layout: one of `FORMATS`; default safetensors, or onnx with a head.
+      out: path of the file; default `backbone...` in the workdir, or the name of the head.
+      head: of dense prediction, to be written with the backbone as one graph: its name in the workdir's results, as
+        'depth/linear', or its file.
 
     Returns:
       the path of the file.
@@ -60,18 +64,23 @@ def export(workdir: str, layout: str = "safetensors", out: str | None = None) ->
     """
     if "://" in workdir and out is None:
         raise UserError(f"{workdir} is no folder of this machine: say where to put the backbone, with --out=FILE.")
+    layout = layout or ("onnx" if head else "safetensors")
+    if head and layout != "onnx":
+        raise UserError(f"--head is written with the backbone as one ONNX graph, not as {layout}: drop --format.")
     named = layout in ("torchvision", "timm")
     suffix = ".safetensors" if named else f".{layout}"
     source = epath.Path(workdir)
     folder = source if source.is_dir() else source.parent
-    path = pathlib.Path(out or folder / (f"backbone_{layout}{suffix}" if named else f"backbone{suffix}"))
+    found = None if head is None else dense_head.find(workdir, head)
+    stem = found.name.replace("/", "_") if found else f"backbone_{layout}" if named else "backbone"
+    path = pathlib.Path(out or folder / f"{stem}{suffix}")
     if path.suffix != suffix:
         raise UserError(f"--out={path} does not end in {suffix}, as the format {layout} has it.")
     backbone = weights.load(workdir)
     results = stored_results.read(folder / "results.json") or {}
-    described = card.text(backbone, results, path.name, layout)
+    described = card.text(backbone, results, path.name, layout, found)
     if layout == "onnx":
-        _write(path, _tried(path, backbone))
+        _write(path, _tried(path, backbone, found))
     else:
         _save(path, backbone, layout if named else "ours")
     _write(card_of(path), described.encode())
@@ -132,24 +141,28 @@ def _save(path: pathlib.Path, backbone: weights.Backbone, names: str = "ours") -
         tried.unlink(missing_ok=True)
 
 
-def _tried(path: pathlib.Path, backbone: weights.Backbone) -> bytes:
-    """An ONNX file, once it has been run and gives the bare network's features of some noise.
+def _tried(path: pathlib.Path, backbone: weights.Backbone, head: DenseHead | None) -> bytes:
+    """An ONNX file, once it has been run and gives the network's own features, or the head's answers, of some noise.
 
     Raises:
       UserError: it does not.
     """
-    content = onnx_graph.model(backbone).SerializeToString()
-    shape = (2, *(backbone.view.size,) * 2, backbone.channels)
-    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    wanted = backbone.bare(images)
-    _check_same(path, onnx_graph.features(content, images), wanted)
+    content = (onnx_graph.model(backbone) if head is None else head.model(backbone)).SerializeToString()
+    size = head.size if head else (backbone.view.size,) * 2
+    images = np.random.default_rng(0).standard_normal((2, *size, backbone.channels)).astype(np.float32)
+    if head is None:
+        _check_same(path, onnx_graph.features(content, images), backbone.bare(images))
+        return content
+    found = onnx_graph.outputs(content, images)
+    for name, wanted in head.outputs(backbone, images).items():
+        _check_same(path, found[name], wanted)
     return content
 
 
 def _check_same(path: pathlib.Path, found: np.ndarray, wanted: np.ndarray) -> None:
     if not (np.isfinite(wanted).all() and np.allclose(found, wanted, rtol=1e-2, atol=1e-2 * np.abs(wanted).max())):
         raise UserError(
-            f"{path} is not written, since what can be stored of this backbone gives other features than it does, or "
+            f"{path} is not written, since what can be stored of this network gives other numbers than it does, or "
             "they are no numbers: choose another --format, or another checkpoint."
         )
 
@@ -180,8 +193,9 @@ def _parser() -> argparse.ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", help="folder of the run, or a file written before; also as the first argument")
     source.add_argument("--import", dest="checkpoint", metavar="PATH", help="checkpoint of another project")
+    parser.add_argument("--format", choices=FORMATS, help="with --workdir (default: safetensors; onnx with --head)")
     parser.add_argument(
-        "--format", choices=FORMATS, default="safetensors", help="with --workdir (default: %(default)s)"
+        "--head", help="of a dense evaluation, as depth/linear, or its file: one graph with the backbone"
     )
     parser.add_argument("--out", help="file to write")
     there = parser.add_argument_group("with --import")
@@ -200,8 +214,8 @@ def main(argv: list[str] | None = None) -> int:
     speak_plainly()
     argv = command_line.with_names(sys.argv[1:] if argv is None else argv, "workdir")
     args = _parser().parse_args(argv)
-    path = export(args.workdir, args.format, args.out) if args.workdir else _import(args)
-    print(f"The backbone is {path}, its model card {card_of(path)}.")
+    path = export(args.workdir, args.format, args.out, args.head) if args.workdir else _import(args)
+    print(f"The {'network' if args.head else 'backbone'} is {path}, its model card {card_of(path)}.")
     return 0
 
 

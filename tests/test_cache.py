@@ -4,8 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from ssl_jax.evals.cache import FeatureCache, fingerprint
+from ssl_jax.evals.cache import FeatureCache
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.workdir.fingerprint import fingerprint
 
 pytestmark = pytest.mark.fast
 

@@ -1,14 +1,11 @@
 """Features on disk, so that a second look at a checkpoint does not run the backbone again."""
 
 from collections.abc import Callable
-import hashlib
 import logging
-from typing import Any
 import zipfile
 import zlib
 
 from etils import epath
-import jax
 import numpy as np
 
 from ssl_jax.runtime import files, processes
@@ -17,16 +14,6 @@ from ssl_jax.runtime.errors import UserError
 logger = logging.getLogger("ssl_jax")
 
 LIMIT = 2**32  # bytes of features that one workdir keeps
-
-
-def fingerprint(tree: Any) -> str:
-    """A short hash of the contents of all arrays (and strings) of a tree, their shapes and their types."""
-    digest = hashlib.blake2b(digest_size=8)
-    for leaf in jax.tree.leaves(tree):
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
 
 
 class FeatureCache:

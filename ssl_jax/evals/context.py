@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_jax import data
 from ssl_jax.data import loader, loading, train_test
-from ssl_jax.evals.cache import FeatureCache, fingerprint
+from ssl_jax.evals.cache import FeatureCache
 from ssl_jax.evals.features import stage_extractor
 from ssl_jax.methods.contract import Picture, Variables
 from ssl_jax.metrics.subset import evenly_spaced
@@ -17,6 +17,8 @@ from ssl_jax.recipes import base
 from ssl_jax.run import Run
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.state import TrainState
+from ssl_jax.weights.dense_head import DenseHead
+from ssl_jax.workdir.fingerprint import fingerprint
 from ssl_jax.workdir.results import Result
 
 Pair = tuple[np.ndarray, np.ndarray]  # of the training and of the test images
@@ -74,6 +76,7 @@ class Context:
     tune_epochs: int | None = None  # of fine-tuning; None: `fine_tune.EPOCHS`
     frozen: tuple[int, ...] = ()  # stages that fine-tuning copies, once frozen and once not
     pictures: list[Picture] = dataclasses.field(default_factory=list)  # of the evaluation at hand, for the report
+    heads: list[DenseHead] = dataclasses.field(default_factory=list)  # that it trained, for the workdir
 
     @property
     def run(self) -> Run:
@@ -140,9 +143,8 @@ def load_images(run: Run, source: str | None = None, path: str | None = None) ->
             held = config.data.holdout or base.fields().data.holdout  # nothing of this source is trained on
             config.data.update(source=source, path=path, size=size, holdout=held, **own)
         found, test = train_test.load(config.data)
-    test = found[:0] if test is None else test
     channels = run.train.image_shape[-1]
-    return _recoloured(found, channels), _recoloured(test, channels)
+    return _recoloured(found, channels), _recoloured(found[:0] if test is None else test, channels)
 
 
 def _recoloured(d: data.Dataset, channels: int) -> data.Dataset:
@@ -239,8 +241,7 @@ def prepare(
       frozen: likewise.
     """
     networks = {"pretrained": Network(run, ts), "untrained": Network(run, run.init())}
-    if supervised is not None:
-        networks["supervised"] = supervised
+    networks |= {} if supervised is None else {"supervised": supervised}
     if not extracted:
         none = _pair(np.zeros((len(d), 0), np.float32) for d in images)
         features = Features(none, none, None, _pair(d.labels for d in images), len(images[0].classes))
@@ -289,8 +290,7 @@ def _stages(
         arrays = make()
     else:
         contents = [fingerprint(network.variables), seen, repr(run.eval_view)]
-        if few is not None:
-            contents.append(f"{few} training images of the earlier stages")
+        contents += [] if few is None else [f"{few} training images of the earlier stages"]
         arrays = cache.get(name, int(ts.step), fingerprint(contents), 2 * count, make)
     return list(zip(arrays[:count], arrays[count:], strict=True))
 

@@ -1,6 +1,6 @@
 """What evaluations of dense prediction have in common: heads on a backbone that is frozen or trained with them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -19,6 +19,9 @@ from ssl_jax.metrics.segmentation import upsampled
 from ssl_jax.metrics.subset import evenly_spaced
 from ssl_jax.models.dense_heads import FCNHead, LinearHead
 from ssl_jax.runtime.errors import UserError
+from ssl_jax.weights.answers import Answer, Pixels
+from ssl_jax.weights.dense_head import DenseHead, side_by_side
+from ssl_jax.workdir.fingerprint import fingerprint
 
 # Those of all dense evaluations.
 OPTIONS = {
@@ -58,7 +61,7 @@ def parts(context: Context, name: str, fields: Mapping[str, type]) -> tuple[Part
     found = []
     for d in context.images:
         rows = evenly_spaced(np.arange(len(d)), MAX_IMAGES)
-        height, width = (side // _MULTIPLE * _MULTIPLE or side for side in d.images.shape[1:3])
+        height, width = _cut(d.images.shape[1:3])
         top, left = (d.images.shape[1] - height) // 2, (d.images.shape[2] - width) // 2
         part = (slice(None), slice(top, top + height), slice(left, left + width))
         cut: dict[str, np.ndarray] = {
@@ -113,16 +116,24 @@ class Problem:
     """What a head is to predict of every pixel.
 
     Attributes:
-      out: channels of the answer.
-      loss: of answers [B, H, W, out] of the truth's size, and the truth [B, H, W, ...].
+      name: of the evaluation.
+      answer: what the head's numbers mean.
+      loss: of numbers [B, H, W, channels] of the truth's size, and the truth [B, H, W, ...].
       field: of the data set, and how it is drawn.
-      features: what the head sees.
+      stages: of the backbone, whose maps the head sees side by side; (): the last alone.
     """
 
-    out: int
+    name: str
+    answer: Pixels
     loss: Callable[[jax.Array, jax.Array], jax.Array]
     field: Field
-    features: Callable[[heads.Encode, jax.Array], jax.Array] = heads.last_map
+    stages: tuple[int, ...] = ()
+
+    def features(self, encode: heads.Encode, x: jax.Array) -> jax.Array:
+        """What the head sees of normalised images."""
+        if not self.stages:
+            return heads.last_map(encode, x)
+        return side_by_side([heads.last_map(lambda x, s=s: encode(x, s), x) for s in self.stages])
 
 
 def predictions(
@@ -149,11 +160,66 @@ def predictions(
                     f"config.eval.dense_heads has '{kind}': write some of linear, fcn, linear_tuned and fcn_tuned, "
                     "with commas between."
                 )
-            task = _task(HEADS[name](problem.out), problem)
+            head = HEADS[name](problem.answer.channels)
+            task = _task(head, problem)
             fit = trainer(context, network, task, view(context, network, train.images, **looks), bool(tuned))
             fields = {problem.field.name: train.fields[problem.field.name]}
             trained = fit(train.images, fields, context.config.eval.dense_iterations, context.config.seed)
+            if of == "pretrained":
+                name = f"{problem.name}/{kind}"
+                keep(context, name, network, head, trained, problem.answer, tuned=bool(tuned), stages=problem.stages)
             yield of, kind, fit.answers(trained, test.images)
+
+
+def keep(
+    context: Context,
+    name: str,
+    network: Network,
+    head: nn.Module,
+    trained: heads.Trained,
+    answer: Answer,
+    *,
+    tuned: bool,
+    stages: tuple[int, ...] = (),
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Keeps a head for the workdir.
+
+    Args:
+      context: what is evaluated.
+      name: of the evaluation and the head.
+      network: that it was trained on.
+      head: of `weights.dense_head`'s.
+      trained: what came out.
+      answer: what its numbers mean.
+      tuned: whether the backbone was trained with it.
+      stages: whose maps it sees; (): the last alone.
+      size: of the images that it is tested on; None: those that `parts` cuts.
+    """
+    of_head, backbone = (
+        {"params": trained.params[part], "batch_stats": trained.stats[part]} for part in ("head", "backbone")
+    )
+    test = context.images[1]
+    context.heads.append(
+        DenseHead(
+            name,
+            head,
+            jax.device_get(of_head),
+            answer,
+            fingerprint(network.variables),
+            jax.device_get(backbone) if tuned else None,
+            size or _cut(test.images.shape[1:3]),
+            test.name,
+            stages,
+            context.config.eval.output_stride,
+        )
+    )
+
+
+def _cut(sides: Sequence[int]) -> tuple[int, int]:
+    """Height and width without what is more than a multiple."""
+    height, width = (side // _MULTIPLE * _MULTIPLE or side for side in sides)
+    return height, width
 
 
 def _task(head: nn.Module, problem: Problem) -> heads.Task:

@@ -1,6 +1,6 @@
 """Detection: CenterNet's head on a backbone, frozen and fine-tuned. Average precision as COCO and VOC have it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ssl_jax.evals.context import Context, Network
 from ssl_jax.evals.maps import strided
 from ssl_jax.metrics import centernet, detection
 from ssl_jax.models.dense_heads import CenterNetHead
+from ssl_jax.weights.answers import Boxes
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "detection", frozenset({"boxes", "test images"}), False, False
@@ -27,13 +28,14 @@ SHOWN = 0.3  # score of a detection that a picture shows
 def measure(context: Context) -> list[Result]:
     """Average precision of each backbone, frozen and trained with the head, on the test and the training images."""
     heads.in_memory(context.images, "detection", frozenset({"boxes"}))
-    names = context.images[0].card.box_classes
-    classes = len(names) or 1 + int(max(d.fields["boxes"][..., 4].max() for d in context.images))
+    count = 1 + int(max(d.fields["boxes"][..., 4].max() for d in context.images))
+    names = context.images[0].card.box_classes or tuple(map(str, range(count)))
+    classes = len(names)
     found, boxes = [], {}
     for of, network in context.networks.items():
         network = strided(network, context.config.eval.output_stride)
         for kind in ("frozen", "tuned"):
-            results, boxes[f"{of}, {kind}"] = _measured(context, network, of, kind, classes)
+            results, boxes[f"{of}, {kind}"] = _measured(context, network, of, kind, names)
             found += results
     test = context.images[1]
     rows = pictures.shown(len(test))
@@ -54,9 +56,10 @@ def _drawn(images: np.ndarray, rows: np.ndarray, boxes: detection.Boxes, classes
 
 
 def _measured(
-    context: Context, network: Network, of: str, kind: str, classes: int
+    context: Context, network: Network, of: str, kind: str, names: Sequence[str]
 ) -> tuple[list[Result], detection.Boxes]:
-    """What was found of a backbone and a head, and the detections in the test images."""
+    """What was found of a backbone and a head, and the detections in the test images; `names` are the classes'."""
+    classes = len(names)
     train, test = context.images
     options = context.config.eval
     view = dense.view(context, network, train.images, crop="torch", area=AREA, ratio=(1.0, 1.0))
@@ -76,6 +79,10 @@ def _measured(
     fit = dense.trainer(context, network, task, view, kind == "tuned")
     true = [np.asarray(d.fields["boxes"]) for d in (train, test)]
     trained = fit(train.images, {"boxes": true[0]}, options.dense_iterations, context.config.seed)
+    if of == "pretrained":
+        answer = Boxes(tuple(names), stride)
+        size = (test.images.shape[1], test.images.shape[2])
+        dense.keep(context, f"detection/{kind}", network, head, trained, answer, tuned=kind == "tuned", size=size)
     boxes = [_found(centernet.Answer(*fit.answers(trained, d.images)), stride) for d in (train, test)]
     own, scores = (detection.scores(these, _true(those)) for these, those in zip(boxes, true, strict=True))
     results = [

@@ -35,7 +35,8 @@ class External(Method):
         return _held(self.source.variables(*self.source.init(rng, batch, info)))
 
     def encode(self, variables, images, **options):
-        return self.source.encode(variables, images, **options)
+        # Of another output stride, maybe.
+        return dataclasses.replace(self.source, backbone=self.backbone).encode(variables, images, **options)
 
 
 def _held(variables: Variables) -> tuple[Any, Any]:

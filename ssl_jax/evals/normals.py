@@ -6,6 +6,7 @@ from ssl_jax.augment.targets import Field
 from ssl_jax.evals import dense
 from ssl_jax.evals.context import Context
 from ssl_jax.metrics import normals
+from ssl_jax.weights.answers import Normals
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "surface normals", frozenset({"normals", "test images"}), False, False
@@ -16,7 +17,7 @@ OPTIONS: dict[str, object] = {}
 def measure(context: Context) -> list[Result]:
     """Angles of each backbone and head; images are not mirrored, which would turn the normals round."""
     train, test = dense.parts(context, "normals", {"normals": np.float32})
-    problem = dense.Problem(3, normals.loss, Field("normals", "view", "nearest"))
+    problem = dense.Problem("normals", Normals(), normals.loss, Field("normals", "view", "nearest"))
     truth = test.fields["normals"]
     mean = train.fields["normals"].reshape(-1, 3).mean(0)
     chance = normals.scores(np.broadcast_to(mean, truth.shape), truth)

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from ssl_jax.evals import context, external, pictures
-from ssl_jax.evals.cache import FeatureCache, fingerprint
+from ssl_jax.evals.cache import FeatureCache
 from ssl_jax.evals.context import Context, Features, Images, Network
 from ssl_jax.evals.find import LARGE, evaluations, find, options
 from ssl_jax.evals.table import table
@@ -20,10 +20,12 @@ from ssl_jax.run import Run, prepare
 from ssl_jax.runtime import progress
 from ssl_jax.runtime.errors import UserError, nearest
 from ssl_jax.state import TrainState
+from ssl_jax.weights import dense_head
 from ssl_jax.workdir import images as stored_images
 from ssl_jax.workdir import lock, trackers
 from ssl_jax.workdir.checkpoint import Checkpoints
 from ssl_jax.workdir.config import load as load_config
+from ssl_jax.workdir.fingerprint import fingerprint
 from ssl_jax.workdir.results import Results, versions
 
 
@@ -44,8 +46,7 @@ class Settings:
 
     tune_epochs: int | None = None  # of fine-tuning, for each share of the labels; None: `fine_tune.EPOCHS`
     frozen: tuple[int, ...] = ()  # numbers of stages that fine-tuning copies, frozen and tuned (Yosinski et al. 2014)
-    # Fields of `config.eval`, where they shall not be those of the run.
-    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    fields: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of `config.eval`, not the run's
 
 
 def restore(run: Run, workdir: str) -> TrainState:
@@ -275,21 +276,22 @@ def _circumstances(run: Run, ts: TrainState) -> dict[str, Any]:
 
 def _measure(name: str, what: Context, results: Results, workdir: str) -> None:
     """Measures, stores what was found and prints it."""
-    evaluation = find(name)
-    began = time.time()
-    what.pictures.clear()
+    evaluation, began = find(name), time.time()
+    what = dataclasses.replace(what, pictures=[], heads=[])
     found = evaluation.measure(what)
     results.record(found, **{f"seconds/{name}": time.time() - began})
     if file := pictures.store(workdir, name, results.key, what.pictures):
         results.add({"pictures": results.values.get("pictures", {}) | {name: file}})
+    if what.heads:
+        files = dense_head.store(workdir, results.key, what.heads)
+        results.add({dense_head.FOLDER: results.values.get(dense_head.FOLDER, {}) | files})
     if evaluation.TITLE and found:
         print(table(evaluation.TITLE, found), end="\n\n")
 
 
 def _conclude(run: Run, results: Results) -> None:
     """Says what is wrong with the run, if anything is; without features nothing can be said."""
-    values = results.values
-    if "rankme" not in values:
+    if "rankme" not in (values := results.values):
         return
     chance = run.method.chance(run.info)
     if "pretext/loss" in values and chance is not None:

@@ -11,6 +11,7 @@ from ssl_jax.evals.maps import names_of, needs_masks
 from ssl_jax.evals.segmentation import results, show
 from ssl_jax.metrics import segmentation
 from ssl_jax.metrics.segmentation import IGNORE
+from ssl_jax.weights.answers import Classes
 from ssl_jax.workdir.results import Result
 
 TITLE, NEEDS, DEFAULT, LARGE = "segmentation heads", frozenset({"mask", "test images"}), False, False
@@ -27,7 +28,7 @@ def measure(context: Context) -> list[Result]:
     train, test = dense.parts(context, "segmentation_heads", {"mask": np.uint8})
     for part in (train, test):
         part.fields["mask"][part.fields["mask"] >= len(names)] = IGNORE
-    problem = dense.Problem(len(names), _loss, Field("mask", "view"))
+    problem = dense.Problem("segmentation_heads", Classes(tuple(names)), _loss, Field("mask", "view"))
     looks = {"crop": "torch", "area": AREA, "ratio": (1.0, 1.0)}
     truth = test.fields["mask"]
     found, answers = [], {}

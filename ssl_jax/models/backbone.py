@@ -4,7 +4,7 @@ A file of this folder, or a module anywhere, defines a subclass of `Backbone`. `
 `names`, or the dotted path of its module.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import dataclasses
 from typing import Any, ClassVar, NamedTuple
 
@@ -203,7 +203,30 @@ class Backbone(nn.Module):
         Raises:
           UserError: for a network that has no graph.
         """
-        raise UserError(f"There is no ONNX graph of a {self.title}: use the format npz or safetensors.")
+        raise self._without_graph()
+
+    def onnx_maps(
+        self, graph: Graph, params: Any, stats: Any, size: tuple[int, int], stages: Sequence[int]
+    ) -> list[str]:
+        """Writes the network into a graph, from the value 'images' [N, C, H, W] to maps [N, D, h, w].
+
+        Args:
+          graph: to write into.
+          params: parameters.
+          stats: running statistics.
+          size: height and width of the images, pixels.
+          stages: whose maps are wanted, from 1.
+
+        Returns:
+          the names of the maps.
+
+        Raises:
+          UserError: for a network that has no graph, or no maps.
+        """
+        raise self._without_graph()
+
+    def _without_graph(self) -> UserError:
+        return UserError(f"There is no ONNX graph of a {self.title}: use the format npz or safetensors.")
 
 
 def pooled(x: jax.Array, pool: bool | None) -> jax.Array | Encoded:

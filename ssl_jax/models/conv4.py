@@ -1,10 +1,10 @@
 """Conv-4: the backbone of few-shot learning."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 
-from ssl_jax.models.backbone import Backbone
 from ssl_jax.models.convnet import ConvNet
 from ssl_jax.models.onnx import Graph
 from ssl_jax.models.pool import halved
@@ -31,5 +31,7 @@ class Conv4(ConvNet):
         """Half as many rows and columns, until one is left."""
         return halved(x) if min(x.shape[1:3]) > 1 else x
 
-    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        return Backbone.onnx(self, graph, params, stats, size, mean)
+    def onnx_maps(
+        self, graph: Graph, params: Any, stats: Any, size: tuple[int, int], stages: Sequence[int]
+    ) -> list[str]:
+        raise self._without_graph()

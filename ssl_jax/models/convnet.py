@@ -1,5 +1,6 @@
 """A small convolutional backbone for tiny images such as 8x8 digits."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -79,10 +80,16 @@ class ConvNet(Backbone):
         return x
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        if self.norm not in ("batch", "none"):
-            return super().onnx(graph, params, stats, size, mean)
-        x = "images"
-        for i in range(self.stages):
-            x = graph.add("Relu", graph.conv(x, params, stats, f"stage{i + 1}", 1 if i == 0 else 2))
-        graph.average(x)
+        graph.average(self.onnx_maps(graph, params, stats, (size, size), [self.stages])[0])
         return self.width * 2 ** (self.stages - 1)
+
+    def onnx_maps(
+        self, graph: Graph, params: Any, stats: Any, size: tuple[int, int], stages: Sequence[int]
+    ) -> list[str]:
+        if self.norm not in ("batch", "none"):
+            raise self._without_graph()
+        maps = ["images"]
+        for i in range(max(stages)):
+            stride = self.layer(i)[1]
+            maps.append(graph.add("Relu", graph.conv(maps[-1], params, stats, f"stage{i + 1}", stride)))
+        return [maps[stage] for stage in stages]

@@ -1,4 +1,8 @@
-"""Heads on a backbone's map: dense prediction, detection, and attentive pooling."""
+"""Heads on a backbone's map: dense prediction, detection, and attentive pooling.
+
+`onnx` of those of dense prediction and detection writes the head into a graph, from the name of a map [N, D, h, w] to
+those of its answers.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,11 +10,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssl_jax.models.conv import Conv
 from ssl_jax.models.norm import BatchNorm
+from ssl_jax.models.onnx import Graph
 
 _small = nn.initializers.normal(0.01)
+BRANCHES = ("heat", "size", "offset")  # of CenterNet's head
 truncated = nn.initializers.truncated_normal(0.02)
 
 
@@ -27,6 +34,9 @@ class LinearHead(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:  # [B, h, w, D] -> float32 [B, h, w, out]
         x = BatchNorm(use_scale=False, use_bias=False, name="norm")(x.astype(jnp.float32), train)
         return nn.Dense(self.out, kernel_init=_small, name="linear")(x)
+
+    def onnx(self, graph: Graph, x: str, params: Any, stats: Any) -> tuple[str, ...]:
+        return (graph.linear_map(graph.batch_norm(x, {}, stats["norm"]), params["linear"]),)
 
 
 class FCNHead(nn.Module):
@@ -49,6 +59,12 @@ class FCNHead(nn.Module):
             x = Conv(self.width, 3, dilation=self.dilation, name=f"conv{i}")(x)
             x = nn.relu(BatchNorm(name=f"norm{i}")(x, train))
         return nn.Dense(self.out, kernel_init=_small, name="linear")(x)
+
+    def onnx(self, graph: Graph, x: str, params: Any, stats: Any) -> tuple[str, ...]:
+        for i in (1, 2):
+            x = graph.conv(x, params, stats, f"conv{i}", dilation=self.dilation)
+            x = graph.add("Relu", graph.batch_norm(x, params[f"norm{i}"], stats[f"norm{i}"]))
+        return (graph.linear_map(x, params["linear"]),)
 
 
 class ASPP(nn.Module):
@@ -103,6 +119,17 @@ class CenterNetHead(nn.Module):
 
         # ln(.1 / .9): at first a tenth of the places are peaks.
         return answer("heat", self.classes, -2.19), answer("size", 2, 0.0), answer("offset", 2, 0.0)
+
+    def onnx(self, graph: Graph, x: str, params: Any, stats: Any) -> tuple[str, ...]:
+        for i in range(self.doublings):
+            name = f"up{i + 1}"
+            # Flax correlates with the kernel where ONNX spreads it out.
+            kernel = np.asarray(params[name]["kernel"])[::-1, ::-1].transpose(2, 3, 0, 1)
+            sides: dict[str, Any] = {"kernel_shape": [4, 4], "strides": [2, 2], "pads": [1] * 4}
+            x = graph.add("ConvTranspose", x, graph.constant(kernel), **sides)
+            x = graph.add("Relu", graph.batch_norm(x, params[f"{name}_norm"], stats[f"{name}_norm"]))
+        branches = {name: graph.add("Relu", graph.conv(x, params, {}, f"{name}_conv")) for name in BRANCHES}
+        return tuple(graph.linear_map(y, params[name]) for name, y in branches.items())
 
 
 # Every output pixel sees a quarter of the 4x4 taps.

@@ -1,5 +1,6 @@
 """ResNet backbones (He et al. 2016) with torchvision's conventions: stride in the 3x3 convolution ("v1.5")."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -102,17 +103,15 @@ class ResNet(Backbone):
         # ReLU rises with what goes in: the pooled maximum is the same before it, and a quarter of the work.
         x = self._norm("stem_norm")(x, train and not frozen, None if small else _max_pool)
         x = x if self.stem == "small_linear" else nn.relu(x)
-        stride, dilation = 1 if small else 4, 1
+        steps = self._steps()
         for i, count in enumerate(blocks[: stage or self.stages]):
-            dilates = i > 0 and stride == self.output_stride
-            stride *= 1 if i == 0 or dilates else 2
-            before, dilation = dilation, dilation * (2 if dilates else 1)
+            stride, dilations = steps[i]
             block = nn.remat(ResidualBlock, static_argnums=(2,)) if i < self.remat else ResidualBlock  # 2: train
             for j in range(count):
                 x = block(
                     self.width * 2**i,
-                    stride=2 if i > 0 and j == 0 and not dilates else 1,
-                    dilations=(before if j == 0 else dilation, dilation),
+                    stride=stride if j == 0 else 1,
+                    dilations=dilations[min(j, 1)],
                     bottleneck=bottleneck,
                     norm=self.norm,
                     bn_groups=self.bn_groups,
@@ -198,20 +197,38 @@ class ResNet(Backbone):
         return "\n".join(lines)
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        if self.norm not in ("batch", "none") or self.output_stride:
-            return super().onnx(graph, params, stats, size, mean)
+        graph.average(self.onnx_maps(graph, params, stats, (size, size), [self.stages])[0])
+        return self.width * 8 * (4 if DEPTHS[self.depth][1] else 1)
+
+    def onnx_maps(
+        self, graph: Graph, params: Any, stats: Any, size: tuple[int, int], stages: Sequence[int]
+    ) -> list[str]:
+        if self.norm not in ("batch", "none"):
+            raise self._without_graph()
         small = self.stem != "imagenet"
         x = graph.conv("images", params, stats, "stem", 1 if small else 2)
         x = x if self.stem == "small_linear" else graph.add("Relu", x)
         if not small:
             x = graph.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-        blocks, bottleneck = DEPTHS[self.depth]
-        for i, count in enumerate(blocks):
-            for j in range(count):
-                name = f"stage{i + 1}_block{j + 1}"
-                x = _onnx_block(graph, x, params[name], stats.get(name, {}), 2 if i > 0 and j == 0 else 1, bottleneck)
-        graph.average(x)
-        return self.width * 8 * (4 if bottleneck else 1)
+        (blocks, bottleneck), maps = DEPTHS[self.depth], [x]
+        for i, (stride, dilations) in enumerate(self._steps()):
+            for j in range(blocks[i]):
+                name, own = f"stage{i + 1}_block{j + 1}", (stride if j == 0 else 1, dilations[min(j, 1)])
+                x = _onnx_block(graph, x, params[name], stats.get(name, {}), *own, bottleneck)
+            maps.append(x)
+        return [maps[stage] for stage in stages]
+
+    def _steps(self) -> list[Any]:
+        """Of each stage the stride of its first block, and the two dilations of that block and of the others."""
+        found = []
+        stride, dilation = 4 if self.stem == "imagenet" else 1, 1
+        for i in range(self.stages):
+            dilates = i > 0 and stride == self.output_stride
+            step = 1 if i == 0 or dilates else 2
+            before, dilation = dilation, dilation * (2 if dilates else 1)
+            stride *= step
+            found.append((step, ((before, dilation), (dilation, dilation))))
+        return found
 
 
 def _conv_norm(ours: str, conv: str, norm: str) -> list[Pair]:
@@ -224,12 +241,14 @@ def _conv_norm(ours: str, conv: str, norm: str) -> list[Pair]:
     ]
 
 
-def _onnx_block(graph: Graph, x: str, params: Any, stats: Any, stride: int, bottleneck: bool) -> str:
-    strides = (1, stride, 1) if bottleneck else (stride, 1)
+def _onnx_block(
+    graph: Graph, x: str, params: Any, stats: Any, stride: int, dilations: tuple[int, int], bottleneck: bool
+) -> str:
+    layers = ((1, 1), (stride, dilations[0]), (1, 1)) if bottleneck else ((stride, dilations[0]), (1, dilations[1]))
     y = x
-    for k, s in enumerate(strides):
-        y = graph.conv(y, params, stats, f"conv{k + 1}", s)
-        if k + 1 < len(strides):
+    for k, (s, dilation) in enumerate(layers):
+        y = graph.conv(y, params, stats, f"conv{k + 1}", s, dilation)
+        if k + 1 < len(layers):
             y = graph.add("Relu", y)
     if "shortcut" in params:
         x = graph.conv(x, params, stats, "shortcut", stride)

@@ -8,8 +8,43 @@ from ssl_jax.models import rotary
 from ssl_jax.models.backbone import Pair, linear, norm
 from ssl_jax.models.onnx import Graph
 from ssl_jax.models.transformer import swiglu_width
+from ssl_jax.runtime.errors import UserError
 
 REGISTERS = ("reg_token", "register_tokens", "storage_tokens")  # in timm, DINOv2 and DINOv3
+
+
+def pairs(layout: str, depth: int, registers: bool, layer_scale: bool) -> list[Pair]:
+    """All arrays of a network and their names in torch, as `Backbone.torch_pairs` has them."""
+    timm = layout == "timm"
+    found = [
+        Pair("params/token", "cls_token" if timm else "class_token"),
+        Pair("params/positions", "pos_embed" if timm else "encoder.pos_embedding"),
+        *linear("patch", "patch_embed.proj" if timm else "conv_proj", "patch"),
+        *([Pair("params/registers", "reg_token")] if registers else []),
+    ]
+    for i in range(depth):
+        found += timm_pairs(i, layer_scale) if timm else torchvision_pairs(i)
+    return found + norm("norm", "norm" if timm else "encoder.ln")
+
+
+def fields(name: str, state: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Fields of the network that a state dict belongs to.
+
+    Args:
+      name: of the architecture, for the message.
+      state: names of torchvision or timm, without prefix and without heads.
+
+    Raises:
+      UserError: if it is no transformer.
+    """
+    kernel = next((state[k] for k in ("patch_embed.proj.weight", "conv_proj.weight") if k in state), None)
+    if kernel is None or kernel.ndim != 4:
+        raise UserError(
+            f"The weights lack patch_embed.proj.weight, so they are not those of a {name}: give another --arch."
+        )
+    registers = next((len(state[k][0]) for k in REGISTERS if k in state), 0)
+    factors = float("blocks.0.ls1.gamma" in state)
+    return {"patch": kernel.shape[-1], "registers": registers, "layer_scale": factors}
 
 
 def timm_pairs(i: int, layer_scale: bool) -> list[Pair]:
@@ -120,12 +155,31 @@ def onnx_block(graph: Graph, x: str, params: Any, heads: int, ffn: str, turns: n
     return graph.add("Add", x, scaled(graph.linear(y, params["mlp2"]), "scale2"))
 
 
+def onnx_blocks(graph: Graph, x: str, params: Any, heads: int, ffn: str, turns: np.ndarray | None = None) -> list[str]:
+    """All blocks in an ONNX graph, arguments as of `onnx_block`; the names of `x` and of what each block gives."""
+    found = [x]
+    while f"block{len(found)}" in params:
+        found.append(onnx_block(graph, found[-1], params[f"block{len(found)}"], heads, ffn, turns))
+    return found
+
+
+def onnx_map(graph: Graph, x: str, params: Any, before: int, grid: tuple[int, int]) -> str:
+    """The map [N, D, rows, columns] of the patches behind `before` other tokens, after the last norm."""
+    y = graph.norm(_patches(graph, x, before), params)
+    shape = graph.constant(np.array([0, len(params["scale"]), *grid]))
+    return graph.add("Reshape", graph.add("Transpose", y, perm=[0, 2, 1]), shape)
+
+
+def _patches(graph: Graph, x: str, before: int) -> str:
+    """The tokens behind `before` others."""
+    return graph.add("Slice", x, *(graph.constant(np.array([n])) for n in (before, np.iinfo(np.int64).max, 1)))
+
+
 def onnx_features(graph: Graph, x: str, params: Any, before: int, mean: bool) -> None:
     """The class token after the last norm, or the mean over the patches, which are behind `before` other tokens."""
     if not mean:
         x = graph.add("Gather", x, graph.constant(np.array(0)), axis=1)
         graph.add("Identity", graph.norm(x, params), out="features")
         return
-    start, end, axis = (graph.constant(np.array([n])) for n in (before, np.iinfo(np.int64).max, 1))
-    patches = graph.norm(graph.add("Slice", x, start, end, axis), params)
-    graph.add("ReduceMean", patches, axis, keepdims=0, out="features")
+    patches = graph.norm(_patches(graph, x, before), params)
+    graph.add("ReduceMean", patches, graph.constant(np.array([1])), keepdims=0, out="features")

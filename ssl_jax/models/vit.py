@@ -1,5 +1,6 @@
 """Vision transformers (Dosovitskiy et al. 2021) as DINO, MoCo v3 and MAE train them."""
 
+from collections.abc import Sequence
 import itertools
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from ssl_jax.augment.view import View
 from ssl_jax.models import transformer_exchange as exchange
-from ssl_jax.models.backbone import Backbone, Encoded, Pair, linear, norm, one_of
+from ssl_jax.models.backbone import Backbone, Encoded, Pair, one_of
 from ssl_jax.models.onnx import Graph
 from ssl_jax.models.patches import patches, resized, sincos, without_registers
 from ssl_jax.models.transformer import INITS, TransformerBlock, normal, open_gates, scanned
@@ -94,6 +95,11 @@ class ViT(Backbone):
         """Number of stages: quarters of the depth."""
         return 4
 
+    @property
+    def _before(self) -> int:
+        """Tokens in front of the patches."""
+        return 1 + self.registers
+
     def last_blocks(self, count: int) -> tuple[float, ...]:
         depth = SIZES[self.size][1]
         return tuple(block * self.stages / depth for block in range(max(0, depth - count) + 1, depth + 1))
@@ -147,7 +153,7 @@ class ViT(Backbone):
           UserError: if the images do not divide into patches.
         """
         width, depth, _ = SIZES[self.size]
-        grid = (x.shape[1] // self.patch, x.shape[2] // self.patch)
+        grid = self._grid(*x.shape[1:3])
         x = self._tokens(x, grid, visible, masked)
         if gates is None:
             gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
@@ -230,7 +236,7 @@ class ViT(Backbone):
 
     def torch_params(self, params: Any, size: int) -> Any:
         """Registers have positions in timm, too, which are zero."""
-        table = self.table(params, size)
+        table = self.table(params, self._grid(size, size))
         nothing = np.zeros((1, self.registers, table.shape[2]), table.dtype)
         return {**params, "positions": np.concatenate([table[:, :1], nothing, table[:, 1:]], 1)}
 
@@ -240,45 +246,27 @@ class ViT(Backbone):
         positions, registers = without_registers(params["positions"], params["registers"])
         return {**params, "positions": positions, "registers": registers}
 
-    def table(self, params: Any, size: int) -> np.ndarray:
-        """Positions [1, 1 + patches, D] for images of `size` pixels, learned or fixed."""
-        grid = (size // self.patch, size // self.patch)
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the patches of an image."""
+        return height // self.patch, width // self.patch
+
+    def table(self, params: Any, grid: tuple[int, int]) -> np.ndarray:
+        """Positions [1, 1 + patches, D] for so many rows and columns of patches, learned or fixed."""
         if self.positions == "sincos":
             return sincos(grid, SIZES[self.size][0])
         return np.asarray(resized(jnp.asarray(params["positions"]), grid))
 
     def torch_pairs(self, layout: str) -> list[Pair]:
-        timm = layout == "timm"
-        if not timm and (self.registers or self.layer_scale or self.feed_forward != "mlp"):
+        if layout != "timm" and (self.registers or self.layer_scale or self.feed_forward != "mlp"):
             raise UserError(
                 "torchvision has no transformer with registers, LayerScale or SwiGLU: use the format timm, npz or "
                 "safetensors."
             )
-        pairs = [
-            Pair("params/token", "cls_token" if timm else "class_token"),
-            Pair("params/positions", "pos_embed" if timm else "encoder.pos_embedding"),
-            *linear("patch", "patch_embed.proj" if timm else "conv_proj", "patch"),
-            *([Pair("params/registers", "reg_token")] if self.registers else []),
-        ]
-        for i in range(SIZES[self.size][1]):
-            pairs += exchange.timm_pairs(i, bool(self.layer_scale)) if timm else exchange.torchvision_pairs(i)
-        return pairs + norm("norm", "norm" if timm else "encoder.ln")
+        return exchange.pairs(layout, SIZES[self.size][1], bool(self.registers), bool(self.layer_scale))
 
     @classmethod
     def from_torch(cls, name: str, state: dict[str, np.ndarray], **options: Any) -> Backbone:
-        kernel = next((state[k] for k in ("patch_embed.proj.weight", "conv_proj.weight") if k in state), None)
-        if kernel is None or kernel.ndim != 4:
-            raise UserError(
-                f"The weights lack patch_embed.proj.weight, so they are not those of a {name}: give another --arch."
-            )
-        registers = next((len(state[k][0]) for k in exchange.REGISTERS if k in state), 0)
-        return cls(
-            name,
-            kernel.shape[-1],
-            options.get("heads") or SIZES[name][2],
-            registers=registers,
-            layer_scale=float("blocks.0.ls1.gamma" in state),
-        )
+        return cls(name, heads=options.get("heads") or SIZES[name][2], **exchange.fields(name, state))
 
     def torch_code(self, layout: str, channels: int, size: int) -> str:
         width, depth, heads = SIZES[self.size]
@@ -286,14 +274,26 @@ class ViT(Backbone):
         sizes["heads"] = self.heads or heads
         if layout == "torchvision":
             return exchange.torchvision_code(**sizes)
-        more = f", reg_tokens={self.registers}" if self.registers else ""
-        more += ", init_values=1.0" if self.layer_scale else ""
+        more = f", reg_tokens={self.registers}" * bool(self.registers) + ", init_values=1.0" * bool(self.layer_scale)
         return exchange.timm_code(**sizes, ffn=self.feed_forward, more=more)
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        width, depth, heads = SIZES[self.size]
-        x = exchange.onnx_tokens(graph, params, self.filters(params), self.table(params, size))
-        for i in range(depth):
-            x = exchange.onnx_block(graph, x, params[f"block{i + 1}"], self.heads or heads, self.feed_forward)
-        exchange.onnx_features(graph, x, params["norm"], 1 + self.registers, mean)
-        return width
+        x = self.onnx_blocks(graph, params, self._grid(size, size))[-1]
+        exchange.onnx_features(graph, x, params["norm"], self._before, mean)
+        return SIZES[self.size][0]
+
+    def onnx_maps(
+        self, graph: Graph, params: Any, stats: Any, size: tuple[int, int], stages: Sequence[int]
+    ) -> list[str]:
+        blocks = self.onnx_blocks(graph, params, grid := self._grid(*size))
+        seen = (blocks[round((len(blocks) - 1) * stage / self.stages)] for stage in stages)
+        return [exchange.onnx_map(graph, x, params["norm"], self._before, grid) for x in seen]
+
+    def onnx_blocks(self, graph: Graph, params: Any, grid: tuple[int, int]) -> list[str]:
+        """Writes tokens and blocks into a graph; the names of the tokens before the first and after each block."""
+        x = self.onnx_tokens(graph, params, grid)
+        return exchange.onnx_blocks(graph, x, params, self.heads or SIZES[self.size][2], self.feed_forward)
+
+    def onnx_tokens(self, graph: Graph, params: Any, grid: tuple[int, int]) -> str:
+        """Writes the tokens before the first block into a graph; their name."""
+        return exchange.onnx_tokens(graph, params, self.filters(params), self.table(params, grid))

@@ -143,25 +143,25 @@ class PooledViT(ViT):
         more += ", init_values=1.0" if self.layer_scale else ""
         return exchange.timm_code(**sizes, heads=self.heads or heads, ffn=self.feed_forward, more=more)
 
-    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        width, depth, heads = SIZES[self.size]
+    def onnx_tokens(self, graph: Graph, params: Any, grid: tuple[int, int]) -> str:
+        width = SIZES[self.size][0]
         bias, sides = graph.constant(params["patch"]["bias"]), [self.patch] * 2
         kernel = graph.constant(self.filters(params).transpose(3, 2, 0, 1))
         x = graph.add("Conv", "images", kernel, bias, kernel_shape=sides, strides=sides)
         x = graph.add("Reshape", x, graph.constant(np.array([0, width, -1])))
         x = graph.add("Transpose", x, perm=[0, 2, 1])
-        table = self.table(params, size)
+        table = self.table(params, grid)
         added = [table[:, 1:]]
         if self.class_token:
             x = graph.add("Pad", x, graph.constant(np.array([0, self._before, 0, 0, 0, 0])))
             added = [table[:, :1] + params["token"], *([params["registers"]] if self.registers else []), table[:, 1:]]
-        x = graph.add("Add", x, graph.constant(np.concatenate(added, 1)))
-        for i in range(depth):
-            x = exchange.onnx_block(graph, x, params[f"block{i + 1}"], self.heads or heads, self.feed_forward)
+        return graph.add("Add", x, graph.constant(np.concatenate(added, 1)))
+
+    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
         if not self.late_norm:
-            exchange.onnx_features(graph, x, params["norm"], self._before, True)
-            return width
+            return super().onnx(graph, params, stats, size, True)
+        x = self.onnx_blocks(graph, params, self._grid(size, size))[-1]
         start, end, axis = (graph.constant(np.array([n])) for n in (self._before, np.iinfo(np.int64).max, 1))
         x = graph.add("ReduceMean", graph.add("Slice", x, start, end, axis), axis, keepdims=0)
         graph.add("Identity", graph.norm(x, params["norm"]), out="features")
-        return width
+        return SIZES[self.size][0]

@@ -91,14 +91,10 @@ class RotaryViT(ViT):
             "safetensors or onnx."
         )
 
-    def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
-        width, depth, heads = SIZES[self.size]
-        heads = self.heads or heads
-        grid = (size // self.patch, size // self.patch)
-        turns = np.asarray(self._turns(grid, None))
-        nothing = np.zeros((1, 1 + grid[0] * grid[1], width))
-        x = exchange.onnx_tokens(graph, params, self.filters(params), nothing)
-        for i in range(depth):
-            x = exchange.onnx_block(graph, x, params[f"block{i + 1}"], heads, self.feed_forward, turns)
-        exchange.onnx_features(graph, x, params["norm"], 1 + self.registers, mean)
-        return width
+    def table(self, params: Any, grid: tuple[int, int]) -> np.ndarray:
+        return np.zeros((1, 1 + grid[0] * grid[1], SIZES[self.size][0]))
+
+    def onnx_blocks(self, graph: Graph, params: Any, grid: tuple[int, int]) -> list[str]:
+        x, turns = self.onnx_tokens(graph, params, grid), np.asarray(self._turns(grid, None))
+        heads = self.heads or SIZES[self.size][2]
+        return exchange.onnx_blocks(graph, x, params, heads, self.feed_forward, turns)

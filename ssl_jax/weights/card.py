@@ -7,9 +7,10 @@ from typing import Any
 
 import ssl_jax
 from ssl_jax.weights import Backbone, refuse_halves
+from ssl_jax.weights.dense_head import DenseHead
 
 
-def text(backbone: Backbone, results: dict[str, Any], file: str, layout: str) -> str:
+def text(backbone: Backbone, results: dict[str, Any], file: str, layout: str, head: DenseHead | None = None) -> str:
     """The model card in Markdown.
 
     Args:
@@ -17,21 +18,25 @@ def text(backbone: Backbone, results: dict[str, Any], file: str, layout: str) ->
       results: what evaluation stored of the run; empty where it has not run.
       file: name of the file that was written.
       layout: format that it was written in.
+      head: of dense prediction that was written with it.
     """
     origin = dict(backbone.origin)
     config = origin.pop("config", {})
     title = f"{origin.get('method', 'imported')} backbone: {backbone.module.title}"
+    if head:
+        title = f"{head.name} on a {title}"
+        results = {name: value for name, value in results.items() if name.startswith(f"{head.name}/")}
     parts = [
         f"# {title}",
         "**Licence: FILL IN BEFORE SHARING.** The terms of the training images may bind the weights.",
         "## Training",
-        _training(origin, config),
+        _training(origin, config) + (f"\n- head: {_trained(head)}" if head else ""),
         "## Results",
         _results(results),
         "## Input and output",
-        _input(backbone),
+        _of_head(head, backbone) if head else _input(backbone),
         "## How to load",
-        _loading(backbone, file, layout),
+        _session(file, head.answer.outputs) if head else _loading(backbone, file, layout),
     ]
     if config:
         parts += ["## Config", f"```json\n{json.dumps(config, indent=2)}\n```"]
@@ -84,14 +89,34 @@ def _input(backbone: Backbone) -> str:
     return "\n\n".join(lines)
 
 
+def _trained(head: DenseHead) -> str:
+    kind = "alone, on the frozen backbone" if head.backbone is None else "together with the backbone"
+    return f"{type(head.head).__name__}, trained on {head.data} {kind}"
+
+
+def _of_head(head: DenseHead, backbone: Backbone) -> str:
+    view, (height, width) = backbone.view, head.size
+    free = "no other size" if backbone.module.fixed_size else "the graph takes other sizes, too"
+    lines = [
+        f"Images of {height}x{width} pixels ({free}) and {backbone.channels} channel(s), at the scale of the images of "
+        f"{head.data}: scaled to [0, 1], less {list(view.mean)}, over {list(view.std)}."
+    ]
+    lines.append(f"{head.answer.words}.")
+    return "\n\n".join(lines)
+
+
+def _session(file: str, outputs: tuple[str, ...]) -> str:
+    names = f"({', '.join(outputs)}{',' * (len(outputs) == 1)})"
+    return (
+        f'```python\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession("{file}")\n'
+        f'{names} = session.run(None, {{"images": images}})  # float32 [N, C, H, W], normalised as above\n```'
+    )
+
+
 def _loading(backbone: Backbone, file: str, layout: str) -> str:
     if layout == "onnx":
-        code = (
-            "import onnxruntime\n\n"
-            f'session = onnxruntime.InferenceSession("{file}")\n'
-            '(features,) = session.run(None, {"images": images})  # float32 [N, C, H, W], normalised as above'
-        )
-    elif layout in ("torchvision", "timm"):
+        return _session(file, ("features",))
+    if layout in ("torchvision", "timm"):
         refuse_halves(backbone, layout)
         code = "from safetensors.torch import load_file\nfrom torch import nn\n"
         code += backbone.module.torch_code(layout, backbone.channels, backbone.view.size)

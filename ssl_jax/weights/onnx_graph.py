@@ -4,6 +4,7 @@ BatchNorm is folded into the convolution before it. Only standard operators are 
 free; a ResNet takes images of any size, a transformer those of the size that its positions were written for.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,7 @@ def model(backbone: Backbone) -> Any:
     Raises:
       UserError: for a network that has no graph here, or where the package onnx is missing.
     """
-    try:
-        from onnx import TensorProto, checker, helper
-    except ImportError as error:
-        raise UserError("The format onnx needs the package onnx: pip install ssl_jax[export].") from error
+    _installed()
     graph, module, params = Graph(), backbone.module, backbone.params
     size: list[int | str] = ["height", "width"]
     if backbone.halves:
@@ -30,9 +28,31 @@ def model(backbone: Backbone) -> Any:
     if module.fixed_size:
         size = [backbone.view.size] * 2
     width = module.onnx(graph, params, backbone.stats, backbone.view.size, backbone.method.pools_map)
-    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", backbone.channels, *size])
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", width])
-    made = helper.make_graph(graph.nodes, "backbone", [images], [features], graph.constants)
+    return finished(graph, (backbone.channels, *size), {"features": [width]})
+
+
+def _installed() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError as error:
+        raise UserError("The format onnx needs the package onnx: pip install ssl_jax[export].") from error
+
+
+def finished(graph: Graph, images: Sequence[int | str], outputs: Mapping[str, Sequence[int | str]]) -> Any:
+    """The `onnx.ModelProto` of a graph with the input 'images'.
+
+    Args:
+      graph: all of its nodes.
+      images: shape of one image.
+      outputs: name to shape of what is put out for one image.
+    """
+    from onnx import TensorProto, checker, helper
+
+    entry = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", *images])
+    exits = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]) for name, shape in outputs.items()
+    ]
+    made = helper.make_graph(graph.nodes, "network", [entry], exits, graph.constants)
     opsets = [helper.make_opsetid("", OPSET)]
     # The oldest version of the file format that has these operators, which the most runtimes read.
     version = helper.find_min_ir_version_for(opsets)
@@ -42,6 +62,11 @@ def model(backbone: Backbone) -> Any:
 
 
 def features(content: bytes, images: np.ndarray) -> np.ndarray:
+    """The features float32 [N, D] of a file, as `outputs` has them."""
+    return outputs(content, images)["features"]
+
+
+def outputs(content: bytes, images: np.ndarray) -> dict[str, np.ndarray]:
     """What a file makes of normalised images [N, H, W, C], as other programs run it.
 
     Args:
@@ -49,7 +74,7 @@ def features(content: bytes, images: np.ndarray) -> np.ndarray:
       images: float32.
 
     Returns:
-      float32 [N, D], by onnxruntime where that is installed, else by onnx's own slow evaluator.
+      name to float32 [N, ...], by onnxruntime where that is installed, else by onnx's own slow evaluator.
     """
     inputs = {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)}
     try:
@@ -58,9 +83,11 @@ def features(content: bytes, images: np.ndarray) -> np.ndarray:
         import onnx
         from onnx.reference import ReferenceEvaluator
 
-        found: Any = ReferenceEvaluator(onnx.load_from_string(content)).run(None, inputs)
-        return np.asarray(found[0])
+        evaluator = ReferenceEvaluator(onnx.load_from_string(content))
+        found: Any = evaluator.run(None, inputs)
+        return dict(zip(evaluator.output_names, map(np.asarray, found), strict=True))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, inputs)[0])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, map(np.asarray, session.run(names, inputs)), strict=True))
