@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ssl_jax
-from ssl_jax import evaluate, export, train
+from ssl_jax import evaluate, export, recipes, train
 from ssl_jax.workdir import config as stored_config
 
 # What that commit logged after the run's last update.
@@ -39,6 +39,25 @@ def workdir(tmp_path):
 
 def entries(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("preset", "field"),
+    [("digits+vicreg", "std_coeff"), ("digits+simclr", "temperature"), ("cifar10_small+byol", "tau")],
+)
+def test_a_sequence_gets_no_field_of_another_learner(tmp_path, caplog, preset, field):
+    config = recipes.get_config("sequence", preset)
+    stored_config.store(str(tmp_path), config)
+    assert stored_config.plain(stored_config.load(str(tmp_path))) == stored_config.plain(config)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    assert stored_config.check(str(tmp_path), config) is None  # it resumes
+    assert "earlier version" not in caplog.text
+    stored = json.loads((tmp_path / "config.json").read_text())
+    value = stored["method"]["learner"].pop(field)
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert stored_config.load(str(tmp_path)).method.learner[field] == value
+    assert f"config.method.learner.{field} = " in caplog.text
 
 
 @pytest.mark.fast

@@ -160,8 +160,9 @@ def _complete(stored: dict[str, Any]) -> list[str]:
 
 
 def _presets(method: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The presets of a run's method, for the tasks of a run that has any."""
-    tasks = "".join(f"+{name}" for name in method.get("tasks", {}))
+    """The presets of a run's method, for the tasks or the learner of a run that has any."""
+    parts = [*method.get("tasks", {}), *([method["learner"]["name"]] if method.get("learner") else [])]
+    tasks = "".join(f"+{name}" for name in parts)
     for preset in recipes.presets(method["name"]):
         try:
             yield plain(recipes.get_config(method["name"], preset + tasks))
