@@ -105,8 +105,8 @@ def first_state(run: Run) -> TrainState:
 
 
 def batch_of(run: Run, count: int, *, seed: int = 0) -> dict[str, Any]:
-    """Views of the first `count` training images, outside a step; where a sampler chooses, of its first batch."""
-    if not isinstance(run.sampler, Shuffled):
+    """Views of the first `count` training images, outside a step; with targets or a sampler, of its first batch."""
+    if not isinstance(run.sampler, Shuffled) or run.method.targets():
         shape = next(iter(run.sampler.parts.values()))
         together = int(np.prod(shape[1:]))
         return example(run, seed, max(1, count // together // len(run.sampler.parts)))[1]

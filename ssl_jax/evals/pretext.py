@@ -39,7 +39,7 @@ def measure(context: Context) -> list[Result]:
     if not len(test.images):
         raise UserError(f"pretext needs test images, which {context.images[0].name} lacks: leave it out of --evals.")
     known, these = ((d.name, d.classes) for d in (run.train, context.images[0]))
-    drawn = not isinstance(run.sampler, Shuffled)
+    drawn = not isinstance(run.sampler, Shuffled) or bool(run.method.targets())
     relative = drawn and type(run.method).predict is Method.predict  # it tells any classes apart, and names none
     if "labels" in run.method.needs and known != these and not relative:
         # Its head would be asked for classes that it never saw.
@@ -65,7 +65,7 @@ def measure(context: Context) -> list[Result]:
 
 
 def batch_measurer(run: Run, test: Dataset) -> Callable[..., dict[str, Metric]]:
-    """Compiles the method's loss on batches that its sampler draws from test data: clips, episodes, several parts.
+    """Compiles the method's loss on batches as in training: clips, episodes, several parts, targets beside the images.
 
     Views are drawn as in training, from a fixed key, and batches are the training's micro-batches. They are those of
     one epoch of the test data, but of at most `MAX_DRAWN` images.

@@ -96,7 +96,7 @@ def _lacks(method: str, card: Card) -> str:
         return f"{method} needs images of {smallest} pixels at least, and those have {card.side}"
     needs = build.find(method).needs
     needs = needs if isinstance(needs, frozenset) else frozenset()  # multitask asks its tasks
-    if lacking := sorted((needs & {"clips", "domains"}) - card.has):
+    if lacking := sorted((needs & {"clips", "domains", "masks"}) - card.has):
         return f"{method} needs {' and '.join(lacking)}, which those images have not"
     if "colour" in needs and card.channels != 3:
         return f"{method} needs colours, and those images have {card.channels} channel(s)"

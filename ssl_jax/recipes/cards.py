@@ -240,6 +240,18 @@ CARDS = {
         model={"name": "convnet", "width": 32},
         run={"eval_epochs": 0.0},
     ),
+    "scenes": Card(
+        about="Rendered rooms of 64 pixels with masks, depth, normals and boundaries: no download.",
+        source="scenes:50",
+        side=48,
+        benchmark=True,
+        weak=View(size=48, crop="shift", pad=0, order=("crop",), mean=(0.29,), std=(0.24,)),
+        epochs=40,
+        batch_size=16,
+        data={"size": 64},
+        model={"name": "convnet", "width": 32},
+        run={"eval_epochs": 0.0},
+    ),
     "scenes_dusk": Card(
         about="Rendered rooms of 48 pixels by day, with masks, and without masks at dusk: no download.",
         source="scenes:32",

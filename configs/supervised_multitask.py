@@ -1,0 +1,7 @@
+"""Several kinds of labels. `python -m ssl_jax.main --config=configs/supervised_multitask.py:scenes --workdir=runs/a`."""
+
+from ssl_jax import recipes
+
+
+def get_config(preset="scenes"):
+    return recipes.get_config("supervised_multitask", preset)
