@@ -1,4 +1,4 @@
-"""Several kinds of labels. `python -m ssl_jax.main --config=configs/supervised_multitask.py:scenes --workdir=runs/a`."""
+"""Several labels. `python -m ssl_jax.main --config=configs/supervised_multitask.py:scenes --workdir=runs/tasks`."""
 
 from ssl_jax import recipes
 

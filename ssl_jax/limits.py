@@ -28,7 +28,7 @@ _BELOW_ONE = re.compile(r"data\.holdout|optim\.\w+\.(momentum|b1|b2)")
 _SEED_FIELDS, _SEEDS = ("seed", "data.holdout_seed"), 2**32
 _WORKERS = 512  # processes that decode, of which the largest hosts want one a core
 _LARGEST = 1e9  # beyond it the arithmetic of shapes and steps overflows
-_OF_WORDS = frozenset(("order", "classes", "tasks", "lead"))  # lists that may hold words
+_OF_WORDS = frozenset(("order", "classes", "labels", "tasks", "lead"))  # lists that may hold words
 
 
 def check(config: Any) -> None:

@@ -66,8 +66,8 @@ class SupervisedMultitask(Method):
 
     needs = frozenset({"labels", "masks"})
 
-    view: View = CROP
-    tasks: tuple[str, ...] = TASKS
+    view: View = CROP  # not mirrored, which would turn normals round
+    labels: tuple[str, ...] = TASKS  # that are learnt; one alone is what the others are compared with
     weights: tuple[float, ...] = ()  # of the tasks' losses, in their order; (): 1 each
     classes: int = 4  # of the masks
     width: int = 64  # channels of the heads' convolutions
@@ -76,34 +76,34 @@ class SupervisedMultitask(Method):
 
     def check(self, height: int, width: int, channels: int) -> None:
         super().check(height, width, channels)
-        for task in self.tasks:
+        for task in self.labels:
             if task not in TASKS:
-                raise UserError(f"config.method.tasks has '{task}', which is no task. {nearest(task, TASKS)}")
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise UserError(f"config.method.tasks is {self.tasks}: name at least one of {TASKS}, each once.")
-        if self.weights and len(self.weights) != len(self.tasks):
+                raise UserError(f"config.method.labels has '{task}', which is no task. {nearest(task, TASKS)}")
+        if not self.labels or len(set(self.labels)) < len(self.labels):
+            raise UserError(f"config.method.labels is {self.labels}: name at least one of {TASKS}, each once.")
+        if self.weights and len(self.weights) != len(self.labels):
             raise UserError(
-                f"config.method.weights has {len(self.weights)} numbers for {len(self.tasks)} tasks: give one for each "
-                "of config.method.tasks, or none."
+                f"config.method.weights has {len(self.weights)} numbers for {len(self.labels)} tasks: give one for "
+                "each of config.method.labels, or none."
             )
-        if "normals" in self.tasks and self.view.flip:
+        if "normals" in self.labels and self.view.flip:
             raise UserError(
                 f"config.method.view.flip is {self.view.flip}, which would turn normals round: set it to 0, or leave "
-                "'normals' out of config.method.tasks."
+                "'normals' out of config.method.labels."
             )
 
     def targets(self) -> dict[str, Field]:
-        return {f"seen_{task}": Field(DENSE[task].field, like="view") for task in self.tasks if task in DENSE}
+        return {f"seen_{task}": Field(DENSE[task].field, like="view") for task in self.labels if task in DENSE}
 
     def _heads(self, info: Info) -> dict[str, nn.Module]:
         found: dict[str, nn.Module] = {}
-        for task in self.tasks:
+        for task in self.labels:
             if task in DENSE:
                 found[task] = FCNHead(DENSE[task].channels or self.classes, self.width, dilation=1)
             elif info.num_classes:
                 found[task] = Classifier(info.num_classes)
             else:
-                raise UserError("config.method.tasks has 'class', but the training images have no labels: drop it.")
+                raise UserError("config.method.labels has 'class', but the training images have no labels: drop it.")
         return found
 
     def init(self, rng: jax.Array, batch: Batch, info: Info) -> tuple[Any, Any]:
@@ -121,8 +121,7 @@ class SupervisedMultitask(Method):
         h, stats = apply(self.backbone, "backbone", params, state["stats"], x, train=train, pool=False)
         pooled, total, metrics = h.mean((1, 2)).astype(jnp.float32), 0.0, {}
         chances = self._chances(info)
-        weights = self.weights or (1.0,) * len(self.tasks)
-        for weight, (task, head) in zip(weights, self._heads(info).items(), strict=True):
+        for weight, (task, head) in zip(self._weights(), self._heads(info).items(), strict=True):
             answers, stats = apply(head, task, params, stats, h if task in DENSE else pooled, train=train)
             if task in DENSE:
                 truth = batch[f"seen_{task}"]
@@ -136,7 +135,7 @@ class SupervisedMultitask(Method):
 
     def predict(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
         """Class logits, where that is a task."""
-        if "class" not in self.tasks:
+        if "class" not in self.labels:
             return None
         encoded, _ = self.encode(self.variables(params, state), images)
         head = Classifier(params["class"]["linear"]["kernel"].shape[1])
@@ -144,21 +143,23 @@ class SupervisedMultitask(Method):
 
     def segment(self, params: Any, state: Any, images: jax.Array) -> jax.Array | None:
         """Logits of the masks, where they are a task."""
-        if "segmentation" not in self.tasks:
+        if "segmentation" not in self.labels:
             return None
         encoded, _ = self.encode(self.variables(params, state), images)
         head = FCNHead(self.classes, self.width, dilation=1)
         answers, _ = apply(head, "segmentation", params, state["stats"], encoded.map, train=False)  # type: ignore[arg-type]
         return upsampled(answers, (images.shape[1], images.shape[2]))
 
+    def _weights(self) -> tuple[float, ...]:
+        return self.weights or (1.0,) * len(self.labels)
+
     def _chances(self, info: Info) -> dict[str, float | None]:
         """The loss of an answer by chance in each task, where it is known: every class is as likely."""
         known = {"class": math.log(max(info.num_classes, 1)), "segmentation": math.log(self.classes)}
-        return {task: known.get(task) for task in self.tasks}
+        return {task: known.get(task) for task in self.labels}
 
     def chance(self, info: Info) -> float | None:
         """The weighted sum, where each is known."""
         chances = self._chances(info).values()
-        weights = self.weights or (1.0,) * len(self.tasks)
-        known = [weight * chance for weight, chance in zip(weights, chances, strict=True) if chance is not None]
-        return sum(known) if len(known) == len(self.tasks) else None
+        known = [weight * chance for weight, chance in zip(self._weights(), chances, strict=True) if chance is not None]
+        return sum(known) if len(known) == len(self.labels) else None
