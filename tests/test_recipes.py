@@ -152,7 +152,7 @@ NEW = {
 OTHER_DATA = {  # what a method needs beyond images and labels
     name: " and ".join(sorted(found))
     for name in build.names()
-    if isinstance(needs := build.find(name).needs, frozenset) and (found := needs & {"domains", "clips"})
+    if isinstance(needs := build.find(name).needs, frozenset) and (found := needs & {"clips", "domains", "masks"})
 }
 
 # What methods whose batches have classes can ask of two of them.
