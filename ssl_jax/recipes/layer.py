@@ -66,9 +66,7 @@ class Card(Layer):
     strong: View | None = None  # of methods that compare views; None: what the method's class has
     weak: View | None = None  # of methods that predict what was done to an image; None: what the method's class has
     sgd: Fields = dataclasses.field(default_factory=lambda: {"learning_rate": 0.12, "weight_decay": 5e-4})
-    has: frozenset[str] = (
-        frozenset()
-    )  # beyond images and labels: 'clips', 'domains', 'masks'; for methods that need them
+    has: frozenset[str] = frozenset()  # beyond images and labels: 'clips', 'domains', 'masks'; for what needs them
     benchmark: bool = False  # a variant of another card, which only methods with a recipe for it have
 
     @property
