@@ -5,12 +5,13 @@ all of the batch ("whole"): then every image goes through the network once more,
 """
 
 from collections.abc import Callable
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ssl_jax import batch, dist, probe
+from ssl_jax import batch, dist, probe, streams
 from ssl_jax.methods.contract import flat
 from ssl_jax.run import Run
 from ssl_jax.state import TrainState
@@ -29,6 +30,15 @@ def gradients(run: Run) -> Callable[[TrainState, jax.Array, Any, Any], tuple[Any
       a function `(train state, update's key, given, rows [K, n, ...]) -> (state, (gradient, that of the probe,
       metrics))`, means over the global batch.
     """
+    variants, chances = zip(*run.method.variants(), strict=True)
+    if variants[0] is not run.method:
+        each = [gradients(dataclasses.replace(run, method=method)) for method in variants]
+
+        def drawn(ts: TrainState, rng: jax.Array, given: Any, rows: Any) -> tuple[Any, Found]:
+            u = jax.random.uniform(jax.random.fold_in(rng, streams.VARIANT))
+            return jax.lax.switch(jnp.sum(u >= jnp.cumsum(jnp.array(chances))[:-1]), each, ts, rng, given, rows)
+
+        return drawn
     make = batch.maker(run)
     whole, one = _whole(run, make), _micro_batch(run, make)
 

@@ -10,6 +10,7 @@ seed, the step, a name and a position.
 | the update's key       | a view                                    | `view`: 0, 1, ...                           |
 | the update's key       | the loss, and then a micro-batch          | `loss`: after those of the views; 0, 1, ... |
 | the update's key       | a named part of the batch, then its views | `part`: 2^31 - 2, and downwards             |
+| the update's key       | which variant of the method it shows      | `VARIANT`                                   |
 | the update's key       | what precedes an epoch's first update     | `EPOCH`                                     |
 | the epoch's key        | the views it embeds; the method's own key | `EPOCH_VIEWS`; `EPOCH_METHOD`               |
 | a view's key           | an image                                  | its position in the global batch            |
@@ -22,6 +23,7 @@ from collections.abc import Iterable
 
 WEIGHTS = 2**31 - 1
 EPOCH = 2**31 - 1
+VARIANT = 2**30
 EPOCH_VIEWS, EPOCH_METHOD = 0, 1
 _FIRST_PART = 2**31 - 2
 

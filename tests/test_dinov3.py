@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax.augment.render import render_views
+from ssl_jax import models, streams
+from ssl_jax.augment.render import render_batch, render_views
+from ssl_jax.augment.view import View
+from ssl_jax.batch import index as batch_index
+from ssl_jax.data import loader
+from ssl_jax.methods import build
 from ssl_jax.methods.joint.dino import paired_cross_entropy
 from ssl_jax.methods.joint.dinov3 import gram_loss, resized_map, weighted_pairs, without_key_bias
 from ssl_jax.models.vit import ViT
+from ssl_jax.recipes import get_config
+from ssl_jax.runtime.errors import UserError
+from ssl_jax.step import mapped_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 fast = pytest.mark.fast
@@ -131,6 +139,104 @@ def test_what_gets_a_gradient():
     assert np.abs(later["backbone"]["patch"]["kernel"] - grads["backbone"]["patch"]["kernel"]).max() > 1e-6
     alone = without_key_bias({"block1": {"qkv": {"bias": jnp.ones(6)}}, "norm": 1})
     np.testing.assert_array_equal(alone["block1"]["qkv"]["bias"], [1, 1, 0, 0, 1, 1])
+
+
+SIZES = ((32, 16, 64, 0.5), (16, 8, 32, 0.5))
+
+
+def drawn(run, step):
+    """Number of the sizes that an update has."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(run.config.seed), step), streams.VARIANT)
+    return int(jax.random.uniform(key) >= 0.5)
+
+
+def updates(run, count):
+    step, given, ts = mapped_step(run), loader.on_devices(run.train, run.mesh), tiny.first_state(run)
+    for number in range(count):
+        ts, metrics = step(ts, given, batch_index(run, number))
+    return jax.device_get(ts), jax.device_get(metrics)
+
+
+def test_each_update_draws_the_sizes_of_its_crops():
+    """It is the update of a run with these sizes alone, and the same on 8 devices."""
+    mixed = tiny.run("dinov3", **{"method.sizes": SIZES})
+    assert {name: view.size for name, view in mixed.method.views().items()} == {
+        "global1": 32, "global2": 32, "local1": 16, "local2": 16, "gram1": 64, "gram2": 64,
+    }  # fmt: skip
+    wanted = [drawn(mixed, step) for step in range(40)]
+    assert 8 < sum(wanted) < 32
+    found, metrics = updates(mixed, 1)
+    alone = {}
+    for number, (large, small, gram, _) in enumerate(SIZES):
+        own = {"method.global1.size": large, "method.global2.size": large, "method.local.size": small}
+        _, alone[number] = updates(tiny.run("dinov3", **own, **{"method.gram_size": gram}), 1)
+    for name in ("loss", "grad_norm", "patch_loss"):
+        np.testing.assert_allclose(metrics[name], alone[wanted[0]][name], rtol=1e-5)
+        assert abs(metrics[name] - alone[1 - wanted[0]][name]) > 1e-4
+    many, others = updates(tiny.run("dinov3", 8, **{"method.sizes": SIZES}), 1)
+    tiny.assert_close(others, metrics, 1e-5)
+    tiny.assert_close(many.opt_state, found.opt_state, 2e-5)
+
+
+@fast
+def test_crops_of_a_stream_are_shrunk_to_the_drawn_size():
+    """Mirrored as they would be; a crop of the view's own size is left as it is."""
+    view = View(size=16, flip=0.5, order=("crop", "flip"), mean=(0.0,), std=(1.0,))
+    rows, columns = np.indices((32, 32))
+    crop = jnp.asarray(np.stack([4 * rows + 2 * columns] * 3, -1), jnp.uint8)
+    keys = jax.random.split(jax.random.key(1), 8)
+    found = np.asarray(render_batch(view, keys, jnp.tile(crop, (8, 1, 1, 1)), cropped=True))
+    means = np.asarray(crop, np.float32).reshape(16, 2, 16, 2, 3).mean((1, 3)) / 255
+    turned = [bool(np.abs(image - means).max() > 0.05) for image in found]
+    assert 0 < sum(turned) < 8
+    for image, mirrored in zip(found, turned, strict=True):
+        np.testing.assert_allclose((image[:, ::-1] if mirrored else image)[1:-1, 1:-1], means[1:-1, 1:-1], atol=2e-3)
+    same = render_batch(dataclasses.replace(view, size=32), keys, jnp.tile(crop, (8, 1, 1, 1)), cropped=True)
+    for image, mirrored in zip(same, turned, strict=True):
+        np.testing.assert_array_equal(image[:, ::-1] if mirrored else image, crop / jnp.float32(255))
+
+
+def test_the_student_alone_sees_changed_places():
+    run = tiny.run("dinov3", **{"method.gram_weight": 0.0})
+    ts, batch, key = tiny.first_state(run), tiny.batch_of(run, 4), jax.random.key(5)
+    plain, changed = run.method, dataclasses.replace(run.method, rope_rescale=2.0)
+    params, rng = ts.params, jax.random.key(1)
+    assert "turns" not in plain._gates(["global1"], batch, rng, params, True)
+    assert "turns" not in changed._gates(["global1"], batch, rng, params, False)
+    large, small = (changed._gates(names, batch, rng, params, True)["turns"] for names in (["global1"], ["local1"]))
+    assert large.shape[2] == 1 + 16 and small.shape[2] == 1 + 4
+    seen = [jax.jit(lambda method: method._student(params, batch, None, key, True), static_argnums=0)(m)
+            for m in (plain, changed)]  # fmt: skip
+    assert all(np.abs(a - b).max() > 1e-4 for a, b in zip(*seen, strict=True))
+
+    def teacher(method):
+        kept = []
+        spy = type("Spy", (type(method),), {"_compare": lambda self, p, s, tokens, m, **o: (kept.append(tokens[1]),
+                                            (0.0, {}, {}))[1]})  # fmt: skip
+        own = spy(**{f.name: getattr(method, f.name) for f in dataclasses.fields(method)})
+        own.loss(params, ts.state, batch, rng=key, step=jnp.int32(0), info=run.info)
+        return kept[0]
+
+    for a, b in zip(teacher(plain), teacher(changed), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@fast
+def test_settings_without_meaning_are_refused():
+    config = get_config("dinov3", "fashion_mnist")
+    for changes, message in (
+        ({"model.name": "vit_micro", "method.rope_shift": 0.1}, "set config.model.name to vit_micro_rope"),
+        ({"method.sizes": ((28, 16, 28, 0.5), (28, 12, 28, 0.4))}, "make their sum 1"),
+        ({"method.sizes": ((28, 16, 28, 0.5), (28, 14, 28, 0.5))}, "config.method.local.size is 14"),
+    ):
+        changed = config.copy_and_resolve_references()
+        with changed.unlocked():
+            changed.update_from_flattened_dict(changes)
+        with pytest.raises(UserError, match=message):
+            method = build.method(changed.method, models.from_config(changed.model))
+            method.check(28, 28, 1)
+    with pytest.raises(UserError, match=r"rope_rescale is 0\.5: it must be at least 1"):
+        tiny.run("dinov3", **{"method.rope_rescale": 0.5})
 
 
 @fast

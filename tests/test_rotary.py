@@ -46,6 +46,28 @@ def test_only_patches_are_turned_and_only_the_visible():
     np.testing.assert_array_equal(some[:, 1, 3], whole[:, 0, 3])
 
 
+@pytest.mark.fast
+def test_changed_places():
+    """Shifted first, then scaled; no change is what there is without one, and draws keep to their bounds."""
+    change = rotary.Change(jnp.array([0.3, -0.2]), jnp.array([1.5, 0.5]))
+    found = rotary.angles((2, 3), 8, change)
+    rows, columns = np.meshgrid(
+        (np.array([-0.5, 0.5]) + 0.3) * 1.5, (np.array([-2, 0, 2]) / 3 - 0.2) * 0.5, indexing="ij"
+    )
+    for part, places in ((slice(0, 2), rows), (slice(2, 4), columns)):
+        np.testing.assert_allclose(found[:, part], 2 * np.pi * places.reshape(-1, 1) / np.array([1, 10]), rtol=1e-5)
+    np.testing.assert_array_equal(found[:, 4:], found[:, :4])
+    still = rotary.turns((2, 3), 8, 1, change=rotary.drawn_change(KEY, 0.0, 1.0, 1.0))
+    np.testing.assert_allclose(still, rotary.turns((2, 3), 8, 1), atol=1e-5)
+    keys = jax.random.split(KEY, 2000)
+    shift, scale = jax.vmap(lambda key: rotary.drawn_change(key, 0.25, 1.0, 2.0))(keys)
+    assert 0.24 < shift.max() <= 0.25 and -0.25 <= shift.min() < -0.24
+    np.testing.assert_array_equal(scale[:, 0], scale[:, 1])  # both axes alike
+    assert 0.5 <= scale.min() < 0.51 and 1.98 < scale.max() <= 2.0 and abs(jnp.log(scale).mean()) < 0.03
+    _, scale = jax.vmap(lambda key: rotary.drawn_change(key, 0.0, 1.5, 1.0))(keys)
+    assert abs(np.corrcoef(np.log(scale).T)[0, 1]) < 0.1 and 1.48 < scale.max() <= 1.5  # each by itself
+
+
 def test_network():
     """Patches have places, registers have none, a grid of any size will do, and a loop computes the same."""
     model = RotaryViT("vit_micro", 2, registers=3)

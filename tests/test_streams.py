@@ -27,7 +27,7 @@ def test_numbers_are_those_of_earlier_versions():
 
 @pytest.mark.fast
 def test_no_two_streams_of_a_key_are_one():
-    of_update = [streams.view(VIEWS, name) for name in VIEWS] + [streams.loss(VIEWS), streams.EPOCH]
+    of_update = [streams.view(VIEWS, name) for name in VIEWS] + [streams.loss(VIEWS), streams.EPOCH, streams.VARIANT]
     of_update += [streams.part(("source", "target"), name) for name in ("source", "target")]
     assert len(set(of_update)) == len(of_update)
 

@@ -33,7 +33,7 @@ def render(view: View, key: jax.Array, image: jax.Array, *, cropped: bool = Fals
     for step in view.order:
         if step == "crop":
             # A flip commutes with every later step, so it rides on the crop's resampling where there is one.
-            image = _mirrored(image, flip) if cropped else _crop(view, box, image, flip)
+            image = _ready(view, image, flip) if cropped else _crop(view, box, image, flip)
             image = _unit(image)  # a ready crop is mirrored while it is bytes
         elif step != "flip" and getattr(view, step):
             image = _sometimes(getattr(view, step), own[step], _CHANGES[step](view, own[step], image), image)
@@ -123,6 +123,14 @@ def _crop(view: View, box: boxes.Box, image: jax.Array, flip: jax.Array | bool) 
         return _mirrored(image, flip)
     options: dict[str, Any] = {"interpolation": view.interpolation, "antialias": view.antialias, "pillow": view.pillow}
     return geometry.resized_crop(image, box, view.size, flip=flip, **options)
+
+
+def _ready(view: View, crop: jax.Array, flip: jax.Array | bool) -> jax.Array:
+    """A crop that is cut already; of another size where the update shows a variant of the method with smaller views."""
+    if len(crop) == view.size:
+        return _mirrored(crop, flip)
+    options: dict[str, Any] = {"interpolation": view.interpolation, "antialias": view.antialias, "pillow": view.pillow}
+    return geometry.resized_crop(_unit(crop), (0, 0, *crop.shape[:2]), view.size, flip=flip, **options)
 
 
 def _mirrored(image: jax.Array, flip: jax.Array | bool) -> jax.Array:

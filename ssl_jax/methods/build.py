@@ -81,4 +81,4 @@ def _nested(value: Any, backbone: Backbone) -> Any:
 
 def _tuples(value: Any) -> Any:
     """Lists to tuples: a config that was stored as JSON has lists, and fields must be hashable."""
-    return tuple(value) if isinstance(value, list | tuple) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -112,6 +112,13 @@ class Method:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, View)}
 
+    def variants(self) -> list[tuple["Method", float]]:
+        """Of which one, drawn with these probabilities, makes an update; by default this one does all.
+
+        Their views have this one's names and at most its sizes; parameters and state are the same.
+        """
+        return [(self, 1.0)]
+
     def targets(self) -> dict[str, Field]:
         """Target name to the field of the data set that it shows, cropped and flipped as a view; by default none.
 
@@ -158,15 +165,7 @@ class Method:
         raise NotImplementedError
 
     def loss(
-        self,
-        params: Any,
-        state: Any,
-        batch: Batch,
-        *,
-        rng: jax.Array,
-        step: jax.Array,
-        info: Info,
-        train: bool = True,
+        self, params: Any, state: Any, batch: Batch, *, rng: jax.Array, step: jax.Array, info: Info, train: bool = True
     ) -> tuple[jax.Array, tuple[Any, Aux]]:
         """The loss on this replica's rows.
 

@@ -25,5 +25,6 @@ class Range(NamedTuple):
 OrZero = Annotated[int, Range("at least 0")]  # a count that may be 0 although it is not by default
 Several = Annotated[int, Range("at least 2", least=2)]  # of one, the answer or the direction would be the same always
 Positive = Annotated[float, Range("above 0", above=True)]
+Rising = Annotated[float, Range("at least 1", least=1)]  # a factor and its inverse are bounds
 Share = Annotated[float, Range("from 0 to 1", most=1)]
 BelowOne = Annotated[float, Range("below 1", most=1, below=True)]

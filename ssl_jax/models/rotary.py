@@ -5,7 +5,7 @@ difference of two places alone. Nothing is learned, and any grid of patches will
 """
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,27 @@ def periods(width: int) -> np.ndarray:
     return BASE ** (4 * np.arange(width // 4) / width)
 
 
-def angles(grid: tuple[int, int], width: int) -> np.ndarray:
+class Change(NamedTuple):
+    """Another look at the places of all patches: shifted, then scaled, along rows and columns."""
+
+    shift: jax.Array  # [2], where an axis is 2 long
+    scale: jax.Array  # [2]
+
+
+def drawn_change(key: jax.Array, shift: float, jitter: float, rescale: float) -> Change:
+    """Draws a `Change` as DINOv3 has it in training, one for all images.
+
+    Args:
+      key: a key that all replicas share.
+      shift: uniform between minus this and this, along each axis; 0: none.
+      jitter: factor, log-uniform between 1 / this and this, of each axis by itself; 1: none.
+      rescale: likewise, of both axes alike.
+    """
+    u = jax.random.uniform(key, (5,), minval=-1.0)
+    return Change(shift * u[:2], jnp.exp(jnp.log(jitter) * u[2:4] + jnp.log(rescale) * u[4]))
+
+
+def angles(grid: tuple[int, int], width: int, change: Change | None = None) -> Any:
     """Angles in radians of a head's channels [rows columns, width], row by row.
 
     The centres of the patches are scaled to [-1, 1] along each axis. A quarter of the channels turns with the row and
@@ -44,14 +64,19 @@ def angles(grid: tuple[int, int], width: int) -> np.ndarray:
     Args:
       grid: rows and columns of patches.
       width: channels of a head, a multiple of 4.
+      change: of the places; None: there is none, and the angles are of NumPy in float64.
     """
     centres = [2 * (np.arange(n) + 0.5) / n - 1 for n in grid]
-    places = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
+    places: Any = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)
+    if change is not None:
+        places = (jnp.asarray(places, jnp.float32) + change.shift[:, None]) * change.scale[:, None]
     half = (2 * np.pi * places / periods(width)).reshape(len(places), -1)
-    return np.concatenate([half, half], 1)
+    return (np if change is None else jnp).concatenate([half, half], 1)
 
 
-def turns(grid: tuple[int, int], width: int, before: int, visible: jax.Array | None = None) -> jax.Array:
+def turns(
+    grid: tuple[int, int], width: int, before: int, visible: jax.Array | None = None, change: Change | None = None
+) -> jax.Array:
     """Cosine and sine of the angles of tokens [2, 1 or B, n, width], float32.
 
     Args:
@@ -59,9 +84,10 @@ def turns(grid: tuple[int, int], width: int, before: int, visible: jax.Array | N
       width: channels of a head.
       before: tokens in front of the patches, which are not turned.
       visible: indices [B, k] of the only patches that there are; None: all.
+      change: of the places; None: there is none.
     """
-    table = angles(grid, width)
-    found = jnp.asarray(np.stack([np.cos(table), np.sin(table)]), jnp.float32)
+    table, xp = angles(grid, width, change), np if change is None else jnp
+    found = jnp.asarray(xp.stack([xp.cos(table), xp.sin(table)]), jnp.float32)
     found = found[:, None] if visible is None else found[:, visible]
     still = jnp.array([1.0, 0.0])[:, None, None, None]
     return jnp.concatenate([jnp.broadcast_to(still, (2, found.shape[1], before, width)), found], 2)

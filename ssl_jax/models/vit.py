@@ -130,6 +130,7 @@ class ViT(Backbone):
         visible: jax.Array | None = None,
         masked: tuple[jax.Array, jax.Array] | None = None,
         gates: jax.Array | None = None,
+        turns: jax.Array | None = None,
     ) -> jax.Array | Encoded:
         """Encodes images.
 
@@ -144,6 +145,7 @@ class ViT(Backbone):
           visible: indices [B, k] of the only patches that are seen (MAE); needs `pool=False`.
           masked: bool [B, rows columns] and a token [1, 1, D], which is seen in the place of those patches (iBOT).
           gates: factors [B, blocks, 2] of the residual branches, instead of those drawn with `drop_path`.
+          turns: rotary positions of all tokens, instead of its own; None: as `_turns` has them.
 
         Returns:
           class token after the last norm [B, D]; with `pool=False` the map of the patches' tokens [B, rows, columns,
@@ -157,7 +159,8 @@ class ViT(Backbone):
         x = self._tokens(x, grid, visible, masked)
         if gates is None:
             gates = open_gates(keys, drop_path, depth) if train and keys is not None else jnp.ones((1, depth, 2))
-        x = self._blocks(x, gates.astype(x.dtype), stage, frozen, turns=self._turns(grid, visible))
+        turns = self._turns(grid, visible) if turns is None else turns
+        x = self._blocks(x, gates.astype(x.dtype), stage, frozen, turns=turns)
         if self.registers and not pool:
             x = jnp.concatenate([x[:, :1], x[:, 1 + self.registers :]], 1)
         layer_norm = nn.LayerNorm(1e-6, self.dtype, name="norm")

@@ -57,8 +57,14 @@ class RotaryViT(ViT):
         return f"{super().title}, rotary positions"
 
     def _turns(self, grid: tuple[int, int], visible: jax.Array | None) -> jax.Array:
+        return self.turns_of(grid, visible)
+
+    def turns_of(
+        self, grid: tuple[int, int], visible: jax.Array | None = None, change: rotary.Change | None = None
+    ) -> jax.Array:
+        """Rotary positions of all tokens; arguments as of `rotary.turns`."""
         width, _, heads = SIZES[self.size]
-        return rotary.turns(grid, width // (self.heads or heads), 1 + self.registers, visible)
+        return rotary.turns(grid, width // (self.heads or heads), 1 + self.registers, visible, change)
 
     def _positions(self, grid: tuple[int, int], width: int) -> jax.Array:
         """Nothing is added to the tokens."""

@@ -9,9 +9,12 @@ between all patches of a large crop are held to those of the Gram teacher, a cop
 time, which sees the same crop undistorted and at a higher resolution; its patches are resized to the student's grid.
 Meanwhile the small crops' part of the class tokens' loss falls to a half.
 
-What differs: the student's crop is cut out of the image, not out of the Gram teacher's crop. The stage at high
-resolution mixes five sizes in a batch; here a run has one (another run, with larger views and `config.init_from`), and
-the coordinates of patches are not jittered, as in the authors' recipe for ImageNet-1k.
+The last stage, at high resolution, is another run with `config.init_from`, in which each update draws the sizes of its
+crops (`sizes`). The large models also change the places of the student's patches, once an update for all images
+(`rope_shift`, `rope_jitter`, `rope_rescale`); their teachers see the places as they are.
+
+What differs: the student's crop is cut out of the image, not out of the Gram teacher's crop. Streamed images are
+cropped at the largest of the sizes, and shrunk to the one that is drawn.
 """
 
 import dataclasses
@@ -23,15 +26,19 @@ import jax.numpy as jnp
 
 from ssl_jax import dist, losses
 from ssl_jax.augment.view import View
-from ssl_jax.methods.contract import Batch, Info
+from ssl_jax.methods.contract import Batch, Info, Method
 from ssl_jax.methods.joint.dino import cross_entropies
 from ssl_jax.methods.joint.dinov2 import DINOv2
-from ssl_jax.methods.ranges import OrZero, Positive, Share
+from ssl_jax.methods.ranges import OrZero, Positive, Rising, Share
 from ssl_jax.methods.shared.masked_teacher import GLOBALS, Tokens
+from ssl_jax.models import rotary
 from ssl_jax.models.backbone import one_of
 from ssl_jax.models.heads import DINOHead
 from ssl_jax.models.patches import bicubic
+from ssl_jax.models.vit_rotary import RotaryViT
 from ssl_jax.runtime.errors import UserError
+
+_PLACES = 1003  # what the step's key is folded with, beside those of `masked_teacher`
 
 
 def gram_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -82,8 +89,29 @@ class DINOv3(DINOv2):
     gram_copies: OrZero = 3  # how often at most
     gram_size: int = 448  # side of the crops that it sees, pixels
     small_weight: Share = 0.5  # of small crops among class tokens, once the Gram loss has its weight
+    # Sides of large, small and Gram crops, pixels, and the probability that an update has them; (): the views' own.
+    sizes: tuple[tuple[int, int, int, float], ...] = ()
+    rope_shift: float = 0.0  # most that the student's places are shifted along each axis, which is 2 long
+    rope_jitter: Rising = 1.0  # most that they are stretched or squeezed along each axis by itself
+    rope_rescale: Rising = 1.0  # likewise, along both alike; the authors' large model has 2
+
+    def primary_view(self) -> View:
+        return self.global1
+
+    def variants(self) -> list[tuple[Method, float]]:
+        return [(self._sized(*sides), share) for *sides, share in self.sizes] or super().variants()
+
+    def _sized(self, large: int, small: int, gram: int) -> "DINOv3":
+        """The method with crops of these sizes alone."""
+        views = {name: replace(getattr(self, name), size=large) for name in GLOBALS}
+        return replace(self, sizes=(), gram_size=gram, local=replace(self.local, size=small), **views)
+
+    def _largest(self) -> "DINOv3":
+        return self._sized(*[max(sides) for sides in zip(*self.sizes, strict=True)][:3])  # type: ignore[arg-type]
 
     def views(self) -> dict[str, View]:
+        if self.sizes:
+            return self._largest().views()
         views = super().views()
         if not self.gram_weight:
             return views
@@ -100,6 +128,22 @@ class DINOv3(DINOv2):
                 f"config.method.gram_size is {self.gram_size}: make it a multiple of config.model.patch, "
                 f"{self.backbone.patch}, and at least the size of the large crops, {self.global1.size}."
             )
+        if self._changes() and not isinstance(self.backbone, RotaryViT):
+            raise UserError(
+                "config.method.rope_shift, rope_jitter and rope_rescale are of rotary positions: set config.model.name "
+                "to vit_micro_rope, or tiny, small, base, large, huge or giant in the place of micro."
+            )
+        if self.sizes and abs(sum(row[3] for row in self.sizes) - 1) > 1e-6:
+            raise UserError(
+                f"config.method.sizes has probabilities {[row[3] for row in self.sizes]}: make their sum 1."
+            )
+        for sized, _ in self.variants() if self.sizes else ():
+            sized.check(height, width, channels)
+
+    def loss(self, params, state, batch, **options):
+        if self.sizes:  # asked for outside of training, where nothing draws one
+            return self._largest().loss(params, state, batch, **options)
+        return super().loss(params, state, batch, **options)
 
     def _head(self) -> DINOHead:
         return super()._head().clone(linear_prototypes=True)
@@ -110,6 +154,19 @@ class DINOv3(DINOv2):
         if self.gram_weight:
             state = {**state, "gram": state["teacher"]["params"]["backbone"]}
         return params, state
+
+    def _changes(self) -> bool:
+        return (self.rope_shift, self.rope_jitter, self.rope_rescale) != (0.0, 1.0, 1.0)
+
+    def _gates(self, names, batch, rng, params, train):
+        options = super()._gates(names, batch, rng, params, train)
+        if not train or not self._changes():
+            return options
+        views: dict[str, View] = self.views()
+        key = jax.random.fold_in(jax.random.fold_in(rng, _PLACES), list(views).index(names[0]))
+        change = rotary.drawn_change(key, self.rope_shift, self.rope_jitter, self.rope_rescale)
+        grid = (views[names[0]].size // self.backbone.patch,) * 2
+        return options | {"turns": self.backbone.turns_of(grid, change=change)}
 
     def _of_small(self, params: Any) -> Any:
         return {**params, "backbone": {**params["backbone"], "norm": params["small_norm"]}}
