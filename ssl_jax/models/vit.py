@@ -225,8 +225,7 @@ class ViT(Backbone):
         return self.param("positions", normal, (1, 1 + grid[0] * grid[1], width))
 
     def filters(self, params: Any) -> np.ndarray:
-        kernel = np.asarray(params["patch"]["kernel"])
-        return kernel.reshape(self.patch, self.patch, -1, kernel.shape[-1])
+        return np.asarray(params["patch"]["kernel"]).reshape(self.patch, self.patch, -1, SIZES[self.size][0])
 
     def usual_view(self, params: Any) -> View:
         """Images of the size that the positions are for."""
@@ -255,9 +254,10 @@ class ViT(Backbone):
 
     def table(self, params: Any, grid: tuple[int, int]) -> np.ndarray:
         """Positions [1, 1 + patches, D] for so many rows and columns of patches, learned or fixed."""
-        if self.positions == "sincos":
-            return sincos(grid, SIZES[self.size][0])
-        return np.asarray(resized(jnp.asarray(params["positions"]), grid))
+        fixed = self.positions == "sincos"
+        return (
+            sincos(grid, SIZES[self.size][0]) if fixed else np.asarray(resized(jnp.asarray(params["positions"]), grid))
+        )
 
     def torch_pairs(self, layout: str) -> list[Pair]:
         if layout != "timm" and (self.registers or self.layer_scale or self.feed_forward != "mlp"):
