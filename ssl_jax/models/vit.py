@@ -254,10 +254,8 @@ class ViT(Backbone):
 
     def table(self, params: Any, grid: tuple[int, int]) -> np.ndarray:
         """Positions [1, 1 + patches, D] for so many rows and columns of patches, learned or fixed."""
-        fixed = self.positions == "sincos"
-        return (
-            sincos(grid, SIZES[self.size][0]) if fixed else np.asarray(resized(jnp.asarray(params["positions"]), grid))
-        )
+        fixed, width = self.positions == "sincos", SIZES[self.size][0]
+        return sincos(grid, width) if fixed else np.asarray(resized(jnp.asarray(params["positions"]), grid))
 
     def torch_pairs(self, layout: str) -> list[Pair]:
         if layout != "timm" and (self.registers or self.layer_scale or self.feed_forward != "mlp"):

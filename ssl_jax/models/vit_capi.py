@@ -4,6 +4,7 @@ There is no class token: features are the mean of the patches. Registers are pla
 queries and keys of registers and patches alike are turned by their place. Blocks have RMSNorm and no biases.
 """
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -160,6 +161,11 @@ class CAPIViT(RotaryViT):
 
     def onnx(self, graph: Graph, params: Any, stats: Any, size: int, mean: bool) -> int:
         return Backbone.onnx(self, graph, params, stats, size, mean)
+
+    def onnx_maps(
+        self, graph: Graph, params: Any, stats: Any, size: tuple[int, int], stages: Sequence[int]
+    ) -> list[str]:
+        return Backbone.onnx_maps(self, graph, params, stats, size, stages)
 
 
 class CrossBlock(nn.Module):
