@@ -119,7 +119,7 @@ class SupervisedMultitask(Method):
         del rng, step
         x = batch["view"]
         h, stats = apply(self.backbone, "backbone", params, state["stats"], x, train=train, pool=False)
-        pooled, total, metrics = h.mean((1, 2)).astype(jnp.float32), 0.0, {}
+        pooled, total, metrics = h.mean((1, 2)).astype(jnp.float32), jnp.zeros(()), {}
         chances = self._chances(info)
         for weight, (task, head) in zip(self._weights(), self._heads(info).items(), strict=True):
             answers, stats = apply(head, task, params, stats, h if task in DENSE else pooled, train=train)
