@@ -99,7 +99,7 @@ def inverse_blocks(keys: jax.Array, visible: int, grid: tuple[int, int]) -> jax.
         r, c = jnp.arange(rows)[:, None], jnp.arange(columns)
         inside = (r >= top) & (r < top + h) & (c >= left) & (c < left + w)
         seen = inside & (jnp.cumsum(inside.reshape(-1)).reshape(grid) <= visible)
-        return ~jnp.roll(seen, (down, along), (0, 1)).reshape(-1)
+        return ~jnp.roll(seen, jnp.stack([down, along]), (0, 1)).reshape(-1)
 
     return jax.vmap(one)(keys)
 
