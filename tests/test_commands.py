@@ -355,9 +355,10 @@ def test_batch_and_epochs_fit_the_number_of_photographs(photographs, tmp_path):
         command_line.load("simclr:folder:nowhere")
 
 
-# Of folders of photographs there are no domains and no clips; multitask asks its tasks.
+# Of folders of photographs there are no domains, no clips and no masks; multitask asks its tasks.
 NEEDS = {name: build.find(name).needs for name in build.names()}
-PHOTOGRAPHED = [n for n, needs in NEEDS.items() if not (isinstance(needs, frozenset) and needs & {"domains", "clips"})]
+OTHER = {"clips", "domains", "masks"}
+PHOTOGRAPHED = [n for n, needs in NEEDS.items() if not (isinstance(needs, frozenset) and needs & OTHER)]
 
 
 @pytest.mark.fast
