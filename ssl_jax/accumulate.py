@@ -31,7 +31,7 @@ def gradients(run: Run) -> Callable[[TrainState, jax.Array, Any, Any], tuple[Any
       metrics))`, means over the global batch.
     """
     variants, chances = zip(*run.method.variants(), strict=True)
-    if variants[0] is not run.method:
+    if variants[0] != run.method:
         each = [gradients(dataclasses.replace(run, method=method)) for method in variants]
 
         def drawn(ts: TrainState, rng: jax.Array, given: Any, rows: Any) -> tuple[Any, Found]:

@@ -15,8 +15,11 @@ from ssl_jax.augment.view import View
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.methods import build
+from ssl_jax.methods.combine.multitask import Multitask
+from ssl_jax.methods.continual.sequence import Sequence
 from ssl_jax.methods.joint.dino import paired_cross_entropy
 from ssl_jax.methods.joint.dinov3 import gram_loss, resized_map, weighted_pairs, without_key_bias
+from ssl_jax.methods.pretext.rotation import Rotation
 from ssl_jax.models.vit import ViT
 from ssl_jax.recipes import get_config
 from ssl_jax.runtime.errors import UserError
@@ -155,6 +158,20 @@ def updates(run, count):
     for number in range(count):
         ts, metrics = step(ts, given, batch_index(run, number))
     return jax.device_get(ts), jax.device_get(metrics)
+
+
+@fast
+def test_methods_of_several_parts_draw_the_sizes_too():
+    own = tiny.run("dinov3", **{"method.sizes": SIZES}).method
+    assert [share for _, share in own.variants()] == [0.5, 0.5]
+    wrapped = Sequence(own.backbone, learner=own).variants()
+    assert [(method.learner, share) for method, share in wrapped] == own.variants()
+    tasks = {"dinov3": own, "rotation": Rotation(own.backbone)}
+    fields = {"weights": dict.fromkeys(tasks, 1.0), "lead": "rotation"}
+    together = Multitask(own.backbone, tasks=tasks, **fields).variants()
+    assert [(method.tasks["dinov3"], share) for method, share in together] == own.variants()
+    plain = Multitask(own.backbone, tasks={"rotation": tasks["rotation"]}, **fields)
+    assert plain.variants() == [(plain, 1.0)]
 
 
 def test_each_update_draws_the_sizes_of_its_crops():

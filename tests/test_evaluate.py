@@ -18,6 +18,7 @@ from ssl_jax.metrics import few_label, label_curve, subset
 from ssl_jax.run import prepare
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.workdir.checkpoint import Checkpoints
+from ssl_jax.workdir.fingerprint import fingerprint
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -556,5 +557,5 @@ def test_stages_end_with_the_features_and_draws_differ():
             np.testing.assert_array_equal(some, subset.evenly_spaced(whole, most))
     one, again, two = (extract(ts.params, ts.state, images, draw=d) for d in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
-    assert cache.fingerprint(one) != cache.fingerprint(two)
+    assert fingerprint(one) != fingerprint(two)
     assert extract(ts.params, ts.state, images[:0]).shape == (0, 16)

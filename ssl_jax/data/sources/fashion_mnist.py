@@ -73,6 +73,8 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     downloads = cache_folder(request.cache) / "fashion_mnist"
     places = [*([pathlib.Path(path).expanduser()] if path else []), PACKAGE, downloads]
     place = next((place for place in places if all((place / name).is_file() for name in MD5)), None)
+    if path and place != places[0] and _prepared_in(path):
+        place = None  # what was named comes before what lies in the usual places
     if path and place not in (None, places[0]) and request.split == "train":
         log.warning("There is no Fashion-MNIST in %s: taken from %s.", path, place)
     if place is None:
@@ -88,6 +90,12 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         raise UserError(f"{place} holds {len(images)} {prefix} images but {len(labels)} labels: fetch it again.")
     dataset = Dataset("fashion_mnist", images[..., None], labels.astype(np.int32), CLASSES, card=CARD)
     return requested(dataset, request)
+
+
+def _prepared_in(path: str) -> bool:
+    folder = pathlib.Path(path).expanduser()
+    found = tfds.find("fashion_mnist", path) if (folder / "fashion_mnist").is_dir() else None
+    return found is not None and folder in found.parents
 
 
 def _download(target: pathlib.Path, looked: list[pathlib.Path]) -> None:

@@ -16,6 +16,8 @@ the gradient of the weighted sum of the losses moves the backbone. Decisions:
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
+import math
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -95,6 +97,13 @@ class Multitask(Method):
         return {
             f"{task}/{name}": view for task, method in self._tasks().items() for name, view in method.views().items()
         }
+
+    def variants(self) -> list[tuple[Method, float]]:
+        names, found = list(dict(self.tasks)), list[tuple[Method, float]]()
+        for chosen in itertools.product(*(task.variants() for task in dict(self.tasks).values())):
+            methods, shares = zip(*chosen, strict=True)
+            found.append((dataclasses.replace(self, tasks=dict(zip(names, methods, strict=True))), math.prod(shares)))
+        return found
 
     def targets(self) -> dict[str, Field]:
         return {

@@ -75,6 +75,9 @@ class Sequence(Method):
     def views(self) -> dict[str, View]:
         return self.learner.views()
 
+    def variants(self) -> list[tuple[Method, float]]:
+        return [(dataclasses.replace(self, learner=method), share) for method, share in self.learner.variants()]
+
     def targets(self) -> dict[str, Field]:
         return self.learner.targets()
 
@@ -290,9 +293,8 @@ class Sequence(Method):
         return self.learner.predict(params, state["learner"], images)
 
     def chance(self, info: Info) -> float | None:
-        """Of the first task, which has nothing to remember."""
+        """Of the first task, which has nothing to remember; `best` likewise."""
         return self.learner.chance(info)
 
     def best(self, info: Info) -> float:
-        """Likewise."""
         return self.learner.best(info)
