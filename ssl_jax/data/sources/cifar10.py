@@ -137,10 +137,7 @@ def _place(where: str, path: str | None) -> str | None:
 
 def _is_prepared(path: str | None) -> bool:
     """Whether tfds has prepared it in `path`; without a path it has."""
-    if path is None:
-        return True
-    found = tfds.find("cifar10", path)  # which may be in one of the usual places instead
-    return found is not None and pathlib.Path(path).expanduser() in found.parents
+    return path is None or tfds.prepared_in("cifar10", path)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from ssl_jax.data.arrays import read_idx, requested
 from ssl_jax.data.dataset import Card, Dataset, Request
 from ssl_jax.data.download import fetch
+from ssl_jax.data.files import is_address
 from ssl_jax.data.sources import tfds
 from ssl_jax.runtime.errors import UserError
 from ssl_jax.runtime.paths import cache_folder
@@ -73,7 +74,7 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
     downloads = cache_folder(request.cache) / "fashion_mnist"
     places = [*([pathlib.Path(path).expanduser()] if path else []), PACKAGE, downloads]
     place = next((place for place in places if all((place / name).is_file() for name in MD5)), None)
-    if path and place != places[0] and _prepared_in(path):
+    if path and place != places[0] and not is_address(path) and tfds.prepared_in("fashion_mnist", path):
         place = None  # what was named comes before what lies in the usual places
     if path and place not in (None, places[0]) and request.split == "train":
         log.warning("There is no Fashion-MNIST in %s: taken from %s.", path, place)
@@ -90,12 +91,6 @@ def load(where: str, path: str | None, request: Request) -> Dataset:
         raise UserError(f"{place} holds {len(images)} {prefix} images but {len(labels)} labels: fetch it again.")
     dataset = Dataset("fashion_mnist", images[..., None], labels.astype(np.int32), CLASSES, card=CARD)
     return requested(dataset, request)
-
-
-def _prepared_in(path: str) -> bool:
-    folder = pathlib.Path(path).expanduser()
-    found = tfds.find("fashion_mnist", path) if (folder / "fashion_mnist").is_dir() else None
-    return found is not None and folder in found.parents
 
 
 def _download(target: pathlib.Path, looked: list[pathlib.Path]) -> None:

@@ -181,6 +181,12 @@ def find(name: str, path: str | None = None) -> pathlib.Path | None:
     return None
 
 
+def prepared_in(name: str, path: str) -> bool:
+    """Whether a data set is prepared in a folder, and not in one of the usual places alone."""
+    found = find(name, path)
+    return found is not None and pathlib.Path(path).expanduser() in found.parents
+
+
 def _split(name: str, request: Request, path: str | None) -> tuple[pathlib.Path, str, str]:
     """Returns the folder of a data set, its dataset_info.json, and its own name of the split."""
     place = _find_or_explain(name, path)
