@@ -233,12 +233,8 @@ def test_settings_without_meaning_are_refused():
         ({"model.registers": 6}, "make it a multiple of 4"),
         ({"model.positions": "sincos"}, "has rotary ones"),
     ):
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.update_from_flattened_dict(changes)
         with pytest.raises(UserError, match=message):
-            method = build.method(changed.method, models.from_config(changed.model))
-            method.check(method.view.size, method.view.size, 1)
+            tiny.check_changed(config, changes, 28)
     net = models.from_config(config.model)
     for refuse in (lambda: net.torch_pairs("timm"), lambda: net.torch_code("timm", 3, 28)):
         with pytest.raises(UserError, match="npz"):

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import tiny
 
-from ssl_jax import models, streams
+from ssl_jax import streams
 from ssl_jax.augment.render import render_batch, render_views
 from ssl_jax.augment.view import View
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
-from ssl_jax.methods import build
 from ssl_jax.methods.combine.multitask import Multitask
 from ssl_jax.methods.continual.sequence import Sequence
 from ssl_jax.methods.joint.dino import paired_cross_entropy
@@ -246,12 +245,8 @@ def test_settings_without_meaning_are_refused():
         ({"method.sizes": ((28, 16, 28, 0.5), (28, 12, 28, 0.4))}, "make their sum 1"),
         ({"method.sizes": ((28, 16, 28, 0.5), (28, 14, 28, 0.5))}, "config.method.local.size is 14"),
     ):
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.update_from_flattened_dict(changes)
         with pytest.raises(UserError, match=message):
-            method = build.method(changed.method, models.from_config(changed.model))
-            method.check(28, 28, 1)
+            tiny.check_changed(config, changes, 28)
     with pytest.raises(UserError, match=r"rope_rescale is 0\.5: it must be at least 1"):
         tiny.run("dinov3", **{"method.rope_rescale": 0.5})
 

@@ -189,9 +189,5 @@ def test_settings_without_meaning_are_refused():
         ({"model.patch": 14}, "at least four times as large"),
         ({"model.registers": 2}, "stand beside a class token"),
     ):
-        changed = config.copy_and_resolve_references()
-        with changed.unlocked():
-            changed.update_from_flattened_dict(changes)
         with pytest.raises(UserError, match=message):
-            method = build.method(changed.method, models.from_config(changed.model))
-            method.check(method.view.size, method.view.size, 1)
+            tiny.check_changed(config, changes, 28)

@@ -12,14 +12,14 @@ import numpy as np
 import optax
 import pytest
 
-from ssl_jax import dist, recipes
+from ssl_jax import dist, models, recipes
 from ssl_jax.augment.render import render_views
 from ssl_jax.batch import example
 from ssl_jax.batch import index as batch_index
 from ssl_jax.data import loader
 from ssl_jax.data.samplers import Shuffled
 from ssl_jax.epoch import begin_epoch
-from ssl_jax.methods import contract
+from ssl_jax.methods import build, contract
 from ssl_jax.methods.contract import flat, measured
 from ssl_jax.models import vit
 from ssl_jax.run import Run, prepare
@@ -39,6 +39,14 @@ def config(name: str, **changes: Any):
     with c.unlocked():
         c.update_from_flattened_dict(changes)
     return c
+
+
+def check_changed(config: Any, changes: dict[str, Any], side: int) -> None:
+    """Builds the method of a config with other values of some fields, and checks it for square grey images."""
+    c = config.copy_and_resolve_references()
+    with c.unlocked():
+        c.update_from_flattened_dict(changes)
+    build.method(c.method, models.from_config(c.model)).check(side, side, 1)
 
 
 def run(name: str, devices: int = 1, mapping: str = "shard_map", **changes: Any) -> Run:
